@@ -1,0 +1,7 @@
+//! tandem: a VoIP server platform that does not drop calls.
+//!
+//! `docs/ARCHITECTURE.md` is the map. Imports point down only; `tests/layers.rs` checks it.
+
+pub mod clock;
+pub mod ids;
+pub mod sip;

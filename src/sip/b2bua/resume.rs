@@ -1,0 +1,60 @@
+//! A call goes on: on a new owner, or in an actor made anew after a panic. Layer: pure.
+//!
+//! Whatever the former owner may have been doing, the committed state says what phones may have seen, and
+//! this tells fresh legs what is open. All of it may reach phones a second time; each message is one that
+//! SIP lets be repeated, with the branch and number it had.
+
+use super::{Call, CallState, Effect, StageIn, StageOut};
+use crate::ids::LegId;
+use crate::sip::leg::LegCommand;
+
+impl Call {
+    /// Goes on from what was committed. The dialogs' numbers jump ahead ([`crate::sip::dialog::TAKEOVER_JUMP`]).
+    pub fn resume(mut state: CallState, incarnation: u32) -> (Self, Vec<Effect>) {
+        for leg in &mut state.legs {
+            leg.dialog.jump();
+        }
+        let call = Self { committed: state.clone(), state, incarnation, branches: 0 };
+        let effects = [LegId::CALLER, LegId::CALLEE].into_iter().flat_map(|leg| call.resume_leg(leg)).collect();
+        (call, effects)
+    }
+
+    /// What a leg that was just made must take up.
+    pub fn resume_leg(&self, leg: LegId) -> Vec<Effect> {
+        let mut commands = Vec::new();
+        let this = self.state.leg(leg);
+        let flow = this.dialog.flow;
+        if let Some(inbound) = &this.inbound {
+            commands.push(LegCommand::Accept(inbound.request.clone(), inbound.came_by));
+        }
+        if let Some(out) = &this.out {
+            match out.stage {
+                StageOut::Calling => commands.push(LegCommand::Send(out.request.clone(), flow)),
+                StageOut::Proceeding | StageOut::Refused => commands.push(LegCommand::Adopt(out.request.clone(), flow)),
+                StageOut::Cancelling => {
+                    commands.push(LegCommand::Adopt(out.request.clone(), flow));
+                    commands.push(LegCommand::Cancel);
+                }
+                // The callee repeats its 200 until our ACK comes.
+                StageOut::AckWaits => {}
+            }
+        }
+        if let Some(bye) = &this.bye {
+            commands.push(LegCommand::Send(bye.clone(), flow));
+        }
+        for relay in &self.state.relays {
+            if relay.from == leg {
+                commands.push(LegCommand::Accept(relay.request.clone(), relay.came_by));
+            } else if relay.answer.is_none() {
+                commands.push(LegCommand::Send(relay.onward.clone(), flow));
+            }
+        }
+        let mut effects: Vec<_> = commands.into_iter().map(|command| Effect::Leg(leg, command)).collect();
+        let waiting = this.inbound.as_ref().is_some_and(|inbound| inbound.stage != StageIn::Pending);
+        effects.extend(self.inbound_response(leg).filter(|_| waiting));
+        for relay in self.state.relays.iter().filter(|relay| relay.from == leg && relay.answer.is_some()) {
+            effects.push(self.relay_answer(relay));
+        }
+        effects
+    }
+}

@@ -1,0 +1,249 @@
+//! All of a call that must survive: what is committed, and what a new owner goes on from. Layer: pure.
+
+use bytes::Bytes;
+
+use super::{NewCall, without_body};
+use crate::clock::Timestamp;
+use crate::ids::{CallId, LegId, VnodeId};
+use crate::sip::dialog::{Dialog, Flow};
+use crate::sip::leg::TxKey;
+use crate::sip::message::{Headers, Request};
+use crate::sip::token::Token;
+use crate::sip::{Method, Name, StatusCode, Text};
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallState {
+    /// Its name.
+    pub id: CallId,
+    /// Whose it is.
+    pub vnode: VnodeId,
+    /// Who calls.
+    pub caller: String,
+    /// Who is called.
+    pub callee: String,
+    /// When the INVITE came.
+    pub created: Timestamp,
+    /// When the callee answered.
+    pub answered: Option<Timestamp>,
+    /// When and how it ended.
+    pub ended: Option<Ending>,
+    /// The caller's leg, then the callee's.
+    pub legs: [CallLeg; 2],
+    /// In-dialog requests on their way from one side to the other.
+    pub relays: Vec<Relay>,
+}
+
+/// One leg: its dialog, and what is open on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallLeg {
+    /// The dialog.
+    pub dialog: Dialog,
+    /// The phone's INVITE that made the call, until its ACK.
+    pub inbound: Option<InviteIn>,
+    /// Our INVITE that made the leg, until it has its final answer (and that its ACK).
+    pub out: Option<InviteOut>,
+    /// Our BYE, until it has its answer.
+    pub bye: Option<Request>,
+    /// The phone has hung up or doesn't know the dialog: no BYE is owed.
+    pub gone: bool,
+}
+
+/// An INVITE that came to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteIn {
+    /// Its transaction.
+    pub key: TxKey,
+    /// The INVITE, without its body.
+    pub request: Request,
+    /// By what flow it came.
+    pub came_by: Flow,
+    /// How far it is answered.
+    pub stage: StageIn,
+}
+
+/// How far an INVITE to us is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageIn {
+    /// 100 at most.
+    Pending,
+    /// This provisional answer, with this body.
+    Progress(StatusCode, Option<Body>),
+    /// 200 with this body; waits for the ACK.
+    Answered(Option<Body>),
+    /// This final failure.
+    Rejected(StatusCode),
+}
+
+/// An INVITE of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteOut {
+    /// The INVITE.
+    pub request: Request,
+    /// How far it got.
+    pub stage: StageOut,
+    /// It had no offer: the answer comes with the caller's ACK.
+    pub late_offer: bool,
+}
+
+/// How far an INVITE of ours got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageOut {
+    /// Nothing came back yet.
+    Calling,
+    /// A provisional answer came.
+    Proceeding,
+    /// It is to be cancelled.
+    Cancelling,
+    /// 200 came; our ACK waits for the caller's.
+    AckWaits,
+    /// A failure came; it is acknowledged as often as it is repeated.
+    Refused,
+}
+
+/// An in-dialog request that goes from one leg to the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Whose request it is.
+    pub from: LegId,
+    /// The flow of that leg.
+    pub came_by: Flow,
+    /// The request, without its body.
+    pub request: Request,
+    /// Our request to the other side.
+    pub onward: Request,
+    /// A 2xx came to a re-INVITE, with this body; it waits for the ACK.
+    pub answer: Option<Option<Body>>,
+    /// The re-INVITE had no offer.
+    pub late_offer: bool,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// When.
+    pub at: Timestamp,
+    /// What a caller who was waiting got; 487 for an ordinary hang-up.
+    pub status: StatusCode,
+    /// Who ended it.
+    pub by: EndedBy,
+}
+
+/// Who ended a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The caller hung up or cancelled.
+    Caller,
+    /// The callee hung up or refused.
+    Callee,
+    /// tandem: nobody answered, or a side was gone.
+    System,
+    /// An operator, by the API.
+    Operator,
+}
+
+/// What accounting gets of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in CallState")]
+pub struct Cdr {
+    pub call: CallId,
+    pub caller: String,
+    pub callee: String,
+    pub created: Timestamp,
+    pub answered: Option<Timestamp>,
+    pub ended: Timestamp,
+    pub status: StatusCode,
+    pub by: EndedBy,
+}
+
+/// A body and its type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Body {
+    pub content_type: Text,
+    pub bytes: Bytes,
+}
+
+impl Body {
+    /// The body of a message, if it has one.
+    pub fn of(headers: &Headers, bytes: &Bytes) -> Option<Self> {
+        let content_type = headers.text(&Name::ContentType).unwrap_or_else(|| Text::from_static("application/sdp"));
+        (!bytes.is_empty()).then(|| Self { content_type, bytes: bytes.clone() })
+    }
+}
+
+impl InviteIn {
+    /// Whether it has no final answer.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.stage, StageIn::Pending | StageIn::Progress(..))
+    }
+}
+
+impl Relay {
+    /// Whether it is a re-INVITE.
+    pub fn is_invite(&self) -> bool {
+        self.request.method == Method::Invite
+    }
+}
+
+impl CallLeg {
+    fn new(dialog: Dialog) -> Self {
+        Self { dialog, inbound: None, out: None, bye: None, gone: false }
+    }
+}
+
+impl CallState {
+    pub(super) fn new(call: &NewCall, caller: Dialog, callee: Dialog, now: Timestamp) -> Self {
+        let mut caller = CallLeg::new(caller);
+        caller.inbound = Some(InviteIn {
+            key: TxKey::of(&call.invite),
+            request: without_body(call.invite.clone()),
+            came_by: call.from,
+            stage: StageIn::Pending,
+        });
+        Self {
+            id: call.id,
+            vnode: call.vnode,
+            caller: call.caller.clone(),
+            callee: call.callee.clone(),
+            created: now,
+            answered: None,
+            ended: None,
+            legs: [caller, CallLeg::new(callee)],
+            relays: Vec::new(),
+        }
+    }
+
+    /// Whether the call has this leg.
+    pub fn has_leg(&self, leg: LegId) -> bool {
+        usize::from(leg.0) < self.legs.len()
+    }
+
+    /// One leg; callers have checked [`CallState::has_leg`].
+    pub fn leg(&self, leg: LegId) -> &CallLeg {
+        &self.legs[usize::from(leg.0)]
+    }
+
+    pub(super) fn leg_mut(&mut self, leg: LegId) -> &mut CallLeg {
+        &mut self.legs[usize::from(leg.0)]
+    }
+
+    /// The token of a leg.
+    pub fn token(&self, leg: LegId) -> Token {
+        Token { vnode: self.vnode, call: self.id, leg }
+    }
+
+    pub(super) fn cdr(&self) -> Cdr {
+        let ending = self.ended.unwrap_or(Ending { at: self.created, status: StatusCode::OK, by: EndedBy::System });
+        Cdr {
+            call: self.id,
+            caller: self.caller.clone(),
+            callee: self.callee.clone(),
+            created: self.created,
+            answered: self.answered,
+            ended: ending.at,
+            status: if self.answered.is_some() { StatusCode::OK } else { ending.status },
+            by: ending.by,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The registrar (RFC 3261 §10.3): what a REGISTER does to the bindings of one address-of-record. Layer: pure.
+//!
+//! The answer is a [`Step`]: the bindings to commit, and the 200 that may leave after that. A REGISTER that
+//! changes nothing (a query, or one that we have seen) commits nothing.
+
+use std::time::Duration;
+
+use super::dialog::Flow;
+use super::headers::{HeaderError, NameAddr};
+use super::message::{Request, Response};
+use super::step::Step;
+use super::uri::Uri;
+use super::{Name, StatusCode, Text};
+use crate::clock::Timestamp;
+
+/// At most this many contacts an address-of-record.
+pub const MAX_BINDINGS: usize = 10;
+
+/// One contact of an address-of-record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The Contact's URI.
+    pub contact: Text,
+    /// `+sip.instance`, if the phone gave one.
+    pub instance: Option<Text>,
+    /// Thousandths of q; 1000 when not given.
+    pub q: u16,
+    /// The Call-ID of the registration.
+    pub call_id: Text,
+    /// Its CSeq.
+    pub cseq: u32,
+    /// When the binding ends.
+    pub expires: Timestamp,
+    /// How to reach the phone.
+    pub flow: Flow,
+    /// What phone it says it is.
+    pub user_agent: Option<Text>,
+}
+
+/// How long registrations last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// A phone that asks for less gets 423.
+    pub min: Duration,
+    /// A phone that asks for more gets this.
+    pub max: Duration,
+    /// A phone that asks for nothing gets this.
+    pub default: Duration,
+}
+
+/// Why a REGISTER was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// A header could not be read.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// `*` with other contacts, or with an expiry that is not 0 (§10.3 step 6).
+    #[error("Contact: * stands alone and with Expires: 0")]
+    Star,
+    /// Too short (§10.3 step 7).
+    #[error("asked for {asked:?}, the minimum is {minimum:?}")]
+    IntervalTooBrief {
+        /// What the phone wanted.
+        asked: Duration,
+        /// What it must want.
+        minimum: Duration,
+    },
+    /// An older CSeq with the same Call-ID (§10.3 step 7).
+    #[error("CSeq is older than the binding's")]
+    OutOfOrder,
+    /// More contacts than [`MAX_BINDINGS`].
+    #[error("more than {MAX_BINDINGS} contacts")]
+    TooMany,
+}
+
+impl RegisterError {
+    /// What the phone gets.
+    pub fn response(&self, request: &Request) -> Response {
+        match self {
+            Self::Header(_) | Self::Star => request.response(StatusCode::BAD_REQUEST, None),
+            Self::IntervalTooBrief { minimum, .. } => request
+                .response(StatusCode::INTERVAL_TOO_BRIEF, None)
+                .with(Name::MinExpires, minimum.as_secs().to_string()),
+            Self::OutOfOrder => request.response(StatusCode::SERVER_INTERNAL_ERROR, None),
+            Self::TooMany => request.response(StatusCode::FORBIDDEN, None),
+        }
+    }
+}
+
+/// Carries a REGISTER out against the bindings as they are. The step's mutation is all bindings after it.
+pub fn register(
+    bindings: &[Binding],
+    request: &Request,
+    flow: Flow,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Step<Vec<Binding>, Response>, RegisterError> {
+    let headers = &request.headers;
+    let (call_id, cseq) = (headers.call_id()?, headers.cseq()?.number);
+    let expires = headers.number(&Name::Expires, "Expires")?;
+    let contacts = headers.contacts()?;
+    let mut live: Vec<Binding> = bindings.iter().filter(|binding| binding.expires > now).cloned().collect();
+    if headers.has_contact_star() {
+        if !contacts.is_empty() || expires != Some(0) {
+            return Err(RegisterError::Star);
+        }
+        if live.iter().any(|binding| is_older(binding, &call_id, cseq)) {
+            return Err(RegisterError::OutOfOrder);
+        }
+        live.clear();
+    }
+    for contact in &contacts {
+        let lifetime = lifetime(contact, expires, policy)?;
+        let known = live.iter().position(|binding| is_same(binding, contact));
+        if let Some(at) = known {
+            if is_older(&live[at], &call_id, cseq) {
+                return Err(RegisterError::OutOfOrder);
+            }
+            // The same REGISTER again, its 200 lost: what it wanted is so already.
+            if live[at].call_id == call_id && live[at].cseq == cseq {
+                continue;
+            }
+            live.remove(at);
+        }
+        if lifetime.is_zero() {
+            continue;
+        }
+        live.push(Binding {
+            contact: Text::from(contact.uri.to_string()),
+            instance: contact.param("+sip.instance").map(Text::from),
+            q: thousandths(contact.param("q")),
+            call_id: call_id.clone(),
+            cseq,
+            expires: now + lifetime,
+            flow: flow.toward(&contact.uri),
+            user_agent: headers.text(&Name::UserAgent),
+        });
+    }
+    if live.len() > MAX_BINDINGS {
+        return Err(RegisterError::TooMany);
+    }
+    let answer = ok(request, &live, now);
+    if live == bindings { Ok(Step::free(vec![answer])) } else { Ok(Step::promise(live, vec![answer])) }
+}
+
+/// The contact that calls go to: the highest q, and of those the one registered last.
+pub fn best(bindings: &[Binding], now: Timestamp) -> Option<&Binding> {
+    bindings.iter().filter(|binding| binding.expires > now).max_by_key(|binding| (binding.q, binding.expires))
+}
+
+fn lifetime(contact: &NameAddr, expires: Option<u32>, policy: &Policy) -> Result<Duration, RegisterError> {
+    // §10.2.1.1: the contact's own parameter goes before the header; one that can't be read counts as absent.
+    let asked = contact.param("expires").and_then(|text| text.parse::<u32>().ok()).or(expires);
+    let asked = asked.map_or(policy.default, |seconds| Duration::from_secs(seconds.into()));
+    if !asked.is_zero() && asked < policy.min {
+        return Err(RegisterError::IntervalTooBrief { asked, minimum: policy.min });
+    }
+    Ok(asked.min(policy.max))
+}
+
+fn is_same(binding: &Binding, contact: &NameAddr) -> bool {
+    // RFC 5626 §6: the instance is the phone, whatever its contact is today.
+    if let (Some(a), Some(b)) = (&binding.instance, contact.param("+sip.instance")) {
+        return **a == *b;
+    }
+    Uri::parse(&binding.contact).is_ok_and(|uri| uri.matches(&contact.uri))
+}
+
+fn is_older(binding: &Binding, call_id: &Text, cseq: u32) -> bool {
+    binding.call_id == *call_id && cseq < binding.cseq
+}
+
+fn thousandths(q: Option<&str>) -> u16 {
+    let value = q.and_then(|q| q.parse::<f32>().ok()).filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
+    // In range by the filter above.
+    (value * 1000.0).round() as u16
+}
+
+fn ok(request: &Request, bindings: &[Binding], now: Timestamp) -> Response {
+    let mut response = request.response(StatusCode::OK, None);
+    for binding in bindings {
+        let seconds = binding.expires.since(now).as_millis().div_ceil(1000);
+        let mut value = format!("<{}>;expires={seconds}", binding.contact);
+        if binding.q < 1000 {
+            value.push_str(&format!(";q={}.{:03}", binding.q / 1000, binding.q % 1000));
+        }
+        if let Some(instance) = &binding.instance {
+            value.push_str(&format!(";+sip.instance=\"{instance}\""));
+        }
+        response.headers.push_text(Name::Contact, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::VnodeId;
+    use crate::sip::headers::Transport;
+    use crate::sip::message::Message;
+    use crate::sip::parse;
+
+    const POLICY: Policy =
+        Policy { min: Duration::from_secs(60), max: Duration::from_secs(3600), default: Duration::from_secs(600) };
+
+    fn flow() -> Flow {
+        Flow {
+            vnode: VnodeId(1),
+            transport: Transport::Udp,
+            local: "127.0.0.11:5060".parse().unwrap(),
+            remote: "10.0.0.1:5060".parse().unwrap(),
+        }
+    }
+
+    fn request(cseq: u32, rest: &str) -> Request {
+        let text = format!(
+            "REGISTER sip:x SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK{cseq}\r\nFrom: <sip:a@x>;tag=1\r\n\
+             To: <sip:a@x>\r\nCall-ID: c\r\nCSeq: {cseq} REGISTER\r\n{rest}\r\n"
+        );
+        match parse::datagram(&text.into()).unwrap() {
+            Message::Request(request) => request,
+            Message::Response(_) => unreachable!(),
+        }
+    }
+
+    fn run(bindings: &[Binding], cseq: u32, rest: &str, now: u64) -> Result<Step<Vec<Binding>, Response>, RegisterError> {
+        register(bindings, &request(cseq, rest), flow(), &POLICY, Timestamp(now))
+    }
+
+    #[test]
+    fn a_binding_is_made_refreshed_repeated_and_removed() {
+        let made = run(&[], 1, "Contact: <sip:a@10.0.0.1:5070>\r\nExpires: 7200\r\n", 0).unwrap();
+        let bindings = made.commit.unwrap();
+        assert_eq!(bindings[0].expires, Timestamp(3_600_000));
+        assert_eq!(bindings[0].flow.remote, "10.0.0.1:5070".parse().unwrap());
+        assert_eq!(&made.then[0].headers.text(&Name::Contact).unwrap()[..], "<sip:a@10.0.0.1:5070>;expires=3600");
+
+        let again = run(&bindings, 1, "Contact: <sip:a@10.0.0.1:5070>\r\nExpires: 7200\r\n", 1000).unwrap();
+        assert_eq!((again.commit, again.then[0].status), (None, StatusCode::OK));
+
+        let gone = run(&bindings, 2, "Contact: *\r\nExpires: 0\r\n", 2000).unwrap();
+        assert_eq!(gone.commit, Some(vec![]));
+        let gone = run(&bindings, 2, "Contact: <sip:a@10.0.0.1:5070>;expires=0\r\n", 2000).unwrap();
+        assert_eq!(gone.commit, Some(vec![]));
+    }
+
+    #[test]
+    fn a_query_lists_and_commits_nothing() {
+        let bindings = run(&[], 1, "Contact: <sip:a@10.0.0.1>;q=0.5\r\n", 0).unwrap().commit.unwrap();
+        let query = run(&bindings, 2, "", 1500).unwrap();
+        assert_eq!(query.commit, None);
+        assert_eq!(&query.then[0].headers.text(&Name::Contact).unwrap()[..], "<sip:a@10.0.0.1>;expires=599;q=0.500");
+    }
+
+    #[test]
+    fn what_the_rfc_refuses_is_refused() {
+        let bindings = run(&[], 5, "Contact: <sip:a@10.0.0.1>\r\n", 0).unwrap().commit.unwrap();
+        for (cseq, rest, status) in [
+            (6, "Contact: <sip:a@10.0.0.1>;expires=30\r\n", 423),
+            (6, "Contact: *\r\n", 400),
+            (6, "Contact: *, <sip:b@x>\r\nExpires: 0\r\n", 400),
+            (6, "Contact: <sip:a@@>\r\n", 400),
+            (4, "Contact: <sip:a@10.0.0.1>\r\n", 500),
+            (4, "Contact: *\r\nExpires: 0\r\n", 500),
+        ] {
+            let error = run(&bindings, cseq, rest, 1).unwrap_err();
+            assert_eq!(error.response(&request(cseq, rest)).status.code(), status, "{rest}");
+        }
+        let many: String = (0..11).map(|n| format!("Contact: <sip:a{n}@10.0.0.1>\r\n")).collect();
+        assert_eq!(run(&[], 1, &many, 0), Err(RegisterError::TooMany));
+    }
+
+    #[test]
+    fn the_same_phone_with_a_new_contact_replaces_its_old_one() {
+        let instance = "+sip.instance=\"<urn:uuid:1>\"";
+        let first = run(&[], 1, &format!("Contact: <sip:a@10.0.0.1:1000>;{instance}\r\n"), 0).unwrap().commit.unwrap();
+        let second = run(&first, 2, &format!("Contact: <sip:a@10.0.0.1:2000>;{instance}\r\n"), 1).unwrap().commit.unwrap();
+        assert_eq!(second.len(), 1);
+        assert_eq!(&*second[0].contact, "sip:a@10.0.0.1:2000");
+    }
+
+    #[test]
+    fn calls_go_to_the_best_contact_that_lives() {
+        let bindings = run(&[], 1, "Contact: <sip:a@h1>;q=0.2, <sip:a@h2>;q=0.9;expires=60\r\n", 0).unwrap().commit.unwrap();
+        assert_eq!(&*best(&bindings, Timestamp(1)).unwrap().contact, "sip:a@h2");
+        assert_eq!(&*best(&bindings, Timestamp(60_000)).unwrap().contact, "sip:a@h1");
+        assert_eq!(best(&bindings, Timestamp(600_000)), None);
+    }
+}
