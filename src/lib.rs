@@ -3,5 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map. Imports point down only; `tests/layers.rs` checks it.
 
 pub mod clock;
+pub mod config;
+pub mod cluster;
 pub mod ids;
 pub mod sip;

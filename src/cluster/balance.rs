@@ -1,0 +1,78 @@
+//! Vnodes go home: leadership is moved to the node that a vnode is at home on, when that node is there and
+//! has caught up. Layer: shell.
+//!
+//! A move is: the sockets close here, leadership goes over (1-3 ms), the successor opens them. In this
+//! order, so that no two nodes ever answer for an address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::wire::Reach;
+use super::{Cluster, Group};
+use crate::ids::{NodeId, VnodeId};
+
+/// How often we look.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long closing the sockets may take.
+const CLOSE: Duration = Duration::from_secs(2);
+/// How long Raft's transfer may take.
+const TRANSFER: Duration = Duration::from_secs(1);
+/// A home that is further behind than this has to catch up first.
+const CLOSE_BEHIND: u64 = 16;
+
+/// Sends vnodes home, one at a time, for ever.
+pub async fn run(cluster: Arc<Cluster>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if cluster.is_stopping() {
+            return;
+        }
+        for vnode in cluster.vnodes() {
+            let Some(home) = cluster.home(vnode).filter(|home| *home != cluster.node) else { continue };
+            if cluster.owners.get(&vnode).is_some_and(|owner| owner.now().is_active()) && may_take(&cluster, vnode, home) {
+                move_to(&cluster, vnode, home).await;
+            }
+        }
+    }
+}
+
+/// Hands everything that this node owns to whoever can take it.
+pub async fn hand_everything_over(cluster: &Cluster) {
+    cluster.life.drain();
+    for vnode in cluster.vnodes() {
+        let leads = cluster.owner_of(vnode) == Some(cluster.node);
+        let heir = cluster.links.keys().copied().find(|peer| may_take(cluster, vnode, *peer));
+        if let Some(heir) = heir.filter(|_| leads) {
+            move_to(cluster, vnode, heir).await;
+        }
+    }
+}
+
+fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
+    let Some(group) = cluster.group(vnode) else { return false };
+    let up = cluster.links.get(&node).is_some_and(|link| {
+        matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining)
+    });
+    up && is_close(group, node)
+}
+
+fn is_close(group: &Group, node: NodeId) -> bool {
+    let metrics = group.metrics();
+    let matched = metrics.replication.as_ref().and_then(|all| all.get(&node.0).cloned()).flatten();
+    matched.is_some_and(|id| id.index() + CLOSE_BEHIND >= metrics.last_log_index.unwrap_or(0))
+}
+
+/// Moves one vnode. If the move fails, this node goes on owning it.
+pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
+    let (Some(group), Some(owner)) = (cluster.group(vnode), cluster.owners.get(&vnode)) else { return };
+    tracing::info!(%vnode, to = %node, "moving");
+    if owner.release(true, CLOSE).await {
+        let deadline = tokio::time::Instant::now() + TRANSFER;
+        if group.raft.trigger().transfer_leader(node.0).await.is_ok() {
+            while group.leader() != Some(node) && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    owner.release(false, CLOSE).await;
+}

@@ -1,0 +1,377 @@
+//! The cluster engine: Raft groups over the nodes, their wire, their storage, who owns what. Layer: shell.
+//!
+//! One group for meta, one for each vnode. [`Cluster`] is the handle: it proposes, reads the local replica,
+//! and tells by [`Cluster::ownership`] which vnodes this node must act for. It knows nothing of SIP.
+//!
+//! ```text
+//!  propose ─▶ raft (leader) ─▶ wire ─▶ followers ─▶ majority ─▶ apply ─▶ reply
+//!                 └─ lease ─▶ owner ─▶ Ownership ─▶ the vnode's actors
+//! ```
+
+pub mod balance;
+pub mod owner;
+pub mod raft;
+pub mod recovery;
+mod serve;
+pub mod state;
+pub mod storage;
+pub mod tls;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::metrics::RaftMetrics;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::ids::{NodeId, VnodeId};
+pub use owner::Ownership;
+use raft::machine::Machine;
+use raft::network::Network;
+use raft::{GroupId, Raft, TypeConfig};
+use serve::Server;
+use state::{Command, GroupState, MetaCommand, MetaState, Reply, VnodeCommand, VnodeState};
+use storage::{Storage, StorageError};
+use tls::NodeTls;
+use wire::{Kind, Link, Reach, WireError};
+
+/// How long a proposal may take before its promise is refused.
+pub const COMMIT_DEADLINE: Duration = Duration::from_secs(2);
+/// The pause before a proposal is tried again at a group that has no leader at the moment.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// What a node must know to take part.
+pub struct Settings {
+    /// This node.
+    pub node: NodeId,
+    /// Every node's address on the Raft wire, this one's included.
+    pub members: BTreeMap<NodeId, SocketAddr>,
+    /// The vnodes, and the node each is at home on.
+    pub vnodes: BTreeMap<VnodeId, NodeId>,
+    /// Where to store.
+    pub dir: PathBuf,
+    /// The links' certificates.
+    pub tls: NodeTls,
+}
+
+/// Why the cluster could not be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Storage.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The port for the Raft wire.
+    #[error("cannot listen on {address} for the other nodes")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// openraft would not start.
+    #[error("group {0} did not start: {1}")]
+    Raft(u16, String),
+    /// The members don't hold this node.
+    #[error("node {0} is not among the members")]
+    NotAMember(NodeId),
+}
+
+/// Why something was not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another node leads the group.
+    #[error("another node owns it")]
+    NotOwner,
+    /// Not enough nodes answer.
+    #[error("no majority of the nodes is reachable")]
+    NoMajority,
+    /// It may or may not be committed later.
+    #[error("it was not committed in time")]
+    Late,
+    /// There is no such vnode.
+    #[error("there is no such group")]
+    NoSuchGroup,
+}
+
+/// One Raft group as this node has it.
+pub struct Group {
+    /// Its number.
+    pub id: GroupId,
+    /// openraft's handle.
+    pub raft: Raft,
+    /// The local replica.
+    pub machine: Machine,
+}
+
+impl Group {
+    /// openraft's view of the moment.
+    pub fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.metrics().current_leader.map(NodeId)
+    }
+}
+
+/// The handle. Cheap to share; one a node.
+pub struct Cluster {
+    node: NodeId,
+    homes: BTreeMap<VnodeId, NodeId>,
+    groups: Arc<BTreeMap<GroupId, Group>>,
+    links: Arc<BTreeMap<NodeId, Arc<Link>>>,
+    storage: Arc<Storage>,
+    life: Arc<recovery::Life>,
+    owners: BTreeMap<VnodeId, Arc<owner::Owner>>,
+    stopping: AtomicBool,
+}
+
+impl Cluster {
+    /// Opens the storage, starts the groups and the links, and everything that keeps them going.
+    pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let Settings { node, members, vnodes, dir, tls } = settings;
+        let listen = *members.get(&node).ok_or(StartError::NotAMember(node))?;
+        let dir_for_open = dir.clone();
+        let storage = tokio::task::spawn_blocking(move || Storage::open(&dir_for_open))
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let life = Arc::new(recovery::Life::new(node, storage.memory()));
+        let server = Arc::new(Server::new(life.clone()));
+        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
+        let links: BTreeMap<NodeId, Arc<Link>> = members
+            .iter()
+            .filter(|(peer, _)| **peer != node)
+            .map(|(peer, address)| (*peer, Link::start(*peer, *address, tls.clone(), server.clone())))
+            .collect();
+        let links = Arc::new(links);
+        let mut groups = BTreeMap::new();
+        for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {
+            groups.insert(id, start_group(node, id, &storage, &links).await?);
+        }
+        let groups = Arc::new(groups);
+        server.open(groups.clone());
+        tokio::spawn(wire::accept(listener, tls, server));
+        let owners = vnodes.keys().map(|vnode| (*vnode, Arc::new(owner::Owner::new()))).collect();
+        let cluster = Arc::new(Self {
+            node,
+            homes: vnodes,
+            groups,
+            links,
+            storage,
+            life,
+            owners,
+            stopping: AtomicBool::new(false),
+        });
+        tokio::spawn(recovery::run(cluster.clone()));
+        recovery::watch_for_the_dead(&cluster);
+        for vnode in cluster.vnodes() {
+            tokio::spawn(owner::run(cluster.clone(), vnode));
+        }
+        tokio::spawn(balance::run(cluster.clone()));
+        Ok(cluster)
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// All vnodes, in order.
+    pub fn vnodes(&self) -> Vec<VnodeId> {
+        self.homes.keys().copied().collect()
+    }
+
+    /// The node that a vnode is at home on.
+    pub fn home(&self, vnode: VnodeId) -> Option<NodeId> {
+        self.homes.get(&vnode).copied()
+    }
+
+    /// Every other node, and how it looks from here.
+    pub fn peers(&self) -> BTreeMap<NodeId, Reach> {
+        self.links.iter().map(|(node, link)| (*node, *link.reach().borrow())).collect()
+    }
+
+    /// How one peer looks; changes wake the receiver.
+    pub fn reach(&self, peer: NodeId) -> Option<watch::Receiver<Reach>> {
+        self.links.get(&peer).map(|link| link.reach())
+    }
+
+    /// Who owns a vnode, as far as this node knows.
+    pub fn owner_of(&self, vnode: VnodeId) -> Option<NodeId> {
+        self.group(vnode)?.leader()
+    }
+
+    /// Whether and how this node must act for a vnode.
+    pub fn ownership(&self, vnode: VnodeId) -> Option<watch::Receiver<Ownership>> {
+        self.owners.get(&vnode).map(|owner| owner.ownership())
+    }
+
+    /// The vnode's actors say whether its sockets are open: the address moves only after they are closed.
+    pub fn sockets_open(&self, vnode: VnodeId, open: bool) {
+        if let Some(owner) = self.owners.get(&vnode) {
+            owner.sockets_open(open);
+        }
+    }
+
+    /// Whether this node has caught up with every group since it started.
+    pub fn is_ready(&self) -> bool {
+        self.life.is_ready()
+    }
+
+    /// Reads the local replica of a vnode.
+    pub fn read<R>(&self, vnode: VnodeId, read: impl FnOnce(&VnodeState) -> R) -> Option<R> {
+        let group = self.group(vnode)?;
+        match &*group.machine.read() {
+            GroupState::Vnode(state) => Some(read(state)),
+            GroupState::Meta(_) => None,
+        }
+    }
+
+    /// Reads the local replica of meta.
+    pub fn read_meta<R>(&self, read: impl FnOnce(&MetaState) -> R) -> R {
+        let empty = MetaState::default();
+        match self.groups.get(&GroupId::META) {
+            Some(group) => match &*group.machine.read() {
+                GroupState::Meta(state) => read(state),
+                GroupState::Vnode(_) => read(&empty),
+            },
+            None => read(&empty),
+        }
+    }
+
+    /// Changes whenever something was applied to the vnode's replica here.
+    pub fn applied(&self, vnode: VnodeId) -> Option<watch::Receiver<u64>> {
+        self.group(vnode).map(|group| group.machine.applied())
+    }
+
+    /// Commits a command to a vnode that this node owns.
+    pub async fn propose(&self, vnode: VnodeId, command: VnodeCommand) -> Result<Reply, ProposeError> {
+        let owner = self.owners.get(&vnode).ok_or(ProposeError::NoSuchGroup)?;
+        match owner.now() {
+            Ownership::Owner { .. } => {}
+            Ownership::Custodian => return Err(ProposeError::NoMajority),
+            Ownership::None => return Err(ProposeError::NotOwner),
+        }
+        let group = self.group(vnode).ok_or(ProposeError::NoSuchGroup)?;
+        let started = Instant::now();
+        let result = write_here(group, Command::Vnode(command), COMMIT_DEADLINE).await;
+        metrics::histogram!("tandem_commit_seconds").record(started.elapsed().as_secs_f64());
+        result.map_err(|error| match error {
+            WriteError::Elsewhere(_) => ProposeError::NotOwner,
+            WriteError::Late => ProposeError::Late,
+        })
+    }
+
+    /// Commits a command to meta, wherever its leader is.
+    pub async fn propose_meta(&self, command: MetaCommand) -> Result<Reply, ProposeError> {
+        let group = self.groups.get(&GroupId::META).ok_or(ProposeError::NoSuchGroup)?;
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        let command = Command::Meta(command);
+        let mut last = ProposeError::NoMajority;
+        while Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let leader = group.leader();
+            let result = if leader == Some(self.node) {
+                write_here(group, command.clone(), left).await.map_err(|error| match error {
+                    WriteError::Elsewhere(_) => ProposeError::NotOwner,
+                    WriteError::Late => ProposeError::Late,
+                })
+            } else if let Some(link) = leader.and_then(|leader| self.links.get(&leader)) {
+                link.call(Kind::Propose, GroupId::META, &command, left).await.map_err(|error| match error {
+                    WireError::Unreachable | WireError::Full => ProposeError::NoMajority,
+                    WireError::Refused => ProposeError::NotOwner,
+                    WireError::Late => ProposeError::Late,
+                })
+            } else {
+                Err(ProposeError::NoMajority)
+            };
+            match result {
+                Ok(reply) => return Ok(reply),
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(RETRY * 5).await;
+        }
+        Err(last)
+    }
+
+    /// Hands every vnode over and brings the storage to rest. The sockets must be closed already.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        balance::hand_everything_over(self).await;
+        for group in self.groups.values() {
+            let _ = tokio::time::timeout(Duration::from_secs(2), group.raft.shutdown()).await;
+        }
+        let storage = self.storage.clone();
+        let _ = tokio::task::spawn_blocking(move || storage.close()).await;
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn group(&self, vnode: VnodeId) -> Option<&Group> {
+        self.groups.get(&GroupId(vnode.0)).filter(|group| group.id != GroupId::META)
+    }
+
+    /// How many nodes are a majority.
+    fn majority(&self) -> usize {
+        (self.links.len() + 1) / 2 + 1
+    }
+}
+
+async fn start_group(
+    node: NodeId,
+    id: GroupId,
+    storage: &Arc<Storage>,
+    links: &Arc<BTreeMap<NodeId, Arc<Link>>>,
+) -> Result<Group, StartError> {
+    let empty =
+        if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
+    let (log_storage, machine_storage) = (storage.clone(), storage.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let log = raft::log::Log::open(id, log_storage)?;
+        Ok::<_, StorageError>((log, Machine::open(id, machine_storage, empty)?))
+    });
+    let (log, machine) = opened.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let network = Network { group: id, links: links.clone() };
+    let raft = Raft::new(node.0, raft::config(), network, log, machine.clone())
+        .await
+        .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
+    // Nobody stands before `recovery` has found out what this node remembers.
+    raft.runtime_config().elect(false);
+    Ok(Group { id, raft, machine })
+}
+
+/// Why a write at this node's replica failed.
+enum WriteError {
+    Elsewhere(Option<NodeId>),
+    Late,
+}
+
+/// Writes at the local leader; waits out the moments after an election and under overload in which openraft
+/// says that nobody leads.
+async fn write_here(group: &Group, command: Command, within: Duration) -> Result<Reply, WriteError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, group.raft.client_write(command.clone())).await {
+            Ok(Ok(response)) => return Ok(response.data),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => match to.leader_id {
+                Some(leader) if leader != group.metrics().id => return Err(WriteError::Elsewhere(Some(NodeId(leader)))),
+                _ => tokio::time::sleep(RETRY).await,
+            },
+            Ok(Err(_)) => return Err(WriteError::Elsewhere(None)),
+            Err(_) => return Err(WriteError::Late),
+        }
+    }
+}

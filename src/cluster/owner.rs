@@ -1,0 +1,176 @@
+//! Who acts for a vnode: fencing by lease. Layer: shell.
+//!
+//! ```text
+//!  None ──leads, has applied all, lease good──▶ Owner ──lease lost or other leader──▶ None
+//!  None ──too few others live to elect anybody (refused, so dead)──▶ Custodian ──▶ None
+//! ```
+//!
+//! A leader's lease runs from the moment at which it *sent* what a majority answered. A voter refuses others
+//! for [`super::raft::ELECTION`]`.1` after it *heard* its leader, so an owner has stopped before anybody can
+//! have won. A **custodian** keeps the address of a vnode while most nodes are known to be dead: calls
+//! go on, new promises get 503; nobody else could own it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Instant, ReadPolicy};
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::watch;
+
+use super::wire::Reach;
+use super::{Cluster, Group, ProposeError};
+use crate::ids::VnodeId;
+
+/// An owner without a majority's answer for this long gives its address up.
+pub const LEASE: Duration = Duration::from_millis(250);
+/// How often the lease is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// A new leader must have applied everything before it owns; this is how long one attempt may take.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// What this node is to a vnode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// Nothing: its sockets must be closed.
+    None,
+    /// Its owner. `epoch` is Raft's term and only grows.
+    Owner {
+        /// Raft's term.
+        epoch: u64,
+    },
+    /// Its keeper while there is no majority: calls go on, nothing can be committed.
+    Custodian,
+}
+
+impl Ownership {
+    /// Whether the sockets should be open.
+    pub fn is_active(self) -> bool {
+        self != Self::None
+    }
+}
+
+/// One vnode's ownership here.
+pub struct Owner {
+    ownership: watch::Sender<Ownership>,
+    open: watch::Sender<bool>,
+    /// While true the vnode is being handed over: it is not owned whatever Raft says.
+    released: watch::Sender<bool>,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Owner {
+    /// Not owned.
+    pub fn new() -> Self {
+        Self {
+            ownership: watch::Sender::new(Ownership::None),
+            open: watch::Sender::new(false),
+            released: watch::Sender::new(false),
+        }
+    }
+
+    /// For the vnode's actors.
+    pub fn ownership(&self) -> watch::Receiver<Ownership> {
+        self.ownership.subscribe()
+    }
+
+    /// At this moment.
+    pub fn now(&self) -> Ownership {
+        *self.ownership.borrow()
+    }
+
+    /// The actors say so.
+    pub fn sockets_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// Gives the vnode up (or takes that back); returns when its sockets are closed.
+    pub async fn release(&self, release: bool, within: Duration) -> bool {
+        self.released.send_replace(release);
+        if !release {
+            return true;
+        }
+        // The owner's loop has to see it first, then the actors.
+        let mut ownership = self.ownership.subscribe();
+        let mut open = self.open.subscribe();
+        let closed = async {
+            let given_up = ownership.wait_for(|ownership| !ownership.is_active()).await.is_ok();
+            given_up && open.wait_for(|open| !*open).await.is_ok()
+        };
+        tokio::time::timeout(within, closed).await.unwrap_or(false)
+    }
+}
+
+/// Keeps one vnode's ownership true, for ever.
+pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
+    let (Some(group), Some(owner)) = (cluster.group(vnode), cluster.owners.get(&vnode)) else { return };
+    let mut metrics = group.raft.metrics();
+    let mut released = owner.released.subscribe();
+    let mut was_in_a_cluster = false;
+    loop {
+        let now = look(&cluster, group, owner, &mut was_in_a_cluster).await;
+        let before = owner.ownership.send_replace(now);
+        if before != now {
+            tracing::info!(%vnode, from = ?before, to = ?now, "ownership");
+            metrics::counter!("tandem_ownership_changes_total").increment(1);
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                // Raft has stopped: nothing is owned any more.
+                owner.ownership.send_replace(Ownership::None);
+                return;
+            },
+            _ = released.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster: &mut bool) -> Ownership {
+    let metrics = group.metrics();
+    let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
+    let lease = metrics.last_quorum_acked.is_some_and(|acked| acked.into_inner().elapsed() < LEASE);
+    *was_in_a_cluster |= cluster.is_ready();
+    if *owner.released.borrow() {
+        return Ownership::None;
+    }
+    // A node alone is its own majority; openraft doesn't measure that.
+    if leads && (lease || cluster.links.is_empty()) {
+        let epoch = metrics.current_term;
+        if owner.now() == (Ownership::Owner { epoch }) {
+            return Ownership::Owner { epoch };
+        }
+        return match has_applied_everything(group).await {
+            Ok(()) => Ownership::Owner { epoch },
+            Err(_) => Ownership::None,
+        };
+    }
+    let led_by_another = metrics.current_leader.is_some_and(|leader| leader != metrics.id)
+        && cluster.links.iter().any(|(peer, link)| {
+            Some(peer.0) == metrics.current_leader && *link.reach().borrow() != Reach::Refused
+        });
+    if *was_in_a_cluster && !led_by_another && nobody_else_can_own(cluster) {
+        return Ownership::Custodian;
+    }
+    Ownership::None
+}
+
+/// Whether so many nodes are known to be dead that the others cannot elect anybody without us.
+fn nobody_else_can_own(cluster: &Cluster) -> bool {
+    let perhaps_alive = cluster.peers().values().filter(|reach| **reach != Reach::Refused).count();
+    perhaps_alive + 1 < cluster.majority() || (perhaps_alive < cluster.majority() && perhaps_alive == 0)
+}
+
+/// A read index proves that this node still leads and has applied all that was ever committed.
+async fn has_applied_everything(group: &Group) -> Result<(), ProposeError> {
+    let read = group.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+    match tokio::time::timeout(CATCH_UP, read).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(ProposeError::NotOwner),
+        Err(_) => Err(ProposeError::Late),
+    }
+}

@@ -1,0 +1,133 @@
+//! A group's log for openraft: in memory, with [`Storage`] behind it. Layer: shell.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::alias::{EntryOf, LogIdOf, VoteOf};
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::OptionalSend;
+use serde_bytes::ByteBuf;
+use tokio::sync::oneshot;
+
+use super::types::{GroupId, TypeConfig};
+use crate::cluster::storage::{Change, Storage, StorageError};
+use crate::cluster::wire::encode;
+
+/// The log of one group.
+#[derive(Clone)]
+pub struct Log {
+    group: GroupId,
+    storage: Arc<Storage>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: BTreeMap<u64, EntryOf<TypeConfig>>,
+    purged: Option<LogIdOf<TypeConfig>>,
+    vote: Option<VoteOf<TypeConfig>>,
+}
+
+impl Log {
+    /// Reads what is stored.
+    pub fn open(group: GroupId, storage: Arc<Storage>) -> Result<Self, StorageError> {
+        let bad = |error: rmp_serde::decode::Error| {
+            StorageError::Io { path: format!("log of group {}", group.0).into(), source: io::Error::other(error) }
+        };
+        let stored = storage.log(group)?;
+        let mut inner = Inner::default();
+        if let Some(bytes) = stored.purged {
+            inner.purged = Some(rmp_serde::from_slice(&bytes).map_err(bad)?);
+        }
+        if let Some(bytes) = storage.value(group, "vote")? {
+            inner.vote = Some(rmp_serde::from_slice(&bytes).map_err(bad)?);
+        }
+        for (index, bytes) in stored.entries {
+            inner.entries.insert(index, rmp_serde::from_slice(&bytes).map_err(bad)?);
+        }
+        Ok(Self { group, storage, inner: Arc::new(Mutex::new(inner)) })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        Ok(self.inner().entries.range(range).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
+        Ok(self.inner().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let inner = self.inner();
+        let last = inner.entries.values().next_back().map(RaftEntry::log_id).or(inner.purged);
+        Ok(LogState { last_purged_log_id: inner.purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    /// A vote is on the platter before it counts: a node that forgot one might vote twice.
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
+        let (sender, done) = oneshot::channel();
+        let put = Change::Put { group: self.group.0, name: "vote".into(), value: ByteBuf::from(encode(vote)) };
+        self.storage.write_to_platter(put, move |result| drop(sender.send(result)));
+        done.await.map_err(io::Error::other)??;
+        self.inner().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = EntryOf<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut stored = Vec::new();
+        {
+            let mut inner = self.inner();
+            for entry in entries {
+                stored.push((entry.index(), ByteBuf::from(encode(&entry))));
+                inner.entries.insert(entry.index(), entry);
+            }
+        }
+        let append = Change::Append { group: self.group.0, entries: stored };
+        if self.group == GroupId::META {
+            self.storage.write_to_platter(append, move |result| flushed.io_completed(result));
+        } else {
+            flushed.io_completed(self.storage.write(append));
+        }
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
+        let from = last.map_or(0, |id| id.index() + 1);
+        self.inner().entries.split_off(&from);
+        self.storage.write(Change::Truncate { group: self.group.0, from })
+    }
+
+    async fn purge(&mut self, id: LogIdOf<TypeConfig>) -> io::Result<()> {
+        {
+            let mut inner = self.inner();
+            let kept = inner.entries.split_off(&(id.index() + 1));
+            inner.entries = kept;
+            inner.purged = Some(id);
+        }
+        self.storage.write(Change::Purge { group: self.group.0, upto: id.index(), id: ByteBuf::from(encode(&id)) })
+    }
+}

@@ -1,0 +1,161 @@
+//! A group's state machine for openraft: applies commands to a [`GroupState`] that anybody may read. Layer: shell.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use tokio::sync::watch;
+
+use super::types::{GroupId, SnapshotData, TypeConfig};
+use crate::cluster::state::{GroupState, Reply};
+use crate::cluster::storage::{Change, Storage, StorageError};
+use crate::cluster::wire::encode;
+
+/// One group's state; clones share it.
+#[derive(Clone)]
+pub struct Machine {
+    group: GroupId,
+    storage: Arc<Storage>,
+    state: Arc<RwLock<GroupState>>,
+    position: Arc<Mutex<Position>>,
+    applied: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Position {
+    applied: Option<LogIdOf<TypeConfig>>,
+    membership: StoredMembershipOf<TypeConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSnapshot {
+    meta: SnapshotMetaOf<TypeConfig>,
+    state: ByteBuf,
+}
+
+impl Machine {
+    /// Begins with the last snapshot, or with `empty`.
+    pub fn open(group: GroupId, storage: Arc<Storage>, empty: GroupState) -> Result<Self, StorageError> {
+        let mut state = empty;
+        let mut position = Position::default();
+        if let Some(bytes) = storage.value(group, "snapshot")? {
+            let bad = |source| StorageError::Io { path: format!("snapshot of group {}", group.0).into(), source };
+            let stored: StoredSnapshot = rmp_serde::from_slice(&bytes).map_err(|e| bad(io::Error::other(e)))?;
+            state = decode(&stored.state).map_err(bad)?;
+            position = Position { applied: stored.meta.last_log_id, membership: stored.meta.last_membership };
+        }
+        Ok(Self {
+            group,
+            storage,
+            state: Arc::new(RwLock::new(state)),
+            position: Arc::new(Mutex::new(position)),
+            applied: Arc::new(watch::Sender::new(0)),
+        })
+    }
+
+    /// The state as it is here.
+    pub fn read(&self) -> RwLockReadGuard<'_, GroupState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever something was applied.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn position(&self) -> std::sync::MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn decode(bytes: &[u8]) -> io::Result<GroupState> {
+    rmp_serde::from_slice(bytes).map_err(io::Error::other)
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
+        // Position and state are changed together under the state's lock.
+        let (state, position) = {
+            let state = self.read();
+            (state.clone(), self.position().clone())
+        };
+        let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: position.applied, last_membership: position.membership };
+        let data = tokio::task::spawn_blocking(move || encode(&state)).await.map_err(io::Error::other)?;
+        self.keep(&meta, &data)?;
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data })
+    }
+}
+
+impl Machine {
+    fn keep(&self, meta: &SnapshotMetaOf<TypeConfig>, data: &[u8]) -> io::Result<()> {
+        let stored = StoredSnapshot { meta: meta.clone(), state: ByteBuf::from(data.to_vec()) };
+        let value = ByteBuf::from(encode(&stored));
+        self.storage.write(Change::Put { group: self.group.0, name: "snapshot".into(), value })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>)> {
+        let position = self.position();
+        Ok((position.applied, position.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = entry.log_id();
+            let reply = {
+                let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                let mut position = self.position();
+                position.applied = Some(id);
+                match entry.payload {
+                    EntryPayload::Normal(command) => state.apply(&command),
+                    EntryPayload::Membership(membership) => {
+                        position.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
+                        Reply::Done
+                    }
+                    EntryPayload::Blank => Reply::Done,
+                }
+            };
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+            self.applied.send_replace(id.index());
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, data: SnapshotData) -> io::Result<()> {
+        let installed = decode(&data)?;
+        {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            *state = installed;
+            *self.position() = Position { applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        }
+        self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
+        self.keep(meta, &data)
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
+        let Some(bytes) = self.storage.value(self.group, "snapshot").map_err(io::Error::other)? else { return Ok(None) };
+        let stored: StoredSnapshot = rmp_serde::from_slice(&bytes).map_err(io::Error::other)?;
+        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta: stored.meta, snapshot: stored.state.into_vec() }))
+    }
+}

@@ -1,0 +1,125 @@
+//! What peers ask of this node, answered. Layer: shell.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use tokio::sync::mpsc;
+
+use super::raft::network::SnapshotRpc;
+use super::raft::types::TypeConfig;
+use super::raft::GroupId;
+use super::recovery::Life;
+use super::state::Command;
+use super::wire::{Answer, Beat, Kind, Serve};
+use super::{Group, write_here};
+
+/// At most this many appends of a group wait to be taken.
+const APPENDS: usize = 1024;
+/// A forwarded proposal is given up after this.
+const FORWARDED: Duration = Duration::from_secs(2);
+
+/// The wire's other side.
+pub struct Server {
+    life: Arc<Life>,
+    groups: OnceLock<Arc<BTreeMap<GroupId, Group>>>,
+    appends: OnceLock<BTreeMap<GroupId, mpsc::Sender<(Bytes, Answer)>>>,
+}
+
+impl Server {
+    /// Refuses everything until [`Server::open`].
+    pub fn new(life: Arc<Life>) -> Self {
+        Self { life, groups: OnceLock::new(), appends: OnceLock::new() }
+    }
+
+    /// Begins to serve these groups. A group's appends go through one queue, since openraft wants them in order.
+    pub fn open(&self, groups: Arc<BTreeMap<GroupId, Group>>) {
+        let appends = groups.keys().map(|id| {
+            let (queue, mut waiting) = mpsc::channel::<(Bytes, Answer)>(APPENDS);
+            let (groups, id) = (groups.clone(), *id);
+            tokio::spawn(async move {
+                while let Some((body, answer)) = waiting.recv().await {
+                    let Some(group) = groups.get(&id) else { return };
+                    let Ok(rpc) = rmp_serde::from_slice::<AppendEntriesRequest<TypeConfig>>(&body) else {
+                        answer.send::<()>(None);
+                        continue;
+                    };
+                    answer.send(group.raft.append_entries(rpc).await.ok().as_ref());
+                }
+            });
+            (id, queue)
+        });
+        let _ = self.appends.set(appends.collect());
+        let _ = self.groups.set(groups);
+    }
+}
+
+impl Serve for Server {
+    fn serve(self: &Arc<Self>, kind: Kind, group: GroupId, body: Bytes, answer: Answer) {
+        if kind == Kind::Append {
+            match self.appends.get().and_then(|queues| queues.get(&group)) {
+                Some(queue) => {
+                    // A full queue loses the append; the leader sends it again.
+                    let _ = queue.try_send((body, answer));
+                }
+                None => answer.send::<()>(None),
+            }
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            let Some(group) = this.groups.get().and_then(|groups| groups.get(&group)) else {
+                return answer.send::<()>(None);
+            };
+            this.answer(kind, group, &body, answer).await;
+        });
+    }
+
+    fn beat(&self) -> Beat {
+        self.life.beat()
+    }
+}
+
+impl Server {
+    async fn answer(&self, kind: Kind, group: &Group, body: &[u8], answer: Answer) {
+        let raft = &group.raft;
+        match kind {
+            Kind::Append | Kind::Beat => answer.send::<()>(None),
+            // A node that may have forgotten what it said must not be asked for its opinion.
+            Kind::Vote | Kind::PreVote if !self.life.may_vote() => answer.send::<()>(None),
+            Kind::Vote => {
+                let Ok(rpc) = rmp_serde::from_slice::<VoteRequest<TypeConfig>>(body) else { return answer.send::<()>(None) };
+                answer.send(raft.vote(rpc).await.ok().as_ref());
+            }
+            Kind::PreVote => {
+                let Ok(rpc) = rmp_serde::from_slice::<VoteRequest<TypeConfig>>(body) else { return answer.send::<()>(None) };
+                answer.send(raft.pre_vote(rpc).await.ok().as_ref());
+            }
+            Kind::Snapshot => {
+                let Ok((vote, meta, data)) = rmp_serde::from_slice::<SnapshotRpc>(body) else { return answer.send::<()>(None) };
+                let snapshot = openraft::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: data.into_vec() };
+                answer.send(raft.install_full_snapshot(vote, snapshot).await.ok().as_ref());
+            }
+            Kind::Transfer => {
+                let Ok(rpc) = rmp_serde::from_slice::<TransferLeaderRequest<TypeConfig>>(body) else {
+                    return answer.send::<()>(None);
+                };
+                if !self.life.may_vote() {
+                    return answer.send::<()>(None);
+                }
+                answer.send(raft.handle_transfer_leader(rpc).await.ok().as_ref());
+            }
+            Kind::Propose => {
+                let Ok(command) = rmp_serde::from_slice::<Command>(body) else { return answer.send::<()>(None) };
+                answer.send(write_here(group, command, FORWARDED).await.ok().as_ref());
+            }
+            Kind::Progress => {
+                let metrics = group.metrics();
+                let leads = metrics.current_leader == Some(metrics.id);
+                answer.send(metrics.last_log_index.filter(|_| leads).as_ref());
+            }
+        }
+    }
+}

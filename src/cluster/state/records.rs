@@ -1,0 +1,276 @@
+//! What is stored and replicated: types of their own, so that a change in memory never changes the log.
+//! Layer: pure.
+//!
+//! SIP messages are stored as the bytes that they are on the wire: no format is more stable. Fields are
+//! encoded with their names (MessagePack), so that a later version can add some (`#[serde(default)]`).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::ids::{CallId, VnodeId};
+
+/// The version that this release writes. A record of a later one is refused, not guessed at.
+pub const VERSION: u16 = 1;
+
+/// Why a record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not MessagePack, or fields are missing.
+    #[error("a record is malformed")]
+    Malformed(#[from] rmp_serde::decode::Error),
+    /// A later release wrote it.
+    #[error("a record is of version {found}, this release reads up to {VERSION}")]
+    Version {
+        /// The version it says.
+        found: u16,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a, T> {
+    version: u16,
+    record: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Read<T> {
+    record: T,
+}
+
+#[derive(Deserialize)]
+struct VersionOf {
+    version: u16,
+}
+
+/// Writes a record with its version.
+pub fn encode<T: Serialize>(record: &T) -> Bytes {
+    let written = rmp_serde::to_vec_named(&Written { version: VERSION, record });
+    Bytes::from(written.expect("a record holds nothing that MessagePack can't say"))
+}
+
+/// Reads a record of this or an earlier version.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    let VersionOf { version } = rmp_serde::from_slice(bytes)?;
+    if version > VERSION {
+        return Err(RecordError::Version { found: version });
+    }
+    Ok(rmp_serde::from_slice::<Read<T>>(bytes)?.record)
+}
+
+/// A call: both dialogs, what is open on them, and its media.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::CallState, which it is made from")]
+pub struct CallRecord {
+    pub id: CallId,
+    pub vnode: VnodeId,
+    pub caller: String,
+    pub callee: String,
+    pub created: Timestamp,
+    pub answered: Option<Timestamp>,
+    pub ended: Option<EndingRecord>,
+    pub legs: Vec<LegRecord>,
+    pub relays: Vec<RelayRecord>,
+    pub media: MediaRecord,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Ending")]
+pub struct EndingRecord {
+    pub at: Timestamp,
+    pub status: u16,
+    pub by: String,
+}
+
+/// One leg.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::CallLeg")]
+pub struct LegRecord {
+    pub dialog: DialogRecord,
+    pub inbound: Option<InviteInRecord>,
+    pub out: Option<InviteOutRecord>,
+    pub bye: Option<Bytes>,
+    pub gone: bool,
+}
+
+/// One dialog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::dialog::Dialog")]
+pub struct DialogRecord {
+    pub call_id: String,
+    pub local: String,
+    pub local_tag: String,
+    pub remote: String,
+    pub remote_tag: Option<String>,
+    pub local_cseq: u32,
+    pub remote_cseq: Option<u32>,
+    pub remote_target: String,
+    pub route_set: Vec<String>,
+    pub contact: String,
+    pub flow: FlowRecord,
+}
+
+/// The way to a phone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::dialog::Flow")]
+pub struct FlowRecord {
+    pub vnode: VnodeId,
+    pub transport: String,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// A phone's INVITE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::InviteIn")]
+pub struct InviteInRecord {
+    pub request: Bytes,
+    pub came_by: FlowRecord,
+    /// `pending`, `progress`, `answered` or `rejected`.
+    pub stage: String,
+    pub status: Option<u16>,
+    pub body: Option<BodyRecord>,
+}
+
+/// An INVITE of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::InviteOut")]
+pub struct InviteOutRecord {
+    pub request: Bytes,
+    /// `calling`, `proceeding`, `cancelling`, `ack_waits` or `refused`.
+    pub stage: String,
+    pub late_offer: bool,
+}
+
+/// A request on its way from one side to the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Relay")]
+pub struct RelayRecord {
+    pub from: u8,
+    pub came_by: FlowRecord,
+    pub request: Bytes,
+    pub onward: Bytes,
+    pub answered: bool,
+    pub answer: Option<BodyRecord>,
+    pub late_offer: bool,
+}
+
+/// A body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct BodyRecord {
+    pub content_type: String,
+    pub bytes: Bytes,
+}
+
+/// The media of a call: its streams, each with two legs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::session")]
+pub struct MediaRecord {
+    pub streams: Vec<StreamRecord>,
+    /// How often our own description was written, by leg: the version in its `o=` line only grows.
+    pub versions: [u64; 2],
+}
+
+/// One stream (an `m=` line) and its two ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::session")]
+pub struct StreamRecord {
+    pub legs: [StreamLegRecord; 2],
+}
+
+/// One end of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::session")]
+pub struct StreamLegRecord {
+    /// Our RTP address; RTCP is on the port above.
+    pub local: Option<SocketAddr>,
+    /// Where the peer's SDP says that it listens.
+    pub signalled: Option<SocketAddr>,
+    pub signalled_rtcp: Option<SocketAddr>,
+    /// Where its packets come from.
+    pub latched: Option<SocketAddr>,
+    pub latched_rtcp: Option<SocketAddr>,
+}
+
+/// One contact of an address-of-record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::registrar::Binding")]
+pub struct BindingRecord {
+    pub contact: String,
+    pub instance: Option<String>,
+    pub q: u16,
+    pub call_id: String,
+    pub cseq: u32,
+    pub expires: Timestamp,
+    pub flow: FlowRecord,
+    pub user_agent: Option<String>,
+}
+
+/// A user: never the password, only what digest needs (RFC 7616 §3.4.2's H(A1)).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord {
+    /// Lower-case hex.
+    pub ha1_md5: String,
+    /// Lower-case hex.
+    pub ha1_sha256: String,
+}
+
+impl std::fmt::Debug for UserRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserRecord(hidden)")
+    }
+}
+
+/// What accounting gets of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Cdr")]
+pub struct CdrRecord {
+    pub call: CallId,
+    pub caller: String,
+    pub callee: String,
+    pub created: Timestamp,
+    pub answered: Option<Timestamp>,
+    pub ended: Timestamp,
+    /// The SIP status of the call's end: 200 when it was answered.
+    pub status: u16,
+    /// `caller`, `callee`, `system` or `operator`.
+    pub ended_by: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_version_is_refused_and_says_so() {
+        #[derive(Serialize)]
+        struct Later {
+            version: u16,
+            record: u8,
+        }
+        let bytes = rmp_serde::to_vec_named(&Later { version: VERSION + 1, record: 7 }).unwrap();
+        assert_eq!(
+            decode::<u8>(&bytes).unwrap_err().to_string(),
+            format!("a record is of version {}, this release reads up to {VERSION}", VERSION + 1)
+        );
+        assert!(matches!(decode::<u8>(b"rubbish"), Err(RecordError::Malformed(_))));
+    }
+
+    #[test]
+    fn fields_that_a_later_release_adds_are_passed_over() {
+        #[derive(Serialize)]
+        struct Wider {
+            content_type: String,
+            bytes: Bytes,
+            language: String,
+        }
+        let wider = Wider { content_type: "text/plain".into(), bytes: Bytes::from_static(b"x"), language: "eo".into() };
+        let read: BodyRecord = decode(&encode(&wider)).unwrap();
+        assert_eq!(read.content_type, "text/plain");
+    }
+}

@@ -1,0 +1,331 @@
+//! The configuration of one node: a TOML file, read once and checked whole. Layer: ground.
+//!
+//! Every key is documented in `config/tandem.toml`, which a test reads. An unknown key or a wrong value is
+//! an error that says in one sentence where it is.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{NodeId, VnodeId};
+
+/// All of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Config {
+    pub node: Node,
+    pub cluster: Cluster,
+    pub address: Address,
+    pub sip: Sip,
+    #[serde(default)]
+    pub registration: Registration,
+    #[serde(default)]
+    pub media: Media,
+    pub api: Api,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Node {
+    pub id: NodeId,
+    pub data: PathBuf,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Cluster {
+    pub secret: Secret,
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub member: Vec<Member>,
+    pub vnode: Vec<Vnode>,
+}
+
+/// `[[cluster.member]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Member {
+    pub id: NodeId,
+    pub raft: SocketAddr,
+    pub actors: SocketAddr,
+}
+
+/// `[[cluster.vnode]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Vnode {
+    pub id: VnodeId,
+    pub address: IpAddr,
+    pub home: NodeId,
+}
+
+/// A secret: never printed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// `[address]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Address {
+    pub mode: AddressMode,
+}
+
+/// How a vnode's address gets to its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressMode {
+    /// Addresses of 127.0.0.0/8: binding is taking.
+    Loopback,
+}
+
+/// `[sip]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Sip {
+    pub domain: String,
+    #[serde(default = "sip_port")]
+    pub port: u16,
+}
+
+/// `[registration]`, in seconds
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Registration {
+    pub min: u32,
+    pub max: u32,
+    pub default: u32,
+}
+
+/// `[media]`
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Media {
+    pub first_port: u16,
+    pub last_port: u16,
+    pub workers: u16,
+    pub timeout: u32,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Api {
+    pub listen: SocketAddr,
+    pub token_file: PathBuf,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Human,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self { min: 60, max: 3600, default: 3600 }
+    }
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+fn sip_port() -> u16 {
+    5060
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It isn't TOML, or has a key or value that it must not have.
+    #[error("{}, line {line}: {message}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// What.
+        message: String,
+    },
+    /// A value is of the right type and still impossible.
+    #[error("{}: {key} {message}", path.display())]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        key: &'static str,
+        /// What.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it are relative to it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config = Self::parse(&text, path)?;
+        let base = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let Self { node, cluster, api, .. } = &mut config;
+        for file in [&mut node.data, &mut cluster.ca, &mut cluster.cert, &mut cluster.key, &mut api.token_file] {
+            *file = base.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// Reads and checks text; `path` is for the errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(text));
+            ConfigError::Syntax {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                message: error.message().replace('\n', ", "),
+            }
+        })?;
+        config.check().map_err(|(key, message)| ConfigError::Value { path: path.to_owned(), key, message })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let members: BTreeSet<NodeId> = self.cluster.member.iter().map(|member| member.id).collect();
+        if members.len() != self.cluster.member.len() {
+            return Err(("cluster.member", "has the same id twice".into()));
+        }
+        if !members.contains(&self.node.id) {
+            return Err(("node.id", format!("is {}, which no cluster.member has", self.node.id.0)));
+        }
+        let vnodes: BTreeSet<VnodeId> = self.cluster.vnode.iter().map(|vnode| vnode.id).collect();
+        if vnodes.is_empty() || vnodes.len() != self.cluster.vnode.len() || vnodes.contains(&VnodeId(0)) {
+            return Err(("cluster.vnode", "needs at least one, with ids from 1 up, each once".into()));
+        }
+        if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !members.contains(&vnode.home)) {
+            return Err(("cluster.vnode.home", format!("is {}, which no cluster.member has", vnode.home.0)));
+        }
+        if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !vnode.address.is_loopback()) {
+            let AddressMode::Loopback = self.address.mode;
+            return Err(("cluster.vnode.address", format!("is {}, and address.mode = \"loopback\" takes 127.0.0.0/8 only", vnode.address)));
+        }
+        if self.cluster.secret.0.len() < 32 {
+            return Err(("cluster.secret", "must have 32 characters at least".into()));
+        }
+        let domain = &self.sip.domain;
+        if domain.is_empty() || !domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte)) {
+            return Err(("sip.domain", format!("{domain:?} is no domain name")));
+        }
+        let Registration { min, max, default } = self.registration;
+        if min == 0 || !(min..=max).contains(&default) {
+            return Err(("registration", "wants 0 < min <= default <= max".into()));
+        }
+        let Media { first_port, last_port, .. } = self.media;
+        if first_port < 1024 || last_port <= first_port || (first_port..=last_port).contains(&self.sip.port) {
+            return Err(("media", "wants 1024 <= first_port < last_port, and the SIP port outside of them".into()));
+        }
+        Ok(())
+    }
+
+    /// The address of a vnode.
+    pub fn address_of(&self, vnode: VnodeId) -> Option<IpAddr> {
+        self.cluster.vnode.iter().find(|own| own.id == vnode).map(|own| own.address)
+    }
+
+    /// Where a vnode listens for SIP.
+    pub fn sip_address_of(&self, vnode: VnodeId) -> Option<SocketAddr> {
+        self.address_of(vnode).map(|ip| SocketAddr::new(ip, self.sip.port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../config/tandem.toml");
+
+    fn error(text: &str) -> String {
+        Config::parse(text, Path::new("x.toml")).unwrap_err().to_string()
+    }
+
+    /// The example is complete: each key of the types stands in it, with its default where it has one.
+    #[test]
+    fn the_example_holds_every_key() {
+        let config = Config::parse(EXAMPLE, Path::new("tandem.toml")).unwrap();
+        let again = toml::Value::try_from(&config).unwrap();
+        let written: toml::Value = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(again, written);
+    }
+
+    #[test]
+    fn mistakes_are_named_in_one_sentence() {
+        for (from, to, expected) in [
+            ("port = 5060", "prot = 5060", "x.toml, line "),
+            ("port = 5060", "port = \"x\"", "expected u16"),
+            ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
+            ("id = 1\ndata", "id = 9\ndata", "x.toml: node.id is 9, which no cluster.member has"),
+            ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("min = 60", "min = 0", "x.toml: registration wants"),
+            ("127.0.0.11", "192.0.2.1", "takes 127.0.0.0/8 only"),
+            ("domain = \"tandem.test\"", "domain = \"a b\"", "sip.domain"),
+        ] {
+            let text = EXAMPLE.replacen(from, to, 1);
+            assert_ne!(text, EXAMPLE, "{from}");
+            let message = error(&text);
+            assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+        }
+    }
+}
