@@ -316,7 +316,7 @@ mod tests {
             ("port = 5060", "prot = 5060", "x.toml, line "),
             ("port = 5060", "port = \"x\"", "expected u16"),
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
-            ("id = 1\ndata", "id = 9\ndata", "x.toml: node.id is 9, which no cluster.member has"),
+            ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
             ("min = 60", "min = 0", "x.toml: registration wants"),
             ("127.0.0.11", "192.0.2.1", "takes 127.0.0.0/8 only"),

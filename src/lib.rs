@@ -6,4 +6,5 @@ pub mod clock;
 pub mod config;
 pub mod cluster;
 pub mod ids;
+pub mod media;
 pub mod sip;

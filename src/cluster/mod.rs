@@ -267,7 +267,7 @@ impl Cluster {
         let result = write_here(group, Command::Vnode(command), COMMIT_DEADLINE).await;
         metrics::histogram!("tandem_commit_seconds").record(started.elapsed().as_secs_f64());
         result.map_err(|error| match error {
-            WriteError::Elsewhere(_) => ProposeError::NotOwner,
+            WriteError::Elsewhere => ProposeError::NotOwner,
             WriteError::Late => ProposeError::Late,
         })
     }
@@ -283,7 +283,7 @@ impl Cluster {
             let leader = group.leader();
             let result = if leader == Some(self.node) {
                 write_here(group, command.clone(), left).await.map_err(|error| match error {
-                    WriteError::Elsewhere(_) => ProposeError::NotOwner,
+                    WriteError::Elsewhere => ProposeError::NotOwner,
                     WriteError::Late => ProposeError::Late,
                 })
             } else if let Some(link) = leader.and_then(|leader| self.links.get(&leader)) {
@@ -354,7 +354,7 @@ async fn start_group(
 
 /// Why a write at this node's replica failed.
 enum WriteError {
-    Elsewhere(Option<NodeId>),
+    Elsewhere,
     Late,
 }
 
@@ -367,11 +367,14 @@ async fn write_here(group: &Group, command: Command, within: Duration) -> Result
         match tokio::time::timeout(left, group.raft.client_write(command.clone())).await {
             Ok(Ok(response)) => return Ok(response.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => match to.leader_id {
-                Some(leader) if leader != group.metrics().id => return Err(WriteError::Elsewhere(Some(NodeId(leader)))),
+                Some(leader) if leader != group.metrics().id => return Err(WriteError::Elsewhere),
                 _ => tokio::time::sleep(RETRY).await,
             },
-            Ok(Err(_)) => return Err(WriteError::Elsewhere(None)),
+            Ok(Err(_)) => return Err(WriteError::Elsewhere),
             Err(_) => return Err(WriteError::Late),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

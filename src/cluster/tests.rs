@@ -1,0 +1,112 @@
+//! Three nodes in one process: real sockets, TLS and disks, no crashes (those are `tests/chaos`).
+
+use super::*;
+use crate::ids::{Aor, CallId};
+use state::records::UserRecord;
+use tls::{TlsFiles, development_ca};
+
+struct Nodes {
+    dir: tempfile::TempDir,
+    tls: Vec<TlsFiles>,
+    members: BTreeMap<NodeId, SocketAddr>,
+    running: BTreeMap<u64, Arc<Cluster>>,
+}
+
+const VNODE: VnodeId = VnodeId(2);
+
+impl Nodes {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = development_ca(&dir.path().join("tls"), &[1, 2, 3]).unwrap();
+        let mut members = BTreeMap::new();
+        for node in 1..=3 {
+            let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            members.insert(NodeId(node), free.local_addr().unwrap());
+        }
+        let mut nodes = Self { dir, tls, members, running: BTreeMap::new() };
+        for node in 1..=3 {
+            nodes.up(node).await;
+        }
+        for node in 1..=3 {
+            nodes.ready(node).await;
+        }
+        nodes
+    }
+
+    async fn up(&mut self, node: u64) {
+        let cluster = Cluster::start(Settings {
+            node: NodeId(node),
+            members: self.members.clone(),
+            vnodes: (1..=3).map(|vnode| (VnodeId(vnode), NodeId(vnode.into()))).collect(),
+            dir: self.dir.path().join(format!("n{node}")),
+            tls: NodeTls::load(&self.tls[usize::try_from(node - 1).unwrap()]).unwrap(),
+        });
+        let cluster = cluster.await.unwrap();
+        // What the vnodes' actors do: follow the ownership.
+        for vnode in cluster.vnodes() {
+            let (cluster, mut ownership) = (cluster.clone(), cluster.ownership(vnode).unwrap());
+            tokio::spawn(async move {
+                loop {
+                    let open = ownership.borrow_and_update().is_active();
+                    cluster.sockets_open(vnode, open);
+                    if ownership.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        self.running.insert(node, cluster);
+    }
+
+    async fn ready(&self, node: u64) {
+        until(|| self.running[&node].is_ready()).await;
+    }
+
+    fn owners(&self, vnode: VnodeId) -> Vec<u64> {
+        let owns = |cluster: &Cluster| cluster.ownership(vnode).unwrap().borrow().is_active();
+        self.running.iter().filter(|(_, cluster)| owns(cluster)).map(|(node, _)| *node).collect()
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(Instant::now() < deadline, "it never came true");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn put_call(call: u128) -> VnodeCommand {
+    VnodeCommand::PutCall { call: CallId(call), record: bytes::Bytes::from_static(b"record") }
+}
+
+fn has_call(cluster: &Cluster, call: u128) -> bool {
+    cluster.read(VNODE, |state| state.call(CallId(call)).is_some()) == Some(true)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_found_a_cluster_commit_and_hand_over() {
+    let mut nodes = Nodes::start().await;
+    // Each vnode is at home, and only there.
+    for vnode in 1..=3_u16 {
+        until(|| nodes.owners(VnodeId(vnode)) == [u64::from(vnode)]).await;
+    }
+    // What the owner commits, everybody holds; who isn't the owner can't commit.
+    let owner = nodes.running[&2].clone();
+    assert_eq!(owner.propose(VNODE, put_call(1)).await, Ok(Reply::Done));
+    assert_eq!(nodes.running[&1].propose(VNODE, put_call(2)).await, Err(ProposeError::NotOwner));
+    until(|| nodes.running.values().all(|cluster| has_call(cluster, 1))).await;
+    // Meta takes proposals from anybody.
+    for (node, cluster) in &nodes.running {
+        let user = UserRecord { ha1_md5: String::new(), ha1_sha256: String::new() };
+        let put = MetaCommand::PutUser { aor: Aor::new(&node.to_string(), "x"), user, replace: false };
+        assert_eq!(cluster.propose_meta(put).await, Ok(Reply::Done), "node {node}");
+    }
+    // A node that stops hands its vnode over first.
+    owner.stop().await;
+    drop(owner);
+    nodes.running.remove(&2);
+    until(|| nodes.owners(VNODE).len() == 1).await;
+    let heir = nodes.running[&nodes.owners(VNODE)[0]].clone();
+    assert_eq!(heir.propose(VNODE, put_call(3)).await, Ok(Reply::Done));
+}

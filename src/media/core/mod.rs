@@ -1,0 +1,5 @@
+//! The pure half of the media plane: what the SDPs of a call mean for its relay. Layer: pure.
+
+pub mod session;
+
+pub use session::{LegPlan, SdpError, Session, Stream, StreamLeg};

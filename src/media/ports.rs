@@ -1,0 +1,116 @@
+//! The ports of one vnode's address, taken in pairs: RTP on an even one, RTCP above it (RFC 3550 §11).
+//! Layer: shell.
+//!
+//! A pair is free only when both sockets could be bound, so somebody else's socket costs one attempt and no
+//! call. Ports are given out in the order in which they came back: a late packet finds nobody for long.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+
+/// So many pairs that turn out to be somebody else's are tried for one call.
+const ATTEMPTS: usize = 64;
+
+/// The sockets of one end of one stream.
+#[derive(Debug)]
+pub struct Pair {
+    /// On the even port.
+    pub rtp: UdpSocket,
+    /// On the port above.
+    pub rtcp: UdpSocket,
+}
+
+impl Pair {
+    /// Binds both.
+    pub fn bind(rtp: SocketAddr) -> std::io::Result<Self> {
+        let above = rtp.port().checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let pair = Self { rtp: UdpSocket::bind(rtp)?, rtcp: UdpSocket::bind(SocketAddr::new(rtp.ip(), above))? };
+        pair.rtp.set_nonblocking(true)?;
+        pair.rtcp.set_nonblocking(true)?;
+        Ok(pair)
+    }
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct PortPool {
+    ip: IpAddr,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    free: VecDeque<u16>,
+    used: BTreeSet<u16>,
+}
+
+impl PortPool {
+    /// Every even port of the range with its odd neighbour.
+    pub fn new(ip: IpAddr, first: u16, last: u16) -> Self {
+        let free = (first..last).filter(|port| port % 2 == 0).collect();
+        Self { ip, inner: Mutex::new(Inner { free, used: BTreeSet::new() }) }
+    }
+
+    /// Takes a pair and binds it; `None` when there is none left.
+    pub fn take(&self) -> Option<(u16, Pair)> {
+        for _ in 0..ATTEMPTS {
+            let port = {
+                let mut inner = self.inner();
+                let port = inner.free.pop_front()?;
+                inner.used.insert(port);
+                port
+            };
+            match Pair::bind(SocketAddr::new(self.ip, port)) {
+                Ok(pair) => return Some((port, pair)),
+                Err(_) => self.give_back(port),
+            }
+        }
+        None
+    }
+
+    /// Marks a port of a call that a former owner set up.
+    pub fn adopt(&self, port: u16) {
+        let mut inner = self.inner();
+        if inner.used.insert(port) {
+            inner.free.retain(|free| *free != port);
+        }
+    }
+
+    /// The port may be given to another call.
+    pub fn give_back(&self, port: u16) {
+        let mut inner = self.inner();
+        if inner.used.remove(&port) {
+            inner.free.push_back(port);
+        }
+    }
+
+    /// How many pairs are in use.
+    pub fn used(&self) -> usize {
+        self.inner().used.len()
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_even_bound_once_and_come_back() {
+        let ip: IpAddr = "127.0.0.9".parse().unwrap();
+        let somebody_else = UdpSocket::bind(SocketAddr::new(ip, 20_003)).unwrap();
+        let pool = PortPool::new(ip, 20_001, 20_006);
+        let (port, pair) = pool.take().unwrap();
+        assert_eq!((port, pair.rtcp.local_addr().unwrap().port()), (20_004, 20_005));
+        assert!(pool.take().is_none(), "20002 is half taken, 20006 has no neighbour in the range");
+        drop((pair, somebody_else));
+        pool.give_back(port);
+        assert_eq!(pool.used(), 0);
+        pool.adopt(20_002);
+        assert_eq!(pool.take().unwrap().0, 20_004);
+        assert_eq!(pool.used(), 2);
+    }
+}

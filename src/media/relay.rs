@@ -1,0 +1,573 @@
+//! The relay: threads that own the sockets of all calls and forward datagrams between their two ends.
+//! Layer: shell.
+//!
+//! ```text
+//!  caller ──▶ socket (leg 0) ─┐      ┌─ socket (leg 0) ──▶ caller
+//!                             └▶ ⇄ ◀─┘
+//!  callee ◀── socket (leg 1) ─┘      └─ socket (leg 1) ◀── callee
+//! ```
+//!
+//! A call lives on one thread. Actors say what a leg needs ([`Relay::apply`]), which may be said twice;
+//! the relay says where packets come from ([`Event::Latched`]) and when there are none ([`Event::Idle`]).
+//!
+//! Whoever sends to a port first, or after [`RELEARN`] of silence, is the peer (RFC 4961); packets from
+//! others are dropped and counted, except from the very address that the SDP named.
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, recvmmsg};
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+
+use super::core::LegPlan;
+use super::ports::Pair;
+use crate::ids::{CallId, LegId};
+
+/// A peer's packets must have stopped for this long before another source is believed.
+pub const RELEARN: Duration = Duration::from_millis(1000);
+/// At most this many commands wait for a thread.
+const COMMANDS: usize = 16 << 10;
+/// At most this many events wait to be read.
+const EVENTS: usize = 16 << 10;
+/// Datagrams read at once.
+const BATCH: usize = 16;
+/// The longest datagram that is carried.
+const DATAGRAM: usize = 2048;
+/// How often a thread looks for silence, and tries again to bind what was taken.
+const TICK: Duration = Duration::from_millis(250);
+/// How soon a thread tries again to bind a port of a call that it takes over.
+const REBIND: Duration = Duration::from_millis(5);
+
+/// What the relay tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A leg's packets come from here.
+    Latched {
+        /// Which call.
+        call: CallId,
+        /// Which leg.
+        leg: LegId,
+        /// Which `m=` line.
+        stream: usize,
+        /// RTCP, not RTP.
+        rtcp: bool,
+        /// From where.
+        source: SocketAddr,
+    },
+    /// Nothing came on any leg of a call for the relay's timeout.
+    Idle {
+        /// Which call.
+        call: CallId,
+    },
+}
+
+/// What passed a leg; read by anybody, written by one thread.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Datagrams from the phone.
+    pub received: AtomicU64,
+    /// Bytes in them.
+    pub received_bytes: AtomicU64,
+    /// Datagrams to the phone.
+    pub sent: AtomicU64,
+    /// Datagrams that nobody was there for, or from a stranger.
+    pub dropped: AtomicU64,
+}
+
+/// One end of one stream, as an actor wants it.
+#[derive(Debug)]
+pub struct Want {
+    /// Addresses.
+    pub plan: LegPlan,
+    /// Sockets that are bound already; else the relay binds them, as often as it takes.
+    pub sockets: Option<Pair>,
+}
+
+enum Command {
+    Apply { call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters> },
+    Close { call: CallId },
+}
+
+/// The handle.
+#[derive(Debug)]
+pub struct Relay {
+    workers: Vec<Worker>,
+    open: Arc<AtomicUsize>,
+    running: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    commands: SyncSender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Relay {
+    /// Starts `workers` threads. A call without packets for `timeout` is reported idle.
+    pub fn start(workers: usize, timeout: Option<Duration>) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let open = Arc::new(AtomicUsize::new(0));
+        let running = Arc::new(AtomicBool::new(true));
+        let start = |number: usize| {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+            let (commands, queue) = sync_channel(COMMANDS);
+            let thread = Thread {
+                poll,
+                queue,
+                events: events.clone(),
+                timeout,
+                open: open.clone(),
+                running: running.clone(),
+                ends: Vec::new(),
+                free: Vec::new(),
+                calls: HashMap::new(),
+                unbound: 0,
+            };
+            std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
+            Ok::<_, io::Error>(Worker { commands, waker })
+        };
+        let workers = (0..workers.max(1)).map(start).collect::<io::Result<_>>()?;
+        Ok((Self { workers, open, running }, receiver))
+    }
+
+    /// Makes a leg's sockets and addresses as wanted; saying the same twice changes nothing.
+    pub fn apply(&self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters>) {
+        self.tell(call, Command::Apply { call, leg, streams, counters });
+    }
+
+    /// Closes all sockets of a call.
+    pub fn close(&self, call: CallId) {
+        self.tell(call, Command::Close { call });
+    }
+
+    /// How many sockets are open.
+    pub fn open_sockets(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, call: CallId, command: Command) {
+        let worker = &self.workers[usize::try_from(call.0 % self.workers.len() as u128).unwrap_or(0)];
+        // Waits when the thread is far behind: commands are few for each call.
+        if worker.commands.send(command).is_ok() {
+            let _ = worker.waker.wake();
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        for worker in &self.workers {
+            let _ = worker.waker.wake();
+        }
+    }
+}
+
+const WAKE: Token = Token(usize::MAX);
+
+/// One socket.
+struct End {
+    socket: Option<mio::net::UdpSocket>,
+    local: SocketAddr,
+    call: CallId,
+    leg: LegId,
+    stream: usize,
+    rtcp: bool,
+    /// The end of the other leg that gets what comes here.
+    partner: Option<usize>,
+    remote: Option<SocketAddr>,
+    /// `remote` was learned from packets (else it is what the SDP says).
+    learned: bool,
+    /// The last packet from `remote`.
+    heard: Option<Instant>,
+    counters: Arc<Counters>,
+}
+
+struct Session {
+    /// By leg, by stream: RTP and RTCP.
+    legs: [Vec<Option<[usize; 2]>>; 2],
+    heard: Instant,
+    told: bool,
+}
+
+struct Thread {
+    poll: Poll,
+    queue: Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    timeout: Option<Duration>,
+    open: Arc<AtomicUsize>,
+    running: Arc<AtomicBool>,
+    ends: Vec<Option<End>>,
+    free: Vec<usize>,
+    calls: HashMap<CallId, Session>,
+    /// How many ends have no socket yet.
+    unbound: usize,
+}
+
+/// What a batch of datagrams is read into.
+struct Batch {
+    buffers: Box<[[u8; DATAGRAM]; BATCH]>,
+    v4: MultiHeaders<SockaddrIn>,
+    v6: MultiHeaders<SockaddrIn6>,
+}
+
+impl Thread {
+    #[allow(clippy::disallowed_methods, reason = "a thread of its own: it reads the clock once a turn")]
+    fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut ticked = Instant::now();
+        let mut batch = Batch {
+            buffers: Box::new([[0; DATAGRAM]; BATCH]),
+            v4: MultiHeaders::preallocate(BATCH, None),
+            v6: MultiHeaders::preallocate(BATCH, None),
+        };
+        while self.running.load(Ordering::Relaxed) {
+            let pause = if self.unbound > 0 { REBIND } else { TICK };
+            match self.poll.poll(&mut events, Some(pause)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "media thread cannot poll");
+                    return;
+                }
+            }
+            let now = Instant::now();
+            if !self.take_commands(now) {
+                return;
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    self.forward(event.token().0, &mut batch, now);
+                }
+            }
+            if self.unbound > 0 {
+                self.bind_again();
+            }
+            if now.duration_since(ticked) >= TICK {
+                ticked = now;
+                self.look_for_silence(now);
+            }
+        }
+    }
+
+    /// Tells whether there is anybody left to command.
+    fn take_commands(&mut self, now: Instant) -> bool {
+        loop {
+            match self.queue.try_recv() {
+                Ok(Command::Apply { call, leg, streams, counters }) => self.apply(call, leg, streams, &counters, now),
+                Ok(Command::Close { call }) => self.close(call),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn apply(&mut self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: &Arc<Counters>, now: Instant) {
+        let side = usize::from(leg.0 != 0);
+        let new = || Session { legs: [Vec::new(), Vec::new()], heard: now, told: false };
+        let mut ends = std::mem::take(&mut self.calls.entry(call).or_insert_with(new).legs[side]);
+        for (stream, want) in streams.into_iter().enumerate() {
+            if ends.len() <= stream {
+                ends.push(None);
+            }
+            let Some(want) = want else { continue };
+            let pair = *ends[stream].get_or_insert_with(|| {
+                let (rtp, rtcp) = want.sockets.map_or((None, None), |pair| (Some(pair.rtp), Some(pair.rtcp)));
+                let above = SocketAddr::new(want.plan.local.ip(), want.plan.local.port().saturating_add(1));
+                let end = |local, rtcp| End {
+                    socket: None,
+                    local,
+                    call,
+                    leg,
+                    stream,
+                    rtcp,
+                    partner: None,
+                    remote: None,
+                    learned: false,
+                    heard: None,
+                    counters: counters.clone(),
+                };
+                [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
+            });
+            for (component, at) in pair.into_iter().enumerate() {
+                let Some(end) = self.ends[at].as_mut() else { continue };
+                end.counters = counters.clone();
+                let (remote, learned) = (want.plan.remote[component], want.plan.latched[component]);
+                if end.remote != remote {
+                    // What was learned here a moment ago stays until the signalled address changes.
+                    end.remote = remote;
+                    end.heard = None;
+                }
+                end.learned = learned;
+            }
+        }
+        if let Some(session) = self.calls.get_mut(&call) {
+            session.legs[side] = ends;
+            let [a, b] = &session.legs;
+            for (a, b) in a.iter().zip(b) {
+                let (Some(a), Some(b)) = (a, b) else { continue };
+                for (a, b) in a.iter().zip(b) {
+                    if let Some(end) = &mut self.ends[*a] {
+                        end.partner = Some(*b);
+                    }
+                    if let Some(end) = &mut self.ends[*b] {
+                        end.partner = Some(*a);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, end: End, socket: Option<UdpSocket>) -> usize {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.ends.push(None);
+            self.ends.len() - 1
+        });
+        self.ends[at] = Some(end);
+        self.unbound += 1;
+        if !self.give_socket(at, socket) {
+            self.bind(at);
+        }
+        at
+    }
+
+    fn bind_again(&mut self) {
+        for at in 0..self.ends.len() {
+            if self.ends[at].as_ref().is_some_and(|end| end.socket.is_none()) {
+                self.bind(at);
+            }
+        }
+    }
+
+    /// A former owner's process may still be closing its sockets: then it fails, and is tried again.
+    fn bind(&mut self, at: usize) {
+        let Some(local) = self.ends[at].as_ref().map(|end| end.local) else { return };
+        let socket = UdpSocket::bind(local).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        self.give_socket(at, socket.ok());
+    }
+
+    fn give_socket(&mut self, at: usize, socket: Option<UdpSocket>) -> bool {
+        let (Some(end), Some(socket)) = (self.ends[at].as_mut(), socket) else { return false };
+        let mut socket = mio::net::UdpSocket::from_std(socket);
+        if self.poll.registry().register(&mut socket, Token(at), Interest::READABLE).is_err() {
+            return false;
+        }
+        end.socket = Some(socket);
+        self.unbound -= 1;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn close(&mut self, call: CallId) {
+        let Some(session) = self.calls.remove(&call) else { return };
+        for at in session.legs.into_iter().flatten().flatten().flatten() {
+            match self.ends[at].take().and_then(|end| end.socket) {
+                Some(mut socket) => {
+                    let _ = self.poll.registry().deregister(&mut socket);
+                    self.open.fetch_sub(1, Ordering::Relaxed);
+                }
+                None => self.unbound -= 1,
+            }
+            self.free.push(at);
+        }
+    }
+
+    /// Reads a socket empty and passes on what may pass.
+    fn forward(&mut self, at: usize, batch: &mut Batch, now: Instant) {
+        loop {
+            let Some((fd, v6)) = self.ends.get(at).and_then(Option::as_ref).and_then(|end| {
+                end.socket.as_ref().map(|socket| (socket.as_raw_fd(), end.local.is_ipv6()))
+            }) else {
+                return;
+            };
+            let received = if v6 {
+                receive(fd, &mut batch.v6, &mut batch.buffers, |address| SocketAddrV6::from(address).into())
+            } else {
+                receive(fd, &mut batch.v4, &mut batch.buffers, |address| SocketAddrV4::from(address).into())
+            };
+            let Ok(received) = received else { return };
+            for (buffer, (length, source)) in batch.buffers.iter().zip(&received) {
+                self.pass(at, &buffer[..*length], *source, now);
+            }
+            // Fewer than there was room for: the socket is empty, and the next packet wakes us.
+            if received.len() < BATCH {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, at: usize, packet: &[u8], source: SocketAddr, now: Instant) {
+        let Some(end) = self.ends[at].as_mut() else { return };
+        end.counters.received.fetch_add(1, Ordering::Relaxed);
+        end.counters.received_bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        if end.remote != Some(source) {
+            let silent = end.heard.is_none_or(|heard| now.duration_since(heard) > RELEARN);
+            // RFC 3550 §5.1: version 2. What isn't RTP or RTCP teaches nothing.
+            let is_rtp = packet.first().is_some_and(|byte| byte >> 6 == 2);
+            if !silent || !is_rtp {
+                end.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            end.remote = Some(source);
+            end.learned = true;
+            let latched = Event::Latched { call: end.call, leg: end.leg, stream: end.stream, rtcp: end.rtcp, source };
+            // A full queue loses the news, not the latch: it is only what a next owner would begin with.
+            let _ = self.events.try_send(latched);
+        }
+        end.heard = Some(now);
+        let (call, partner) = (end.call, end.partner);
+        if let Some(session) = self.calls.get_mut(&call) {
+            session.heard = now;
+            session.told = false;
+        }
+        let Some(partner) = partner.and_then(|partner| self.ends[partner].as_ref()) else { return };
+        let (Some(socket), Some(remote)) = (&partner.socket, partner.remote) else {
+            partner.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        match socket.send_to(packet, remote) {
+            Ok(_) => partner.counters.sent.fetch_add(1, Ordering::Relaxed),
+            Err(_) => partner.counters.dropped.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    fn look_for_silence(&mut self, now: Instant) {
+        let Some(timeout) = self.timeout else { return };
+        for (call, session) in &mut self.calls {
+            if !session.told && now.duration_since(session.heard) > timeout {
+                session.told = self.events.try_send(Event::Idle { call: *call }).is_ok();
+            }
+        }
+    }
+}
+
+type Received = SmallVec<[(usize, SocketAddr); BATCH]>;
+
+fn receive<S>(
+    fd: i32,
+    headers: &mut MultiHeaders<S>,
+    buffers: &mut [[u8; DATAGRAM]; BATCH],
+    address: impl Fn(S) -> SocketAddr,
+) -> Result<Received, Errno>
+where
+    S: nix::sys::socket::SockaddrLike + Copy,
+{
+    let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+    let messages = recvmmsg(fd, headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+    Ok(messages.filter_map(|message| Some((message.bytes, address(message.address?)))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    struct World {
+        relay: Relay,
+        events: mpsc::Receiver<Event>,
+        counters: Arc<Counters>,
+    }
+
+    const CALL: CallId = CallId(7);
+
+    fn phone() -> UdpSocket {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    }
+
+    fn local(port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8)), port)
+    }
+
+    impl World {
+        fn new(timeout: Option<Duration>) -> Self {
+            let (relay, events) = Relay::start(1, timeout).unwrap();
+            Self { relay, events, counters: Arc::default() }
+        }
+
+        fn leg(&self, leg: LegId, port: u16, remote: Option<SocketAddr>) {
+            let plan = LegPlan { local: local(port), remote: [remote, None], latched: [false; 2] };
+            self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone());
+        }
+
+        fn latched(&mut self) -> (LegId, SocketAddr) {
+            match self.events.blocking_recv().unwrap() {
+                Event::Latched { leg, source, .. } => (leg, source),
+                Event::Idle { .. } => panic!("idle"),
+            }
+        }
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !what() {
+            assert!(Instant::now() < deadline, "it never came true");
+            std::thread::yield_now();
+        }
+    }
+
+    const RTP: [u8; 4] = [0x80, 8, 0, 1];
+
+    #[test]
+    fn packets_pass_and_the_peer_is_where_they_come_from() {
+        let mut world = World::new(None);
+        let (alice, bob) = (phone(), phone());
+        // Bob's SDP names a private address; his packets come from elsewhere.
+        world.leg(LegId::CALLER, 21_000, Some(alice.local_addr().unwrap()));
+        world.leg(LegId::CALLEE, 21_002, Some("10.9.9.9:4".parse().unwrap()));
+        wait_until(|| world.relay.open_sockets() == 4);
+        bob.send_to(&RTP, local(21_002)).unwrap();
+        let mut buffer = [0; 99];
+        assert_eq!(alice.recv_from(&mut buffer).unwrap(), (4, local(21_000)));
+        assert_eq!(world.latched(), (LegId::CALLEE, bob.local_addr().unwrap()));
+        alice.send_to(&RTP, local(21_000)).unwrap();
+        assert_eq!(bob.recv_from(&mut buffer).unwrap(), (4, local(21_002)));
+        // A stranger can't take the stream over while Bob's packets come.
+        let stranger = phone();
+        bob.send_to(&RTP, local(21_002)).unwrap();
+        stranger.send_to(&[0x80, 66], local(21_002)).unwrap();
+        bob.send_to(&RTP, local(21_002)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(alice.recv(&mut buffer).unwrap(), 4);
+        }
+        assert_eq!(world.counters.dropped.load(Ordering::Relaxed), 1);
+        world.relay.close(CALL);
+        wait_until(|| world.relay.open_sockets() == 0);
+        UdpSocket::bind(local(21_000)).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_still_taken_is_bound_when_it_is_free() {
+        let world = World::new(None);
+        let former = Pair::bind(local(21_100)).unwrap();
+        let alice = phone();
+        world.leg(LegId::CALLER, 21_100, Some(alice.local_addr().unwrap()));
+        world.leg(LegId::CALLEE, 21_102, None);
+        wait_until(|| world.relay.open_sockets() == 2);
+        drop(former);
+        wait_until(|| world.relay.open_sockets() == 4);
+        phone().send_to(&RTP, local(21_102)).unwrap();
+        assert_eq!(alice.recv(&mut [0; 9]).unwrap(), 4);
+    }
+
+    #[test]
+    fn silence_is_told_once() {
+        let mut world = World::new(Some(Duration::from_millis(1)));
+        world.leg(LegId::CALLER, 21_200, None);
+        assert_eq!(world.events.blocking_recv(), Some(Event::Idle { call: CALL }));
+        world.leg(LegId::CALLEE, 21_202, None);
+        wait_until(|| world.relay.open_sockets() == 4);
+        assert!(world.events.try_recv().is_err());
+    }
+}
