@@ -2,6 +2,7 @@
 //!
 //! `docs/ARCHITECTURE.md` is the map. Imports point down only; `tests/layers.rs` checks it.
 
+pub mod actors;
 pub mod clock;
 pub mod config;
 pub mod cluster;

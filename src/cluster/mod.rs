@@ -323,6 +323,12 @@ impl Cluster {
         self.groups.get(&GroupId(vnode.0)).filter(|group| group.id != GroupId::META)
     }
 
+    /// Whether enough nodes answer to commit anything.
+    pub fn has_majority(&self) -> bool {
+        let up = self.links.values().filter(|link| matches!(*link.reach().borrow(), Reach::Up(_))).count();
+        up + 1 >= self.majority()
+    }
+
     /// How many nodes are a majority.
     fn majority(&self) -> usize {
         (self.links.len() + 1) / 2 + 1

@@ -95,6 +95,7 @@ pub struct Want {
 enum Command {
     Apply { call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters> },
     Close { call: CallId },
+    Settle { done: tokio::sync::oneshot::Sender<()> },
 }
 
 /// The handle.
@@ -148,6 +149,16 @@ impl Relay {
     /// Closes all sockets of a call.
     pub fn close(&self, call: CallId) {
         self.tell(call, Command::Close { call });
+    }
+
+    /// Waits until everything that was said before is done.
+    pub async fn settle(&self) {
+        for worker in &self.workers {
+            let (done, settled) = tokio::sync::oneshot::channel();
+            if worker.commands.send(Command::Settle { done }).is_ok() && worker.waker.wake().is_ok() {
+                let _ = settled.await;
+            }
+        }
     }
 
     /// How many sockets are open.
@@ -266,6 +277,9 @@ impl Thread {
             match self.queue.try_recv() {
                 Ok(Command::Apply { call, leg, streams, counters }) => self.apply(call, leg, streams, &counters, now),
                 Ok(Command::Close { call }) => self.close(call),
+                Ok(Command::Settle { done }) => {
+                    let _ = done.send(());
+                }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -273,6 +287,9 @@ impl Thread {
     }
 
     fn apply(&mut self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: &Arc<Counters>, now: Instant) {
+        if streams.is_empty() && !self.calls.contains_key(&call) {
+            return;
+        }
         let side = usize::from(leg.0 != 0);
         let new = || Session { legs: [Vec::new(), Vec::new()], heard: now, told: false };
         let mut ends = std::mem::take(&mut self.calls.entry(call).or_insert_with(new).legs[side]);

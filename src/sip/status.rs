@@ -7,7 +7,7 @@ use std::fmt;
 pub struct StatusCode(u16);
 
 /// What a response means for its transaction (RFC 3261 §7.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// 1xx: not the last answer.
     Provisional,

@@ -1,0 +1,537 @@
+//! The actor of one call: runs [`crate::sip::b2bua::Call`], commits its steps, and supervises its legs.
+//! Layer: shell.
+//!
+//! It takes one input at a time and waits for the commit in between, so what a phone sees is always what the
+//! cluster remembers. When it fails, [`super::calls`] makes it again from its record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
+use tracing::Instrument;
+
+use super::alarm::Alarm;
+use super::call_media::CallMedia;
+use super::dialog::{self, DialogActor, DialogMsg};
+use super::media_leg::{self, MediaLegActor, MediaLegMsg};
+use super::records;
+use super::services::Services;
+use super::supervise::Budget;
+use super::transport;
+use crate::clock;
+use crate::cluster::ProposeError;
+use crate::cluster::state::VnodeCommand;
+use crate::ids::{CallId, LegId, VnodeId};
+use crate::media::core::Session;
+use crate::media::ports::PortPool;
+use crate::sip::b2bua::{Body, Call, CallInput, CallState, Effect, EndedBy, Mutation, NewCall, Step};
+use crate::sip::dialog::Flow;
+use crate::sip::endpoint;
+use crate::sip::leg::{LegCommand, LegEvent, TxKey};
+use crate::sip::message::{Headers, Request};
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode, Text};
+
+/// How long we try to take back a call whose INVITE was refused and may have been committed all the same.
+const TAKE_BACK: Duration = Duration::from_secs(60);
+/// The pause between two such attempts.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
+const LEGS: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
+
+/// What a call is told.
+#[derive(RactorMessage, Debug)]
+pub enum CallMsg {
+    /// A dialog's event.
+    Leg(LegId, Box<LegEvent>),
+    /// A media leg: where packets come from.
+    Latched {
+        /// Which leg.
+        leg: LegId,
+        /// Which `m=` line.
+        stream: usize,
+        /// RTCP, not RTP.
+        rtcp: bool,
+        /// From where.
+        source: std::net::SocketAddr,
+    },
+    /// The relay: nothing has passed for the timeout.
+    MediaIdle,
+    /// Somebody who is no phone ends it.
+    HangUp {
+        /// What a caller who still waits gets.
+        status: StatusCode,
+        /// For the CDR.
+        by: EndedBy,
+    },
+    /// The alarm.
+    Due,
+    /// A test: fail here and now.
+    #[cfg(test)]
+    Panic,
+}
+
+/// A call that an INVITE begins.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The INVITE.
+    pub invite: Request,
+    /// How it came.
+    pub flow: Flow,
+    /// The callee's contact.
+    pub target: Text,
+    /// The way to it.
+    pub to: Flow,
+    /// Who calls whom, for the CDR.
+    pub caller: String,
+    /// See `caller`.
+    pub callee: String,
+}
+
+/// How a call's actor begins.
+#[derive(Debug)]
+pub enum Begin {
+    /// With an INVITE.
+    New(Box<Incoming>),
+    /// From its record.
+    Resume(Box<CallState>, Session),
+    /// From its record, to end it: it has failed too often.
+    Bury(Box<CallState>, Session),
+}
+
+/// What it is made with.
+pub struct Start {
+    /// The node's.
+    pub services: Arc<Services>,
+    /// Which.
+    pub id: CallId,
+    /// Whose.
+    pub vnode: VnodeId,
+    /// The vnode's ports.
+    pub ports: Arc<PortPool>,
+    /// How.
+    pub begin: Begin,
+}
+
+/// The actor.
+pub struct CallActor;
+
+/// What it has.
+pub struct Running {
+    services: Arc<Services>,
+    id: CallId,
+    vnode: VnodeId,
+    span: tracing::Span,
+    /// `None` until the INVITE is taken on.
+    core: Option<Call>,
+    incoming: Option<Box<Incoming>>,
+    media: CallMedia,
+    dialogs: [ActorRef<DialogMsg>; 2],
+    media_legs: [ActorRef<MediaLegMsg>; 2],
+    dialog_budgets: [Budget; 2],
+    media_budgets: [Budget; 2],
+    alarm: Alarm,
+}
+
+impl Actor for CallActor {
+    type Msg = CallMsg;
+    type State = Running;
+    type Arguments = Start;
+
+    async fn pre_start(&self, myself: ActorRef<CallMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
+        let Start { services, id, vnode, ports, begin } = start;
+        let span = tracing::info_span!("call", call_id = %id, trace_id = %id, %vnode);
+        let mut dialogs = Vec::new();
+        let mut media_legs = Vec::new();
+        for leg in LEGS {
+            let dialog = spawn_dialog(&services, &myself, leg).await?;
+            let media = spawn_media(&services, &myself, id, leg).await?;
+            services.directory.set_leg(id, leg, Some(dialog.clone()), Some(media.clone()));
+            dialogs.push(dialog);
+            media_legs.push(media);
+        }
+        services.directory.set_call(id, myself.clone());
+        let ip = services.config.address_of(vnode).ok_or("a vnode without an address")?;
+        let two = "two legs were made above";
+        let mut running = Running {
+            services,
+            id,
+            vnode,
+            span,
+            core: None,
+            incoming: None,
+            media: CallMedia::new(Session::new(ip, records::media_id(id)), ports.clone()),
+            dialogs: dialogs.try_into().map_err(|_| two)?,
+            media_legs: media_legs.try_into().map_err(|_| two)?,
+            dialog_budgets: Default::default(),
+            media_budgets: Default::default(),
+            alarm: Alarm::default(),
+        };
+        match begin {
+            Begin::New(incoming) => {
+                let first = DialogMsg::Request(Box::new(incoming.invite.clone()), incoming.flow);
+                running.incoming = Some(incoming);
+                running.dialogs[0].cast(first)?;
+            }
+            Begin::Resume(state, media) => running.resume(&myself, *state, CallMedia::new(media, ports)).await,
+            Begin::Bury(state, media) => {
+                running.resume(&myself, *state, CallMedia::new(media, ports)).await;
+                myself.cast(CallMsg::HangUp { status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System })?;
+            }
+        }
+        running.set_alarm(&myself);
+        Ok(running)
+    }
+
+    async fn handle(&self, myself: ActorRef<CallMsg>, message: CallMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+        let span = running.span.clone();
+        async {
+            match message {
+                CallMsg::Leg(leg, event) => running.leg_event(&myself, leg, *event).await,
+                CallMsg::Latched { leg, stream, rtcp, source } => running.latched(leg, stream, rtcp, source).await,
+                CallMsg::MediaIdle => running.media_idle(&myself).await,
+                CallMsg::HangUp { status, by } => running.input(&myself, CallInput::HangUp { status, by }).await,
+                CallMsg::Due => running.input(&myself, CallInput::Timeout).await,
+                #[cfg(test)]
+                CallMsg::Panic => panic!("a test asked for it"),
+            }
+            running.set_alarm(&myself);
+        }
+        .instrument(span)
+        .await;
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<CallMsg>,
+        event: SupervisionEvent,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(child, error) = event {
+            let span = running.span.clone();
+            running.child_failed(&myself, &child, &error).instrument(span).await?;
+            running.set_alarm(&myself);
+        }
+        Ok(())
+    }
+}
+
+async fn spawn_dialog(services: &Arc<Services>, call: &ActorRef<CallMsg>, leg: LegId) -> Result<ActorRef<DialogMsg>, ActorProcessingErr> {
+    let start = dialog::Start { services: services.clone(), call: call.clone(), leg };
+    Ok(Actor::spawn_linked(None, DialogActor, start, call.get_cell()).await?.0)
+}
+
+async fn spawn_media(
+    services: &Arc<Services>,
+    call: &ActorRef<CallMsg>,
+    id: CallId,
+    leg: LegId,
+) -> Result<ActorRef<MediaLegMsg>, ActorProcessingErr> {
+    let counters = services.directory.counters(id).map(|[caller, callee]| if leg == LegId::CALLER { caller } else { callee });
+    let start = media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters: counters.unwrap_or_default() };
+    Ok(Actor::spawn_linked(None, MediaLegActor, start, call.get_cell()).await?.0)
+}
+
+impl Running {
+    fn set_alarm(&mut self, myself: &ActorRef<CallMsg>) {
+        self.alarm.set(myself, self.core.as_ref().and_then(Call::deadline), || CallMsg::Due);
+    }
+
+    async fn resume(&mut self, myself: &ActorRef<CallMsg>, state: CallState, media: CallMedia) {
+        let ended = state.ended.is_some();
+        let (core, effects) = Call::resume(state, rand::random());
+        self.core = Some(core);
+        self.media = media;
+        if ended {
+            self.media.release();
+        }
+        self.tell_relay(true);
+        self.perform(myself, effects).await;
+    }
+
+    // --- inputs ---
+
+    async fn leg_event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) {
+        if self.core.is_none() {
+            if let LegEvent::Request(_, invite) = event {
+                self.begin(myself, invite).await;
+            }
+            return;
+        }
+        let asked = match &event {
+            LegEvent::Request(key, request) => Some((key.clone(), request.clone())),
+            _ => None,
+        };
+        match self.translate(leg, event) {
+            Ok(event) => {
+                let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
+                let Some(mut step) = step else { return };
+                // What can't be committed isn't promised, and whoever asked is told (design, *The one rule*).
+                if let Some((key, request)) = asked.filter(|_| step.commit.is_some() && step.otherwise.is_empty()) {
+                    step.otherwise.push(Effect::Leg(leg, LegCommand::Respond(key, unavailable(&request))));
+                }
+                self.advance(myself, step).await;
+            }
+            Err(Refused::Request(key, response)) => self.tell(leg, LegCommand::Respond(key, *response)),
+            // The answer that everything waited for is unusable. Its sender repeats it, and is then hung up on.
+            Err(Refused::Answer) => {
+                let end = CallInput::HangUp { status: StatusCode::NOT_ACCEPTABLE_HERE, by: EndedBy::System };
+                self.input(myself, end).await;
+            }
+        }
+    }
+
+    async fn input(&mut self, myself: &ActorRef<CallMsg>, input: CallInput) {
+        if let Some(step) = self.core.as_mut().map(|core| core.handle(input, clock::now())) {
+            self.advance(myself, step).await;
+        }
+    }
+
+    /// Takes the INVITE on.
+    async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
+        let Some(incoming) = self.incoming.take() else { return };
+        let Incoming { flow, target, to, caller, callee, .. } = *incoming;
+        let body = match Body::of(&invite.headers, &invite.body) {
+            Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
+                Ok(bytes) => Some(Body { bytes, ..body }),
+                Err(error) => {
+                    tracing::info!(%error, "an offer that can't be taken");
+                    return self.refuse(myself, &invite, flow, StatusCode::NOT_ACCEPTABLE_HERE);
+                }
+            },
+            Some(_) => return self.refuse(myself, &invite, flow, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            None => None,
+        };
+        let new = NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, body, caller, callee };
+        match Call::new(new, rand::random(), clock::now()) {
+            Ok((core, step)) => {
+                self.core = Some(core);
+                tracing::info!("call begins");
+                metrics::counter!("tandem_calls_total").increment(1);
+                if !self.advance(myself, step).await {
+                    tokio::spawn(take_back(self.services.clone(), self.vnode, self.id));
+                }
+            }
+            Err(_) => self.refuse(myself, &invite, flow, StatusCode::BAD_REQUEST),
+        }
+    }
+
+    /// Answers without a call, the same way each time (RFC 3261 §8.2.7).
+    fn refuse(&mut self, myself: &ActorRef<CallMsg>, invite: &Request, flow: Flow, status: StatusCode) {
+        transport::respond(&self.services, flow, endpoint::stateless(invite, status));
+        self.media.roll_back();
+        self.close(myself);
+    }
+
+    async fn latched(&mut self, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) {
+        let Some(state) = self.core.as_ref().map(|core| core.state().clone()) else { return };
+        if state.ended.is_none() && self.media.latch(leg, stream, rtcp, source) {
+            let command = records::command(&Mutation::Put(Box::new(state)), self.media.session());
+            // Without it a next owner would begin with what the SDP says: no promise hangs on it.
+            match self.services.cluster.propose(self.vnode, command).await {
+                Ok(_) => self.media.committed(),
+                Err(error) => tracing::debug!(%error, "a learned address is not committed"),
+            }
+        }
+    }
+
+    async fn media_idle(&mut self, myself: &ActorRef<CallMsg>) {
+        tracing::info!("no media: ending the call");
+        metrics::counter!("tandem_media_timeouts_total").increment(1);
+        self.input(myself, CallInput::HangUp { status: StatusCode::REQUEST_TIMEOUT, by: EndedBy::System }).await;
+    }
+
+    /// Puts our addresses into the session descriptions that pass.
+    fn translate(&mut self, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
+        let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
+        let over = state.ended.is_some();
+        match event {
+            LegEvent::Request(key, mut request) if request.method == Method::Invite && has_sdp(&request.headers, &request.body) => {
+                let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
+                if !known && !over {
+                    request.body = self.media.offer(leg, &request.body).map_err(|error| {
+                        tracing::info!(%error, "an offer that can't be taken");
+                        Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
+                    })?;
+                }
+                Ok(LegEvent::Request(key, request))
+            }
+            LegEvent::Response(mut response) if response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) => {
+                if has_sdp(&response.headers, &response.body) && !over && response.status.class() <= Class::Success {
+                    response.body = self.media.translate(leg, &response.body).map_err(|error| {
+                        tracing::info!(%error, "an answer that can't be taken");
+                        Refused::Answer
+                    })?;
+                }
+                if response.status.is_final() {
+                    self.media.offer_answered(response.status.class() == Class::Success);
+                }
+                Ok(LegEvent::Response(response))
+            }
+            LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && !over => {
+                ack.body = self.media.translate(leg, &ack.body).map_err(|_| Refused::Answer)?;
+                Ok(LegEvent::Acked(ack))
+            }
+            other => Ok(other),
+        }
+    }
+
+    // --- steps ---
+
+    /// Commits, then performs. Tells whether it was committed.
+    async fn advance(&mut self, myself: &ActorRef<CallMsg>, step: Step) -> bool {
+        let Step { commit, then, otherwise } = step;
+        let Some(mutation) = commit else {
+            self.perform(myself, then).await;
+            return true;
+        };
+        let command = records::command(&mutation, self.media.session());
+        match self.services.cluster.propose(self.vnode, command).await {
+            Ok(_) => {
+                self.tell_log(&mutation);
+                if let Some(core) = &mut self.core {
+                    core.committed();
+                }
+                self.media.committed();
+                self.tell_relay(false);
+                self.perform(myself, then).await;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "not committed");
+                metrics::counter!("tandem_uncommitted_total").increment(1);
+                if let Some(core) = &mut self.core {
+                    core.roll_back();
+                }
+                self.media.roll_back();
+                self.perform(myself, otherwise).await;
+                false
+            }
+        }
+    }
+
+    fn tell_log(&self, mutation: &Mutation) {
+        match mutation {
+            Mutation::Put(state) => tracing::debug!(answered = state.answered.is_some(), "committed"),
+            Mutation::End(_, cdr) => {
+                let answered = cdr.answered.is_some();
+                tracing::info!(status = cdr.status.code(), by = records::ended_by(cdr.by), answered, "call ended");
+            }
+            Mutation::Forget(_) => tracing::debug!("forgotten"),
+        }
+    }
+
+    async fn perform(&mut self, myself: &ActorRef<CallMsg>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Leg(leg, command) => self.tell(leg, command),
+                Effect::CloseMedia => {
+                    // First those who may still have something to tell the relay, then the relay.
+                    for media in &self.media_legs {
+                        let _ = media.stop_and_wait(None, None).await;
+                    }
+                    self.services.relay.close(self.id);
+                    self.media.release();
+                }
+                Effect::Close => self.close(myself),
+            }
+        }
+    }
+
+    fn tell(&self, leg: LegId, command: LegCommand) {
+        // A dialog that has just failed is made anew, and told then.
+        let _ = self.dialogs[usize::from(leg.0)].cast(DialogMsg::Command(Box::new(command)));
+    }
+
+    fn tell_relay(&mut self, again: bool) {
+        for leg in LEGS {
+            if let Some(wants) = self.media.wants(leg, again) {
+                let _ = self.media_legs[usize::from(leg.0)].cast(MediaLegMsg::Apply(wants));
+            }
+        }
+    }
+
+    fn close(&mut self, myself: &ActorRef<CallMsg>) {
+        self.services.directory.remove(self.id);
+        myself.stop(None);
+    }
+
+    // --- supervision ---
+
+    async fn child_failed(
+        &mut self,
+        myself: &ActorRef<CallMsg>,
+        child: &ActorCell,
+        error: &ActorProcessingErr,
+    ) -> Result<(), ActorProcessingErr> {
+        let failed = child.get_id();
+        for (at, leg) in LEGS.into_iter().enumerate() {
+            if self.dialogs[at].get_id() == failed {
+                tracing::error!(%leg, %error, "dialog failed");
+                metrics::counter!("tandem_actor_restarts_total", "actor" => "dialog").increment(1);
+                self.dialogs[at] = spawn_dialog(&self.services, myself, leg).await?;
+                self.services.directory.set_leg(self.id, leg, Some(self.dialogs[at].clone()), None);
+                if self.dialog_budgets[at].failed(clock::now()) {
+                    let open = self.core.as_ref().map(|core| core.resume_leg(leg)).unwrap_or_default();
+                    self.perform(myself, open).await;
+                } else {
+                    self.give_up(myself).await;
+                }
+            }
+            if self.media_legs[at].get_id() == failed {
+                tracing::error!(%leg, %error, "media leg failed");
+                metrics::counter!("tandem_actor_restarts_total", "actor" => "media_leg").increment(1);
+                self.media_legs[at] = spawn_media(&self.services, myself, self.id, leg).await?;
+                self.services.directory.set_leg(self.id, leg, None, Some(self.media_legs[at].clone()));
+                if self.media_budgets[at].failed(clock::now()) {
+                    self.tell_relay(true);
+                } else {
+                    self.give_up(myself).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What keeps failing ends its own call, properly.
+    async fn give_up(&mut self, myself: &ActorRef<CallMsg>) {
+        tracing::error!("failed too often: ending the call");
+        metrics::counter!("tandem_calls_given_up_total").increment(1);
+        let end = CallInput::HangUp { status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System };
+        self.input(myself, end).await;
+    }
+}
+
+/// Why a description stops here.
+enum Refused {
+    Request(TxKey, Box<crate::sip::Response>),
+    Answer,
+}
+
+fn is_sdp(headers: &Headers) -> bool {
+    headers.content_type().is_none_or(|kind| kind == "application/sdp")
+}
+
+fn has_sdp(headers: &Headers, body: &Bytes) -> bool {
+    !body.is_empty() && is_sdp(headers)
+}
+
+fn unavailable(request: &Request) -> crate::sip::Response {
+    request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
+}
+
+/// A call that was refused for want of a commit may be committed later: then it must go again.
+async fn take_back(services: Arc<Services>, vnode: VnodeId, call: CallId) {
+    let deadline = clock::now() + TAKE_BACK;
+    while clock::now() < deadline {
+        match services.cluster.propose(vnode, VnodeCommand::ForgetCall { call }).await {
+            // Whoever owns the vnode now goes on from the log: it is no longer ours to say.
+            Ok(_) | Err(ProposeError::NotOwner) => return,
+            Err(ProposeError::NoMajority | ProposeError::Late | ProposeError::NoSuchGroup) => {
+                tokio::time::sleep(TAKE_BACK_PAUSE).await;
+            }
+        }
+    }
+}

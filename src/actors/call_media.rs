@@ -1,0 +1,147 @@
+//! A call's media between two commits: the session, the ports it has taken, what the relay was told.
+//! Layer: shell.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::LegId;
+use crate::media::core::{LegPlan, SdpError, Session};
+use crate::media::ports::{Pair, PortPool};
+use crate::media::relay::Want;
+
+/// The media.
+pub struct CallMedia {
+    ports: Arc<PortPool>,
+    session: Session,
+    committed: Session,
+    /// What stood before a re-INVITE's offer, until that is answered: a refused offer changes nothing (RFC 3264 §8).
+    before_offer: Option<Session>,
+    /// Bound, and not yet the relay's.
+    sockets: HashMap<u16, Pair>,
+    /// The last description of each leg and what it was made into: a repeated one is no new version.
+    described: [Option<(Bytes, Bytes)>; 2],
+    applied: [Vec<Option<LegPlan>>; 2],
+}
+
+impl CallMedia {
+    /// A session that is new, or committed already.
+    pub fn new(session: Session, ports: Arc<PortPool>) -> Self {
+        Self {
+            ports,
+            committed: session.clone(),
+            session,
+            before_offer: None,
+            sockets: HashMap::new(),
+            described: [None, None],
+            applied: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// What to commit.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// A leg's session description, made over for the other leg.
+    pub fn translate(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
+        let from = usize::from(leg.0);
+        if let Some((theirs, ours)) = &self.described[from]
+            && theirs == sdp
+        {
+            return Ok(ours.clone());
+        }
+        let (ports, sockets) = (&self.ports, &mut self.sockets);
+        let mut take = || {
+            let (port, pair) = ports.take()?;
+            sockets.insert(port, pair);
+            Some(port)
+        };
+        let result = self.session.describe(from, sdp, &mut take);
+        // Ports that an offer took before it turned out to be unusable.
+        let kept: Vec<u16> = self.session.ports().collect();
+        self.give_back(|port| kept.contains(&port));
+        let ours = Bytes::from(result?);
+        self.described[from] = Some((sdp.clone(), ours.clone()));
+        Ok(ours)
+    }
+
+    /// A re-INVITE's offer: as [`CallMedia::translate`], and can be taken back.
+    pub fn offer(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
+        let before = self.session.clone();
+        let ours = self.translate(leg, sdp)?;
+        self.before_offer = Some(before);
+        Ok(ours)
+    }
+
+    /// The re-INVITE was answered.
+    pub fn offer_answered(&mut self, accepted: bool) {
+        let Some(before) = self.before_offer.take() else { return };
+        if !accepted {
+            // Versions and ports stay: both only grow.
+            for (now, then) in self.session.streams.iter_mut().zip(before.streams) {
+                *now = then;
+            }
+            self.described = [None, None];
+        }
+    }
+
+    /// A leg's packets come from somewhere; tells whether that is worth a commit.
+    pub fn latch(&mut self, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) -> bool {
+        let latched = self.session.latch(usize::from(leg.0), stream, rtcp, source);
+        if latched {
+            // The relay knows it first.
+            self.applied[usize::from(leg.0)] = self.session.plan(usize::from(leg.0));
+        }
+        latched
+    }
+
+    /// The session is committed.
+    pub fn committed(&mut self) {
+        self.committed = self.session.clone();
+    }
+
+    /// It is not, and nothing of it has happened.
+    pub fn roll_back(&mut self) {
+        self.session = self.committed.clone();
+        self.before_offer = None;
+        self.described = [None, None];
+        let kept: Vec<u16> = self.session.ports().collect();
+        self.give_back(|port| kept.contains(&port));
+    }
+
+    /// What the relay must be told of a leg, if it doesn't know; `again` if it is to be told anyway.
+    pub fn wants(&mut self, leg: LegId, again: bool) -> Option<Vec<Option<Want>>> {
+        let at = usize::from(leg.0);
+        let plan = self.session.plan(at);
+        if plan == self.applied[at] && !again {
+            return None;
+        }
+        self.applied[at] = plan.clone();
+        let mut want = |plan: LegPlan| Want { plan, sockets: self.sockets.remove(&plan.local.port()) };
+        Some(plan.into_iter().map(|plan| plan.map(&mut want)).collect())
+    }
+
+    /// The call is over: the ports are free. The relay must have been told to close them.
+    pub fn release(&mut self) {
+        self.sockets.clear();
+        for port in self.session.ports() {
+            self.ports.give_back(port);
+        }
+        self.session.streams.clear();
+        self.committed.streams.clear();
+        self.applied = [Vec::new(), Vec::new()];
+    }
+
+    fn give_back(&mut self, keep: impl Fn(u16) -> bool) {
+        let ports = &self.ports;
+        self.sockets.retain(|port, _| {
+            let kept = keep(*port);
+            if !kept {
+                ports.give_back(*port);
+            }
+            kept
+        });
+    }
+}

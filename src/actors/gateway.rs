@@ -1,0 +1,236 @@
+//! The actor link: one gateway a node, and ractor_cluster between them, in mutual TLS. Layer: shell.
+//!
+//! Only gateways are seen from other nodes; everything else stays at home. Between two nodes the one with the
+//! lower number connects, and connects again for ever. A peer that the Raft wire doesn't find up is sent
+//! nothing, so that no queue grows toward it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, call_t, pg};
+use ractor_cluster::node::NodeConnectionMode;
+use ractor_cluster::{IncomingEncryptionMode, NodeServer, NodeServerMessage, RactorClusterMessage, client_connect_enc};
+use serde::{Deserialize, Serialize};
+
+use super::call::CallMsg;
+use super::services::Services;
+use super::{router, transport};
+use crate::cluster::state::records::FlowRecord;
+use crate::cluster::tls::NodeTls;
+use crate::cluster::wire::Reach;
+use crate::ids::{Aor, CallId, NodeId, VnodeId};
+use crate::sip::StatusCode;
+use crate::sip::b2bua::EndedBy;
+
+/// How often we look whether a link must be made again.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long making one may take, handshake included.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long another node may take to answer.
+pub const ASK: Duration = Duration::from_millis(500);
+
+/// Something for another node.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Parcel {
+    /// A datagram that came here and belongs to a vnode of yours.
+    Packet {
+        /// The vnode whose actors must see it.
+        vnode: VnodeId,
+        /// How it came.
+        flow: FlowRecord,
+        /// Its user is known already.
+        authenticated: bool,
+        /// As it came.
+        bytes: Bytes,
+    },
+    /// Send this by a flow of yours.
+    Send {
+        /// Which.
+        flow: FlowRecord,
+        /// What.
+        bytes: Bytes,
+    },
+}
+
+/// A question to another node.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// The bindings of an AoR, from its owner.
+    Bindings {
+        /// Whose vnode.
+        vnode: VnodeId,
+        /// Which.
+        aor: Aor,
+    },
+    /// End a call of yours.
+    HangUp {
+        /// Which.
+        call: CallId,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// An encoded list of binding records; empty when there are none.
+    Bindings(Bytes),
+    /// Whether the call was there.
+    HungUp(bool),
+}
+
+/// What a gateway is told. MessagePack inside.
+#[derive(RactorClusterMessage)]
+pub enum GatewayMsg {
+    /// A [`Parcel`].
+    Deliver(Vec<u8>),
+    /// A [`Question`], its [`Answer`].
+    #[rpc]
+    Ask(Vec<u8>, RpcReplyPort<Vec<u8>>),
+}
+
+/// The way to the others.
+#[derive(Debug, Default)]
+pub struct Gateways;
+
+fn group(node: NodeId) -> String {
+    format!("tandem/gateway/{node}")
+}
+
+impl Gateways {
+    fn of(services: &Services, node: NodeId) -> Option<ActorRef<GatewayMsg>> {
+        let reach = services.cluster.reach(node)?;
+        if !matches!(*reach.borrow(), Reach::Up(_)) {
+            return None;
+        }
+        pg::get_members(&group(node)).into_iter().next().map(ActorRef::from)
+    }
+
+    /// Sends something; false when the node can't be reached.
+    pub fn send(&self, services: &Services, node: NodeId, parcel: &Parcel) -> bool {
+        let Ok(bytes) = rmp_serde::to_vec_named(parcel) else { return false };
+        Self::of(services, node).is_some_and(|gateway| gateway.cast(GatewayMsg::Deliver(bytes)).is_ok())
+    }
+
+    /// Asks something; `None` when there is no answer within [`ASK`].
+    pub async fn ask(&self, services: &Services, node: NodeId, question: &Question) -> Option<Answer> {
+        let gateway = Self::of(services, node)?;
+        let bytes = rmp_serde::to_vec_named(question).ok()?;
+        let answer = call_t!(gateway, GatewayMsg::Ask, u64::try_from(ASK.as_millis()).unwrap_or(u64::MAX), bytes).ok()?;
+        rmp_serde::from_slice(&answer).ok()
+    }
+}
+
+/// The gateway of this node.
+pub struct Gateway {
+    /// What it serves.
+    pub services: Arc<Services>,
+}
+
+impl Actor for Gateway {
+    type Msg = GatewayMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<GatewayMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        pg::join(group(self.services.node), vec![myself.get_cell()]);
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<GatewayMsg>, message: GatewayMsg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        match message {
+            GatewayMsg::Deliver(bytes) => match rmp_serde::from_slice(&bytes) {
+                Ok(Parcel::Packet { vnode, flow, authenticated, bytes }) => {
+                    if let Ok(flow) = flow.try_into() {
+                        router::forwarded(&self.services, vnode, flow, &bytes, authenticated);
+                    }
+                }
+                Ok(Parcel::Send { flow, bytes }) => {
+                    if let Ok(flow) = flow.try_into() {
+                        transport::send_bytes(&self.services, flow, bytes, false);
+                    }
+                }
+                // Of a later release, perhaps.
+                Err(error) => tracing::debug!(%error, "a parcel that this release can't read"),
+            },
+            GatewayMsg::Ask(bytes, reply) => {
+                let answer = match rmp_serde::from_slice(&bytes) {
+                    Ok(Question::Bindings { vnode, aor }) => Answer::Bindings(local_bindings(&self.services, vnode, &aor)),
+                    Ok(Question::HangUp { call }) => Answer::HungUp(hang_up_here(&self.services, call)),
+                    Err(_) => return Ok(()),
+                };
+                let _ = reply.send(rmp_serde::to_vec_named(&answer)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bindings as the local replica has them.
+pub fn local_bindings(services: &Services, vnode: VnodeId, aor: &Aor) -> Bytes {
+    services.cluster.read(vnode, |state| state.bindings(aor).cloned()).flatten().unwrap_or_default()
+}
+
+/// Ends a call whose actor is here.
+pub fn hang_up_here(services: &Services, call: CallId) -> bool {
+    let hang_up = CallMsg::HangUp { status: StatusCode::TEMPORARILY_UNAVAILABLE, by: EndedBy::Operator };
+    services.directory.call(call).is_some_and(|actor| actor.cast(hang_up).is_ok())
+}
+
+/// Where the links are, and what they show.
+pub struct LinkSettings {
+    /// Where this node listens.
+    pub listen: SocketAddr,
+    /// The others.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// The certificates.
+    pub tls: NodeTls,
+}
+
+/// Listens for the other nodes' links, and makes ours.
+pub async fn link(services: &Arc<Services>, settings: LinkSettings, supervisor: ractor::ActorCell) -> Result<(), ractor::SpawnErr> {
+    let LinkSettings { listen, peers, tls } = settings;
+    let server = NodeServer::new(
+        listen.port(),
+        services.config.cluster.secret.0.clone(),
+        services.node.to_string(),
+        listen.ip().to_string(),
+        Some(IncomingEncryptionMode::Tls(tls.acceptor.clone())),
+        Some(NodeConnectionMode::Isolated),
+    );
+    let server = server.with_listen_addr(listen.ip());
+    let (server, _) = Actor::spawn_linked(None, server, (), supervisor).await?;
+    for (peer, address) in peers {
+        if services.node < peer {
+            tokio::spawn(keep(services.clone(), server.clone(), peer, address, tls.clone()));
+        }
+    }
+    Ok(())
+}
+
+async fn keep(services: Arc<Services>, server: ActorRef<NodeServerMessage>, peer: NodeId, address: SocketAddr, tls: NodeTls) {
+    let Some(mut reach) = services.cluster.reach(peer) else { return };
+    loop {
+        let up = matches!(*reach.borrow_and_update(), Reach::Up(_));
+        if up && pg::get_members(&group(peer)).is_empty() {
+            let connecting = client_connect_enc(&server, address, tls.connector.clone(), NodeTls::server_name());
+            match tokio::time::timeout(CONNECT, connecting).await {
+                Ok(Ok(())) => {
+                    // The handshake goes on by itself.
+                    let deadline = tokio::time::Instant::now() + CONNECT;
+                    while pg::get_members(&group(peer)).is_empty() && tokio::time::Instant::now() < deadline {
+                        tokio::time::sleep(LOOK / 10).await;
+                    }
+                }
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "actor link"),
+                Err(_) => tracing::debug!(%peer, "actor link: no answer"),
+            }
+        }
+        if server.get_status() >= ractor::ActorStatus::Stopping {
+            return;
+        }
+        let _ = tokio::time::timeout(LOOK, reach.changed()).await;
+    }
+}

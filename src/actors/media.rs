@@ -1,0 +1,61 @@
+//! The actor in front of the media threads: passes on what they tell. Layer: shell.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
+use tokio::sync::mpsc;
+
+use super::call::CallMsg;
+use super::media_leg::MediaLegMsg;
+use super::services::Services;
+use crate::media::relay::Event;
+
+/// What it is told.
+#[derive(RactorMessage, Debug)]
+pub enum MediaMsg {
+    /// The relay's threads.
+    Event(Event),
+}
+
+/// The actor.
+pub struct MediaActor;
+
+impl Actor for MediaActor {
+    type Msg = MediaMsg;
+    type State = Arc<Services>;
+    type Arguments = Arc<Services>;
+
+    async fn pre_start(&self, _: ActorRef<MediaMsg>, services: Arc<Services>) -> Result<Arc<Services>, ActorProcessingErr> {
+        Ok(services)
+    }
+
+    async fn handle(&self, _: ActorRef<MediaMsg>, message: MediaMsg, services: &mut Arc<Services>) -> Result<(), ActorProcessingErr> {
+        let MediaMsg::Event(event) = message;
+        // A call that has ended meanwhile wants to hear nothing.
+        match event {
+            Event::Latched { call, leg, stream, rtcp, source } => {
+                if let Some(media) = services.directory.media(call, leg) {
+                    let _ = media.cast(MediaLegMsg::Latched { stream, rtcp, source });
+                }
+            }
+            Event::Idle { call } => {
+                if let Some(call) = services.directory.call(call) {
+                    let _ = call.cast(CallMsg::MediaIdle);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Brings the threads' events to the actor, through whichever actor bears its name at the moment.
+pub fn feed(mut events: mpsc::Receiver<Event>, actor: impl Fn() -> Option<ActorRef<MediaMsg>> + Send + 'static) {
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let Some(actor) = actor() {
+                let _ = actor.cast(MediaMsg::Event(event));
+            }
+        }
+    });
+}

@@ -1,0 +1,37 @@
+//! The shells around the pure parts: the supervision tree of one node. Layer: shell.
+//!
+//! ```text
+//!  node ── gateway                 the actor link's near end
+//!       ── media                   the relay's events
+//!       ── vnode × n  ── edge      the sockets of the address
+//!                     ── registrar ── registration (one per AoR, while it has something to do)
+//!                     ── calls     ── call ── dialog × legs, media leg × legs
+//!                     ── outbox    CDRs on their way to meta
+//! ```
+//!
+//! A panic in an actor is caught by its supervisor, which starts it again from its record; what keeps failing
+//! ([`supervise::Budget`]) ends one call and never a node. What several actors share is in [`services::Services`].
+
+pub mod alarm;
+pub mod call;
+pub mod call_media;
+pub mod calls;
+pub mod dialog;
+pub mod directory;
+pub mod edge;
+pub mod gateway;
+pub mod media;
+pub mod media_leg;
+pub mod node;
+pub mod outbox;
+pub mod records;
+pub mod registrar;
+pub mod registration;
+pub mod router;
+pub mod services;
+pub mod supervise;
+pub mod transport;
+pub mod vnode;
+
+#[cfg(test)]
+mod tests;

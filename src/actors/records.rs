@@ -1,0 +1,354 @@
+//! Between what is in memory and what is stored: only the actors know both. Layer: shell.
+
+use bytes::Bytes;
+
+use crate::cluster::state::VnodeCommand;
+use crate::cluster::state::records::{
+    BindingRecord, BodyRecord, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
+    InviteOutRecord, LegRecord, MediaRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord, decode, encode,
+};
+use crate::ids::LegId;
+use crate::media::core::{Session, Stream, StreamLeg};
+use crate::sip::b2bua::{
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, StageIn, StageOut,
+};
+use crate::sip::dialog::{Dialog, Flow};
+use crate::sip::encode::encode_request;
+use crate::sip::headers::Transport;
+use crate::sip::leg::TxKey;
+use crate::sip::message::{Message, Request};
+use crate::sip::registrar::Binding;
+use crate::sip::{StatusCode, Text, parse};
+
+/// Why a record could not be made into what it stands for.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The record itself.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A message in it.
+    #[error("a message in the record can't be read")]
+    Message,
+    /// A value that this release doesn't know.
+    #[error("{0} in the record is none that this release knows")]
+    Value(&'static str),
+}
+
+/// What to commit for a call's mutation.
+pub fn command(mutation: &Mutation, media: &Session) -> VnodeCommand {
+    match mutation {
+        Mutation::Put(state) => VnodeCommand::PutCall { call: state.id, record: encode(&call_record(state, media)) },
+        Mutation::End(state, cdr) => {
+            VnodeCommand::EndCall { call: state.id, record: encode(&call_record(state, media)), cdr: cdr_record(cdr) }
+        }
+        Mutation::Forget(call) => VnodeCommand::ForgetCall { call: *call },
+    }
+}
+
+/// Reads a stored call.
+pub fn restore(bytes: &[u8], ip: std::net::IpAddr) -> Result<(CallState, Session), RestoreError> {
+    let record: CallRecord = decode(bytes)?;
+    let media = media_of(&record.media, ip, media_id(record.id));
+    Ok((call_state(record)?, media))
+}
+
+/// The number of a call in its `o=` lines.
+pub fn media_id(call: crate::ids::CallId) -> u64 {
+    // The low half: random, as the whole.
+    u64::try_from(call.0 & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+/// A call as it is stored.
+pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
+    CallRecord {
+        id: state.id,
+        vnode: state.vnode,
+        caller: state.caller.clone(),
+        callee: state.callee.clone(),
+        created: state.created,
+        answered: state.answered,
+        ended: state.ended.map(|ending| EndingRecord {
+            at: ending.at,
+            status: ending.status.code(),
+            by: ended_by(ending.by).into(),
+        }),
+        legs: state.legs.iter().map(leg_record).collect(),
+        relays: state.relays.iter().map(relay_record).collect(),
+        media: MediaRecord { streams: media.streams.iter().map(stream_record).collect(), versions: media.versions },
+    }
+}
+
+fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
+    let ended = record.ended.map(|ending| {
+        Ok::<_, RestoreError>(Ending { at: ending.at, status: status(ending.status)?, by: ended_by_of(&ending.by)? })
+    });
+    let legs: Vec<CallLeg> = record.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
+    Ok(CallState {
+        id: record.id,
+        vnode: record.vnode,
+        caller: record.caller,
+        callee: record.callee,
+        created: record.created,
+        answered: record.answered,
+        ended: ended.transpose()?,
+        legs: legs.try_into().map_err(|_| RestoreError::Value("the number of legs"))?,
+        relays: record.relays.into_iter().map(relay).collect::<Result<_, _>>()?,
+    })
+}
+
+fn leg_record(leg: &CallLeg) -> LegRecord {
+    let dialog = &leg.dialog;
+    LegRecord {
+        dialog: DialogRecord {
+            call_id: dialog.call_id.to_string(),
+            local: dialog.local.to_string(),
+            local_tag: dialog.local_tag.to_string(),
+            remote: dialog.remote.to_string(),
+            remote_tag: dialog.remote_tag.as_ref().map(Text::to_string),
+            local_cseq: dialog.local_cseq,
+            remote_cseq: dialog.remote_cseq,
+            remote_target: dialog.remote_target.to_string(),
+            route_set: dialog.route_set.iter().map(Text::to_string).collect(),
+            contact: dialog.contact.to_string(),
+            flow: dialog.flow.into(),
+        },
+        inbound: leg.inbound.as_ref().map(invite_in_record),
+        out: leg.out.as_ref().map(|out| InviteOutRecord {
+            request: encode_request(&out.request),
+            stage: stage_out(out.stage).into(),
+            late_offer: out.late_offer,
+        }),
+        bye: leg.bye.as_ref().map(encode_request),
+        gone: leg.gone,
+    }
+}
+
+fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
+    let dialog = record.dialog;
+    let out = record.out.map(|out| {
+        Ok::<_, RestoreError>(InviteOut {
+            request: request(&out.request)?,
+            stage: stage_out_of(&out.stage)?,
+            late_offer: out.late_offer,
+        })
+    });
+    Ok(CallLeg {
+        dialog: Dialog {
+            call_id: dialog.call_id.into(),
+            local: dialog.local.into(),
+            local_tag: dialog.local_tag.into(),
+            remote: dialog.remote.into(),
+            remote_tag: dialog.remote_tag.map(Text::from),
+            local_cseq: dialog.local_cseq,
+            remote_cseq: dialog.remote_cseq,
+            remote_target: dialog.remote_target.into(),
+            route_set: dialog.route_set.into_iter().map(Text::from).collect(),
+            contact: dialog.contact.into(),
+            flow: dialog.flow.try_into()?,
+        },
+        inbound: record.inbound.map(invite_in).transpose()?,
+        out: out.transpose()?,
+        bye: record.bye.as_ref().map(request).transpose()?,
+        gone: record.gone,
+    })
+}
+
+fn invite_in_record(inbound: &InviteIn) -> InviteInRecord {
+    let (stage, status, body) = match &inbound.stage {
+        StageIn::Pending => ("pending", None, None),
+        StageIn::Progress(status, body) => ("progress", Some(*status), body.as_ref()),
+        StageIn::Answered(body) => ("answered", None, body.as_ref()),
+        StageIn::Rejected(status) => ("rejected", Some(*status), None),
+    };
+    InviteInRecord {
+        request: encode_request(&inbound.request),
+        came_by: inbound.came_by.into(),
+        stage: stage.into(),
+        status: status.map(StatusCode::code),
+        body: body.map(body_record),
+    }
+}
+
+fn invite_in(record: InviteInRecord) -> Result<InviteIn, RestoreError> {
+    let request = request(&record.request)?;
+    let code = || record.status.ok_or(RestoreError::Value("a missing status")).and_then(status);
+    let stage = match record.stage.as_str() {
+        "pending" => StageIn::Pending,
+        "progress" => StageIn::Progress(code()?, record.body.map(body)),
+        "answered" => StageIn::Answered(record.body.map(body)),
+        "rejected" => StageIn::Rejected(code()?),
+        _ => return Err(RestoreError::Value("the stage of an INVITE")),
+    };
+    Ok(InviteIn { key: TxKey::of(&request), request, came_by: record.came_by.try_into()?, stage })
+}
+
+fn stage_out(stage: StageOut) -> &'static str {
+    match stage {
+        StageOut::Calling => "calling",
+        StageOut::Proceeding => "proceeding",
+        StageOut::Cancelling => "cancelling",
+        StageOut::AckWaits => "ack_waits",
+        StageOut::Refused => "refused",
+    }
+}
+
+fn stage_out_of(text: &str) -> Result<StageOut, RestoreError> {
+    [StageOut::Calling, StageOut::Proceeding, StageOut::Cancelling, StageOut::AckWaits, StageOut::Refused]
+        .into_iter()
+        .find(|stage| stage_out(*stage) == text)
+        .ok_or(RestoreError::Value("the stage of an INVITE"))
+}
+
+fn relay_record(relay: &Relay) -> RelayRecord {
+    RelayRecord {
+        from: relay.from.0,
+        came_by: relay.came_by.into(),
+        request: encode_request(&relay.request),
+        onward: encode_request(&relay.onward),
+        answered: relay.answer.is_some(),
+        answer: relay.answer.as_ref().and_then(Option::as_ref).map(body_record),
+        late_offer: relay.late_offer,
+    }
+}
+
+fn relay(record: RelayRecord) -> Result<Relay, RestoreError> {
+    Ok(Relay {
+        from: LegId(record.from),
+        came_by: record.came_by.try_into()?,
+        request: request(&record.request)?,
+        onward: request(&record.onward)?,
+        answer: record.answered.then(|| record.answer.map(body)),
+        late_offer: record.late_offer,
+    })
+}
+
+fn body_record(body: &Body) -> BodyRecord {
+    BodyRecord { content_type: body.content_type.to_string(), bytes: body.bytes.clone() }
+}
+
+fn body(record: BodyRecord) -> Body {
+    Body { content_type: record.content_type.into(), bytes: record.bytes }
+}
+
+fn request(bytes: &Bytes) -> Result<Request, RestoreError> {
+    match parse::datagram(bytes) {
+        Ok(Message::Request(request)) => Ok(request),
+        Ok(Message::Response(_)) | Err(_) => Err(RestoreError::Message),
+    }
+}
+
+fn status(code: u16) -> Result<StatusCode, RestoreError> {
+    StatusCode::new(code).ok_or(RestoreError::Value("a status"))
+}
+
+/// Who ended a call, as it is stored and shown.
+pub fn ended_by(by: EndedBy) -> &'static str {
+    match by {
+        EndedBy::Caller => "caller",
+        EndedBy::Callee => "callee",
+        EndedBy::System => "system",
+        EndedBy::Operator => "operator",
+    }
+}
+
+fn ended_by_of(text: &str) -> Result<EndedBy, RestoreError> {
+    [EndedBy::Caller, EndedBy::Callee, EndedBy::System, EndedBy::Operator]
+        .into_iter()
+        .find(|by| ended_by(*by) == text)
+        .ok_or(RestoreError::Value("who ended the call"))
+}
+
+fn cdr_record(cdr: &Cdr) -> CdrRecord {
+    CdrRecord {
+        call: cdr.call,
+        caller: cdr.caller.clone(),
+        callee: cdr.callee.clone(),
+        created: cdr.created,
+        answered: cdr.answered,
+        ended: cdr.ended,
+        status: cdr.status.code(),
+        ended_by: ended_by(cdr.by).into(),
+    }
+}
+
+fn stream_record(stream: &Stream) -> StreamRecord {
+    let leg = |leg: &StreamLeg| StreamLegRecord {
+        local: leg.local,
+        signalled: leg.signalled,
+        signalled_rtcp: leg.signalled_rtcp,
+        latched: leg.latched,
+        latched_rtcp: leg.latched_rtcp,
+    };
+    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }
+}
+
+fn media_of(record: &MediaRecord, ip: std::net::IpAddr, id: u64) -> Session {
+    let leg = |leg: &StreamLegRecord| StreamLeg {
+        local: leg.local,
+        signalled: leg.signalled,
+        signalled_rtcp: leg.signalled_rtcp,
+        latched: leg.latched,
+        latched_rtcp: leg.latched_rtcp,
+    };
+    let mut session = Session::new(ip, id);
+    session.streams = record.streams.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect();
+    session.versions = record.versions;
+    session
+}
+
+impl From<Flow> for FlowRecord {
+    fn from(flow: Flow) -> Self {
+        Self { vnode: flow.vnode, transport: flow.transport.as_str().into(), local: flow.local, remote: flow.remote }
+    }
+}
+
+impl TryFrom<FlowRecord> for Flow {
+    type Error = RestoreError;
+
+    fn try_from(record: FlowRecord) -> Result<Self, RestoreError> {
+        let transport = Transport::parse(&record.transport).ok_or(RestoreError::Value("a transport"))?;
+        Ok(Self { vnode: record.vnode, transport, local: record.local, remote: record.remote })
+    }
+}
+
+/// The bindings of an AoR as they are stored; nothing for none.
+pub fn encode_bindings(bindings: &[Binding]) -> Bytes {
+    if bindings.is_empty() {
+        return Bytes::new();
+    }
+    let records: Vec<BindingRecord> = bindings
+        .iter()
+        .map(|binding| BindingRecord {
+            contact: binding.contact.to_string(),
+            instance: binding.instance.as_ref().map(Text::to_string),
+            q: binding.q,
+            call_id: binding.call_id.to_string(),
+            cseq: binding.cseq,
+            expires: binding.expires,
+            flow: binding.flow.into(),
+            user_agent: binding.user_agent.as_ref().map(Text::to_string),
+        })
+        .collect();
+    encode(&records)
+}
+
+/// Reads them again.
+pub fn decode_bindings(bytes: &[u8]) -> Result<Vec<Binding>, RestoreError> {
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let records: Vec<BindingRecord> = decode(bytes)?;
+    let binding = |record: BindingRecord| {
+        Ok(Binding {
+            contact: record.contact.into(),
+            instance: record.instance.map(Text::from),
+            q: record.q,
+            call_id: record.call_id.into(),
+            cseq: record.cseq,
+            expires: record.expires,
+            flow: record.flow.try_into()?,
+            user_agent: record.user_agent.map(Text::from),
+        })
+    };
+    records.into_iter().map(binding).collect()
+}

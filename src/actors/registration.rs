@@ -1,0 +1,108 @@
+//! The actor of one address-of-record: takes its REGISTERs one after the other. Layer: shell.
+//!
+//! It lives while it has something to do: its bindings are a record, which the registrar's next actor reads.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
+
+use super::registrar::RegistrarMsg;
+use super::services::Services;
+use super::{gateway, records, transport};
+use crate::clock;
+use crate::cluster::state::VnodeCommand;
+use crate::ids::{Aor, VnodeId};
+use crate::sip::dialog::Flow;
+use crate::sip::message::{Request, Response};
+use crate::sip::registrar::{Policy, register};
+use crate::sip::{Name, StatusCode, endpoint};
+
+/// What a registration is told.
+#[derive(RactorMessage, Debug)]
+pub enum RegistrationMsg {
+    /// The registrar: a REGISTER whose user is known.
+    Register(Box<Request>, Flow),
+    /// The registrar: every binding may have expired.
+    Sweep,
+}
+
+/// What it is made with, and has.
+pub struct Start {
+    /// The node's.
+    pub services: Arc<Services>,
+    /// Whose.
+    pub vnode: VnodeId,
+    /// Which.
+    pub aor: Aor,
+    /// Whom to tell that it is done.
+    pub registrar: ActorRef<RegistrarMsg>,
+}
+
+/// The actor.
+pub struct RegistrationActor;
+
+impl Actor for RegistrationActor {
+    type Msg = RegistrationMsg;
+    type State = Start;
+    type Arguments = Start;
+
+    async fn pre_start(&self, _: ActorRef<RegistrationMsg>, start: Start) -> Result<Start, ActorProcessingErr> {
+        Ok(start)
+    }
+
+    async fn handle(&self, _: ActorRef<RegistrationMsg>, message: RegistrationMsg, start: &mut Start) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistrationMsg::Register(request, flow) => {
+                let response = start.register(&request, flow).await;
+                metrics::counter!("tandem_registers_total", "status" => response.status.code().to_string()).increment(1);
+                transport::respond(&start.services, flow, response);
+            }
+            RegistrationMsg::Sweep => start.sweep().await,
+        }
+        start.registrar.cast(RegistrarMsg::Done(start.aor.clone()))?;
+        Ok(())
+    }
+}
+
+impl Start {
+    /// Removes the record when nothing in it counts any more; taken in turn with the REGISTERs.
+    async fn sweep(&self) {
+        let stored = gateway::local_bindings(&self.services, self.vnode, &self.aor);
+        let now = clock::now();
+        let dead = records::decode_bindings(&stored).is_ok_and(|bindings| bindings.iter().all(|binding| binding.expires <= now));
+        if dead && !stored.is_empty() {
+            let command = VnodeCommand::PutBindings { aor: self.aor.clone(), record: bytes::Bytes::new() };
+            // What isn't swept now is swept next time.
+            let _ = self.services.cluster.propose(self.vnode, command).await;
+        }
+    }
+
+    async fn register(&self, request: &Request, flow: Flow) -> Response {
+        let stored = gateway::local_bindings(&self.services, self.vnode, &self.aor);
+        let Ok(bindings) = records::decode_bindings(&stored) else {
+            tracing::error!(vnode = %self.vnode, "bindings that can't be read");
+            return endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR);
+        };
+        let wanted = self.services.config.registration;
+        let seconds = |n: u32| std::time::Duration::from_secs(n.into());
+        let policy = Policy { min: seconds(wanted.min), max: seconds(wanted.max), default: seconds(wanted.default) };
+        let step = match register(&bindings, request, flow, &policy, clock::now()) {
+            Ok(step) => step,
+            Err(error) => return error.response(request),
+        };
+        if let Some(bindings) = step.commit {
+            let command = VnodeCommand::PutBindings { aor: self.aor.clone(), record: records::encode_bindings(&bindings) };
+            if let Err(error) = self.services.cluster.propose(self.vnode, command).await {
+                tracing::warn!(vnode = %self.vnode, %error, "a registration is not committed");
+                return unavailable(request);
+            }
+        }
+        step.then.into_iter().next().unwrap_or_else(|| endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR))
+    }
+}
+
+/// 503, and when to try again.
+pub fn unavailable(request: &Request) -> Response {
+    endpoint::stateless(request, StatusCode::SERVICE_UNAVAILABLE).with(Name::RetryAfter, "5")
+}

@@ -1,0 +1,281 @@
+//! Where a packet goes: from what [`crate::sip::endpoint`] says it is to the actor that it belongs to, here or
+//! on another node. Layer: shell.
+//!
+//! Everything that can be decided without waiting is decided on the way in: who the user is, whether the callee
+//! exists and where it is. Only a look-up that misses here asks the owner.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::call::Incoming;
+use super::calls::CallsMsg;
+use super::dialog::DialogMsg;
+use super::gateway::{self, Answer, Parcel, Question};
+use super::records;
+use super::registrar::RegistrarMsg;
+use super::registration::unavailable;
+use super::services::Services;
+use super::transport;
+use crate::clock;
+use crate::ids::{Aor, CallId, LegId, VnodeId};
+use crate::sip::dialog::Flow;
+use crate::sip::digest::{AuthError, Credentials, Ha1};
+use crate::sip::endpoint::{self, Arrival, Why};
+use crate::sip::message::{Message, Request, Response};
+use crate::sip::registrar::{Binding, best};
+use crate::sip::token::Token;
+use crate::sip::uri::Scheme;
+use crate::sip::{Method, Name, StatusCode, Text, Uri};
+
+/// A datagram came by a flow.
+pub fn arrived(services: &Arc<Services>, flow: Flow, bytes: &Bytes) {
+    dispatch(services, flow.vnode, flow, bytes, None);
+}
+
+/// Another node passes a datagram on, which belongs to `vnode`.
+pub fn forwarded(services: &Arc<Services>, vnode: VnodeId, flow: Flow, bytes: &Bytes, authenticated: bool) {
+    dispatch(services, vnode, flow, bytes, Some(authenticated));
+}
+
+/// `passed_on` is `None` for what came by our own socket; what was passed on is never passed on again.
+fn dispatch(services: &Arc<Services>, vnode: VnodeId, flow: Flow, bytes: &Bytes, passed_on: Option<bool>) {
+    match endpoint::datagram(bytes, flow.remote) {
+        Arrival::Leg(token, message) => to_leg(services, token, message, flow, bytes, passed_on.is_some()),
+        Arrival::Invite(request) => invite(services, vnode, request, flow),
+        Arrival::Cancel(request) => cancel(services, request, flow),
+        Arrival::Register(request) => register(services, request, flow, bytes, passed_on),
+        Arrival::Answer(response, why) => {
+            count(why);
+            transport::respond(services, flow, response);
+        }
+        Arrival::Drop(why) => count(why),
+    }
+}
+
+fn count(why: Why) {
+    metrics::counter!("tandem_sip_stateless_total", "why" => why.as_str()).increment(1);
+}
+
+fn to_leg(services: &Arc<Services>, token: Token, message: Message, flow: Flow, bytes: &Bytes, passed_on: bool) {
+    if services.vnode(token.vnode).is_none() {
+        let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node && !passed_on);
+        if let Some(owner) = owner {
+            let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes: bytes.clone() };
+            services.gateways.send(services, owner, &parcel);
+        }
+        // No owner at the moment: the phone repeats it, and there is one then.
+        return;
+    }
+    match (services.directory.dialog(token.call, token.leg), message) {
+        (Some(dialog), Message::Request(request)) => {
+            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
+        }
+        (Some(dialog), Message::Response(response)) => {
+            let _ = dialog.cast(DialogMsg::Response(Box::new(response)));
+        }
+        (None, Message::Request(request)) if request.method != Method::Ack => {
+            count(Why::NoSuchDialog);
+            transport::respond(services, flow, endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST));
+        }
+        (None, Message::Request(_)) => count(Why::StrayAck),
+        (None, Message::Response(_)) => count(Why::StrayResponse),
+    }
+}
+
+fn cancel(services: &Arc<Services>, request: Request, flow: Flow) {
+    let call = services.directory.call_of(&endpoint::invite_key(&request));
+    match call.and_then(|call| services.directory.dialog(call, LegId::CALLER)) {
+        Some(dialog) => {
+            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
+        }
+        None => transport::respond(services, flow, endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST)),
+    }
+}
+
+// --- who asks ---
+
+/// Which header asks and answers (RFC 3261 §22.2, §22.3).
+#[derive(Clone, Copy)]
+enum Challenge {
+    Registrar,
+    Proxy,
+}
+
+/// Who sent a request, or the answer that sends them away.
+fn authenticate(services: &Services, request: &Request, challenge: Challenge) -> Result<Aor, Box<Response>> {
+    let realm = &services.config.sip.domain;
+    let (status, asks, answers) = match challenge {
+        Challenge::Registrar => (StatusCode::UNAUTHORIZED, Name::WwwAuthenticate, Name::Authorization),
+        Challenge::Proxy => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Name::ProxyAuthenticate, Name::ProxyAuthorization),
+    };
+    let ask = |stale| {
+        let mut response = endpoint::stateless(request, status);
+        for value in services.nonces.challenges(realm, stale, clock::now()) {
+            response.headers.push_text(asks.clone(), value);
+        }
+        Box::new(response)
+    };
+    // Answers for other realms are somebody else's.
+    let credentials = request
+        .headers
+        .all(&answers)
+        .filter_map(|value| Text::try_from(value.clone()).ok())
+        .filter_map(|text| Credentials::parse(&text))
+        .find(|credentials| credentials.realm == *realm);
+    let Some(credentials) = credentials else { return Err(ask(false)) };
+    let user = credentials.username.split('@').next().unwrap_or("");
+    let aor = Aor::new(user, realm);
+    let known = services.cluster.read_meta(|meta| {
+        meta.user(&aor).map(|user| Ha1 { md5: user.ha1_md5.clone(), sha256: user.ha1_sha256.clone() })
+    });
+    // A user that doesn't exist is told what a wrong password is told.
+    let ha1 = known.clone().unwrap_or(Ha1 { md5: String::new(), sha256: String::new() });
+    match services.nonces.verify(&credentials, &request.method, realm, &ha1, clock::now()) {
+        Ok(()) if known.is_some() => Ok(aor),
+        Ok(()) | Err(AuthError::Wrong) => {
+            metrics::counter!("tandem_auth_failures_total").increment(1);
+            Err(ask(false))
+        }
+        Err(AuthError::Stale) => Err(ask(true)),
+    }
+}
+
+/// The AoR that a URI means, if it is one of our domain (or one of our addresses, as phones without DNS say).
+fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
+    let domain = &services.config.sip.domain;
+    let user = uri.user_text().filter(|user| !user.is_empty())?;
+    let host = uri.host_text();
+    let ours = uri.scheme == Scheme::Tel
+        || host.eq_ignore_ascii_case(domain)
+        || services.config.cluster.vnode.iter().any(|vnode| vnode.address.to_string() == host);
+    ours.then(|| Aor::new(&user, domain))
+}
+
+// --- registrations ---
+
+fn register(services: &Arc<Services>, request: Request, flow: Flow, bytes: &Bytes, passed_on: Option<bool>) {
+    let refuse = |response| transport::respond(services, flow, response);
+    let Some(aor) = request.headers.to().ok().and_then(|to| aor_of(services, &to.uri)) else {
+        // RFC 3261 §10.3 step 5.
+        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
+    };
+    if passed_on != Some(true) {
+        match authenticate(services, &request, Challenge::Registrar) {
+            Ok(user) if user == aor => {}
+            // §10.3 step 4: nobody registers for somebody else.
+            Ok(_) => return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN)),
+            Err(response) => return refuse(*response),
+        }
+    }
+    let Some(vnode) = aor.vnode(&services.cluster.vnodes()) else { return };
+    if let Some(open) = services.vnode(vnode) {
+        let _ = open.registrar.cast(RegistrarMsg::Register(aor, Box::new(request), flow));
+        return;
+    }
+    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && passed_on.is_none());
+    let parcel = Parcel::Packet { vnode, flow: flow.into(), authenticated: true, bytes: bytes.clone() };
+    let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
+    // In the moments of a takeover the phone's retransmission is sooner than anything that we could tell it;
+    // without a majority there is nobody to wait for.
+    if !sent && passed_on.is_none() && !services.cluster.has_majority() {
+        refuse(unavailable(&request));
+    }
+}
+
+// --- calls ---
+
+fn invite(services: &Arc<Services>, vnode: VnodeId, request: Request, flow: Flow) {
+    let key = endpoint::invite_key(&request);
+    if let Some(call) = services.directory.call_of(&key) {
+        // Repeated. Its transaction knows what it was answered.
+        if let Some(dialog) = services.directory.dialog(call, LegId::CALLER) {
+            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
+        }
+        return;
+    }
+    let refuse = |response| transport::respond(services, flow, response);
+    let caller = match authenticate(services, &request, Challenge::Proxy) {
+        Ok(caller) => caller,
+        Err(response) => return refuse(*response),
+    };
+    let claimed = request.headers.from().ok().and_then(|from| aor_of(services, &from.uri));
+    if claimed.as_ref() != Some(&caller) {
+        return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN));
+    }
+    let Some(callee) = Uri::parse(&request.uri).ok().and_then(|uri| aor_of(services, &uri)) else {
+        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
+    };
+    if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
+        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
+    }
+    if !services.owns(vnode) {
+        return refuse(unavailable(&request));
+    }
+    let id = CallId(rand::random());
+    // From here on a repeated INVITE is known, however long the rest takes.
+    if !services.directory.reserve(id, vnode, Some(key)) {
+        return;
+    }
+    let Some(home) = callee.vnode(&services.cluster.vnodes()) else { return };
+    let here = reachable(&gateway::local_bindings(services, home, &callee));
+    let new = NewInvite { id, vnode, request, flow, caller, callee };
+    match here {
+        Some(binding) => new.begin(services, binding),
+        None => {
+            let services = services.clone();
+            tokio::spawn(async move {
+                match ask_for_binding(&services, home, &new.callee).await {
+                    Some(binding) => new.begin(&services, binding),
+                    None => new.refuse(&services, endpoint::stateless(&new.request, StatusCode::TEMPORARILY_UNAVAILABLE)),
+                }
+            });
+        }
+    }
+}
+
+struct NewInvite {
+    id: CallId,
+    vnode: VnodeId,
+    request: Request,
+    flow: Flow,
+    caller: Aor,
+    callee: Aor,
+}
+
+impl NewInvite {
+    fn begin(self, services: &Services, binding: Binding) {
+        let Some(open) = services.vnode(self.vnode) else {
+            return self.refuse(services, unavailable(&self.request));
+        };
+        let incoming = Incoming {
+            invite: self.request,
+            flow: self.flow,
+            target: binding.contact,
+            to: binding.flow,
+            caller: self.caller.to_string(),
+            callee: self.callee.to_string(),
+        };
+        let _ = open.calls.cast(CallsMsg::Begin(self.id, Box::new(incoming)));
+    }
+
+    fn refuse(&self, services: &Services, response: Response) {
+        services.directory.remove(self.id);
+        transport::respond(services, self.flow, response);
+    }
+}
+
+fn reachable(record: &[u8]) -> Option<Binding> {
+    let bindings = records::decode_bindings(record).ok()?;
+    best(&bindings, clock::now()).cloned()
+}
+
+/// A replica may lag: nobody is told 480 before the owner was asked (design, *Tokens*).
+async fn ask_for_binding(services: &Services, vnode: VnodeId, aor: &Aor) -> Option<Binding> {
+    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node)?;
+    let question = Question::Bindings { vnode, aor: aor.clone() };
+    match services.gateways.ask(services, owner, &question).await? {
+        Answer::Bindings(record) => reachable(&record),
+        Answer::HungUp(_) => None,
+    }
+}

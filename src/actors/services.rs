@@ -1,0 +1,97 @@
+//! What the actors of one node share. Layer: shell.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ractor::ActorRef;
+
+use super::calls::CallsMsg;
+use super::directory::Directory;
+use super::gateway::Gateways;
+use super::registrar::RegistrarMsg;
+use super::transport::Sockets;
+use crate::cluster::{Cluster, Ownership};
+use crate::config::Config;
+use crate::ids::{NodeId, VnodeId};
+use crate::media::ports::PortPool;
+use crate::media::relay::Relay;
+use crate::sip::digest::Nonces;
+use crate::sip::transaction::Timers;
+
+/// The services.
+pub struct Services {
+    /// This node.
+    pub node: NodeId,
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// The replicated records.
+    pub cluster: Arc<Cluster>,
+    /// The media threads.
+    pub relay: Relay,
+    /// Who is where.
+    pub directory: Directory,
+    /// SIP's sockets here.
+    pub sockets: Sockets,
+    /// The other nodes' gateways.
+    pub gateways: Gateways,
+    /// Digest's nonces.
+    pub nonces: Nonces,
+    /// SIP's timers.
+    pub timers: Timers,
+    /// The vnodes whose actors run here.
+    open: RwLock<HashMap<VnodeId, OpenVnode>>,
+}
+
+/// A vnode whose actors run here.
+#[derive(Clone)]
+pub struct OpenVnode {
+    /// Its calls.
+    pub calls: ActorRef<CallsMsg>,
+    /// Its registrar.
+    pub registrar: ActorRef<RegistrarMsg>,
+    /// Its media ports.
+    pub ports: Arc<PortPool>,
+}
+
+impl Services {
+    /// Puts them together.
+    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay) -> Self {
+        Self {
+            node: config.node.id,
+            nonces: Nonces::new(config.cluster.secret.0.as_bytes()),
+            config,
+            cluster,
+            relay,
+            directory: Directory::default(),
+            sockets: Sockets::default(),
+            gateways: Gateways::default(),
+            timers: Timers::RFC,
+            open: RwLock::default(),
+        }
+    }
+
+    /// A vnode's actors are there.
+    pub fn opened(&self, vnode: VnodeId, actors: OpenVnode) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, actors);
+    }
+
+    /// A vnode's actors are going.
+    pub fn closed(&self, vnode: VnodeId) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
+    }
+
+    /// The actors of a vnode, if they run here.
+    pub fn vnode(&self, vnode: VnodeId) -> Option<OpenVnode> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).cloned()
+    }
+
+    /// Whether promises can be made for a vnode here.
+    pub fn owns(&self, vnode: VnodeId) -> bool {
+        self.cluster.ownership(vnode).is_some_and(|ownership| matches!(*ownership.borrow(), Ownership::Owner { .. }))
+    }
+
+    /// Media ports in use here, RTP and RTCP counted apart.
+    pub fn ports_in_use(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).values().map(|vnode| vnode.ports.used() * 2).sum()
+    }
+}

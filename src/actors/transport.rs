@@ -1,0 +1,63 @@
+//! SIP's way out: by the socket of the flow's vnode, or through the node that holds it. Layer: shell.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+
+use super::gateway::Parcel;
+use super::services::Services;
+use crate::ids::VnodeId;
+use crate::sip::dialog::Flow;
+use crate::sip::encode::encode;
+use crate::sip::message::{Message, Response};
+
+/// The sockets of the vnodes that are here.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    udp: RwLock<HashMap<VnodeId, Arc<UdpSocket>>>,
+}
+
+impl Sockets {
+    /// A vnode's socket is open.
+    pub fn open(&self, vnode: VnodeId, socket: Arc<UdpSocket>) {
+        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, socket);
+    }
+
+    /// A vnode's socket is closed.
+    pub fn close(&self, vnode: VnodeId) {
+        self.udp.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
+    }
+
+    fn udp(&self, vnode: VnodeId) -> Option<Arc<UdpSocket>> {
+        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).cloned()
+    }
+}
+
+/// Sends a message by a flow.
+pub fn send(services: &Services, flow: Flow, message: &Message) {
+    send_bytes(services, flow, encode(message), true);
+}
+
+/// Sends a response by a flow, to where its Via wants it (RFC 3261 §18.2.2).
+pub fn respond(services: &Services, flow: Flow, response: Response) {
+    let address = response.headers.top_via().ok().and_then(|via| via.response_address(5060));
+    let flow = Flow { remote: address.unwrap_or(flow.remote), ..flow };
+    send(services, flow, &Message::Response(response));
+}
+
+/// Sends bytes by a flow; `onward` lets another node do it. What can't be sent now is lost, as on any network.
+pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) {
+    let sent = match services.sockets.udp(flow.vnode) {
+        Some(socket) => socket.try_send_to(&bytes, flow.remote).is_ok(),
+        None if onward => match services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node) {
+            Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes }),
+            None => false,
+        },
+        None => false,
+    };
+    if !sent {
+        metrics::counter!("tandem_sip_unsent_total").increment(1);
+    }
+}

@@ -1,0 +1,210 @@
+//! The actor of one vnode on this node: follows its ownership. Layer: shell.
+//!
+//! ```text
+//!  closed ──owner or custodian──▶ open ──nothing any more──▶ closed
+//!                                  │ ▲
+//!                                  └─┘ another epoch, or a child failed: the actors are made again, media stays
+//! ```
+//!
+//! Opening: media sockets first, so that packets flow; then calls from their records; SIP's socket last, so that
+//! nobody is told 481 meanwhile. Closing goes the other way, and only then may the address move.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
+use tokio::task::JoinHandle;
+
+use super::services::{OpenVnode, Services};
+use super::supervise::Budget;
+use super::{calls, edge, outbox, records, registrar};
+use crate::clock;
+use crate::cluster::Ownership;
+use crate::ids::{LegId, VnodeId};
+use crate::media::ports::PortPool;
+use crate::media::relay::Want;
+
+/// A vnode whose actors keep failing is opened again after this pause.
+const PAUSE: Duration = Duration::from_secs(1);
+/// An actor that is told to end has this long.
+const END: Duration = Duration::from_secs(1);
+
+/// What it is told.
+#[derive(RactorMessage, Debug)]
+pub enum VnodeMsg {
+    /// The cluster: what this node is to the vnode now.
+    Ownership(Ownership),
+    /// Itself: make the actors again.
+    Reopen,
+}
+
+/// What it is made with.
+pub struct Start {
+    /// The node's.
+    pub services: Arc<Services>,
+    /// Which.
+    pub vnode: VnodeId,
+}
+
+/// The actor.
+pub struct VnodeActor;
+
+/// What it has.
+pub struct Running {
+    start: Start,
+    ip: IpAddr,
+    ownership: Ownership,
+    open: Option<Children>,
+    budget: Budget,
+    watching: JoinHandle<()>,
+}
+
+struct Children {
+    cells: Vec<ActorCell>,
+    calls: ActorCell,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+impl Actor for VnodeActor {
+    type Msg = VnodeMsg;
+    type State = Running;
+    type Arguments = Start;
+
+    async fn pre_start(&self, myself: ActorRef<VnodeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
+        let ip = start.services.config.address_of(start.vnode).ok_or("a vnode without an address")?;
+        let mut ownership = start.services.cluster.ownership(start.vnode).ok_or("a vnode without a group")?;
+        let watching = tokio::spawn(async move {
+            loop {
+                let now = *ownership.borrow_and_update();
+                if myself.cast(VnodeMsg::Ownership(now)).is_err() || ownership.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Running { start, ip, ownership: Ownership::None, open: None, budget: Budget::default(), watching })
+    }
+
+    async fn handle(&self, myself: ActorRef<VnodeMsg>, message: VnodeMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+        match message {
+            VnodeMsg::Ownership(now) => {
+                let before = std::mem::replace(&mut running.ownership, now);
+                match (running.open.is_some(), now) {
+                    (true, Ownership::None) => running.close().await,
+                    (false, Ownership::Owner { .. } | Ownership::Custodian) => running.open(&myself).await?,
+                    // Somebody else may have committed in between: the records are the truth.
+                    (true, Ownership::Owner { .. }) if before != now => {
+                        running.end_actors().await;
+                        running.open(&myself).await?;
+                    }
+                    (true, Ownership::Owner { .. } | Ownership::Custodian) | (false, Ownership::None) => {}
+                }
+            }
+            VnodeMsg::Reopen => {
+                running.end_actors().await;
+                if running.ownership.is_active() {
+                    running.open(&myself).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<VnodeMsg>,
+        event: SupervisionEvent,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(child, error) = event {
+            let ours = running.open.as_ref().is_some_and(|open| open.cells.iter().any(|cell| cell.get_id() == child.get_id()));
+            if ours {
+                tracing::error!(vnode = %running.start.vnode, %error, "an actor of the vnode failed");
+                metrics::counter!("tandem_actor_restarts_total", "actor" => "vnode").increment(1);
+                let pause = if running.budget.failed(clock::now()) { Duration::ZERO } else { PAUSE };
+                myself.send_after(pause, || VnodeMsg::Reopen);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    async fn open(&mut self, myself: &ActorRef<VnodeMsg>) -> Result<(), ActorProcessingErr> {
+        let Start { services, vnode } = &self.start;
+        let (services, vnode) = (services.clone(), *vnode);
+        services.cluster.sockets_open(vnode, true);
+        let media = services.config.media;
+        let ports = Arc::new(PortPool::new(self.ip, media.first_port, media.last_port));
+        self.open_media(&ports);
+        let supervisor = || myself.get_cell();
+        let start = calls::Start { services: services.clone(), vnode, ports: ports.clone() };
+        let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
+        let start = registrar::Start { services: services.clone(), vnode };
+        let (registrar, _) = Actor::spawn_linked(None, registrar::RegistrarActor, start, supervisor()).await?;
+        services.opened(vnode, OpenVnode { calls: calls.clone(), registrar: registrar.clone(), ports });
+        let start = outbox::Start { services: services.clone(), vnode };
+        let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
+        let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, edge::Start { services, vnode }, supervisor()).await?;
+        let calls = calls.get_cell();
+        let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
+        self.open = Some(Children { cells, calls });
+        Ok(())
+    }
+
+    /// Tells the relay of every live call's sockets before anything else is done.
+    fn open_media(&self, ports: &PortPool) {
+        let Start { services, vnode } = &self.start;
+        let records = services.cluster.read(*vnode, |state| {
+            state.calls().filter(|(_, entry)| !entry.ended).map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>()
+        });
+        for (call, record) in records.unwrap_or_default() {
+            // What can't be read is told by `calls`.
+            let Ok((_, session)) = records::restore(&record, self.ip) else { continue };
+            for port in session.ports() {
+                ports.adopt(port);
+            }
+            for leg in [LegId::CALLER, LegId::CALLEE] {
+                let wants = session.plan(usize::from(leg.0)).into_iter();
+                let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
+                services.relay.apply(call, leg, wants, Arc::default());
+            }
+        }
+    }
+
+    /// Ends the actors; the relay goes on.
+    async fn end_actors(&mut self) {
+        let Some(Children { cells, calls }) = self.open.take() else { return };
+        let Start { services, vnode } = &self.start;
+        services.closed(*vnode);
+        for call in calls.get_children() {
+            let _ = call.kill_and_wait(Some(END)).await;
+        }
+        for cell in cells {
+            let _ = cell.kill_and_wait(Some(END)).await;
+        }
+        services.sockets.close(*vnode);
+        for call in services.directory.of_vnode(*vnode) {
+            services.directory.remove(call);
+        }
+    }
+
+    /// Ends everything; after this the address may move.
+    async fn close(&mut self) {
+        let Start { services, vnode } = &self.start;
+        let (services, vnode) = (services.clone(), *vnode);
+        let calls = services.directory.of_vnode(vnode);
+        self.end_actors().await;
+        for call in calls {
+            services.relay.close(call);
+        }
+        services.relay.settle().await;
+        services.cluster.sockets_open(vnode, false);
+    }
+}
