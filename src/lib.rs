@@ -3,9 +3,13 @@
 //! `docs/ARCHITECTURE.md` is the map. Imports point down only; `tests/layers.rs` checks it.
 
 pub mod actors;
+pub mod api;
+pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod cluster;
+pub mod config;
 pub mod ids;
 pub mod media;
+pub mod node;
 pub mod sip;
+pub mod telemetry;

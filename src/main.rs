@@ -1,1 +1,19 @@
-fn main(){}
+//! The program. Layer: program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tandem::cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(serve) => serve.run().await,
+        Command::Dev(dev) => dev.run().await,
+        Command::Demo(demo) => demo.run().await,
+        Command::Status(status) => status.run().await,
+    }
+}

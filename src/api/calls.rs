@@ -1,0 +1,110 @@
+//! `/v1/calls`: the calls that are up, and ending one.
+
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::problem::{Problem, Query};
+use super::registrations::Page;
+use crate::actors::gateway::{Answer, Question, hang_up_here};
+use crate::clock;
+use crate::cluster::state::records::{CallRecord, decode};
+use crate::ids::{CallId, VnodeId};
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CallsView {
+    /// How many there are in all.
+    total: usize,
+    calls: Vec<CallView>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CallView {
+    /// Its name, in every log line too.
+    id: String,
+    vnode: u16,
+    owner: Option<u64>,
+    caller: String,
+    callee: String,
+    /// `ringing` or `answered`.
+    state: &'static str,
+    /// Seconds since the INVITE, and since the answer.
+    age: u64,
+    talking: Option<u64>,
+    /// Datagrams from the caller and from the callee, if the call is on the node that answers.
+    packets: Option<[u64; 2]>,
+}
+
+/// The calls that are up
+#[utoipa::path(get, path = "/v1/calls", params(Page), responses((status = OK, body = CallsView)))]
+pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<CallsView>, Problem> {
+    let mut live = Vec::new();
+    for vnode in api.services.cluster.vnodes() {
+        let records = api.services.cluster.read(vnode, |state| {
+            state.calls().filter(|(_, entry)| !entry.ended).map(|(_, entry)| (vnode, entry.record.clone())).collect::<Vec<_>>()
+        });
+        live.extend(records.unwrap_or_default());
+    }
+    let total = live.len();
+    let calls = page.of(live.into_iter()).into_iter().filter_map(|(vnode, record)| view(&api, vnode, &record)).collect();
+    Ok(Json(CallsView { total, calls }))
+}
+
+/// One call
+#[utoipa::path(get, path = "/v1/calls/{id}", params(("id" = String, Path, description = "The call's name")),
+    responses((status = OK, body = CallView), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<CallView>, Problem> {
+    let (vnode, record) = find(&api, &id)?;
+    view(&api, vnode, &record).map(Json).ok_or_else(|| Problem::not_found("call"))
+}
+
+/// Ends a call
+#[utoipa::path(delete, path = "/v1/calls/{id}", params(("id" = String, Path, description = "The call's name")),
+    responses((status = ACCEPTED, description = "Both sides are being hung up on"), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn hang_up(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    let (vnode, _) = find(&api, &id)?;
+    let call: CallId = id.parse().map_err(|_| Problem::not_found("call"))?;
+    let services = &api.services;
+    if hang_up_here(services, call) {
+        return Ok(StatusCode::ACCEPTED);
+    }
+    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node);
+    let nobody = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The call's owner is not there at the moment.");
+    match services.gateways.ask(services, owner.ok_or_else(nobody)?, &Question::HangUp { call }).await {
+        Some(Answer::HungUp(true)) => Ok(StatusCode::ACCEPTED),
+        Some(Answer::HungUp(false) | Answer::Bindings(_)) | None => Err(nobody()),
+    }
+}
+
+fn find(api: &Api, id: &str) -> Result<(VnodeId, bytes::Bytes), Problem> {
+    let call: CallId = id.parse().map_err(|_| Problem::not_found("call"))?;
+    let found = api.services.cluster.vnodes().into_iter().find_map(|vnode| {
+        let live = |state: &crate::cluster::state::VnodeState| {
+            state.call(call).filter(|entry| !entry.ended).map(|entry| entry.record.clone())
+        };
+        api.services.cluster.read(vnode, live).flatten().map(|record| (vnode, record))
+    });
+    found.ok_or_else(|| Problem::not_found("call"))
+}
+
+fn view(api: &Api, vnode: VnodeId, record: &[u8]) -> Option<CallView> {
+    let record: CallRecord = decode(record).ok()?;
+    let now = clock::now();
+    let packets = api.services.directory.counters(record.id);
+    Some(CallView {
+        id: record.id.to_string(),
+        vnode: vnode.0,
+        owner: api.services.cluster.owner_of(vnode).map(|node| node.0),
+        caller: record.caller,
+        callee: record.callee,
+        state: if record.answered.is_some() { "answered" } else { "ringing" },
+        age: now.since(record.created).as_secs(),
+        talking: record.answered.map(|at| now.since(at).as_secs()),
+        packets: packets.map(|legs| legs.map(|leg| leg.received.load(Ordering::Relaxed))),
+    })
+}

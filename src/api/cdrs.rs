@@ -1,0 +1,58 @@
+//! `/v1/cdrs`: one for each call that has ended.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::problem::{Problem, Query};
+use super::registrations::Page;
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CdrsView {
+    /// How many there are in all.
+    total: usize,
+    /// The newest first.
+    cdrs: Vec<CdrView>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CdrView {
+    /// In the order in which they were stored.
+    number: u64,
+    call: String,
+    caller: String,
+    callee: String,
+    /// Milliseconds since 1970.
+    created: u64,
+    answered: Option<u64>,
+    ended: u64,
+    /// How long they talked, in milliseconds; 0 when nobody answered.
+    talked_ms: u64,
+    /// The SIP status of the call's end; 200 when it was answered.
+    status: u16,
+    /// `caller`, `callee`, `system` or `operator`.
+    ended_by: String,
+}
+
+/// The calls that have ended
+#[utoipa::path(get, path = "/v1/cdrs", params(Page), responses((status = OK, body = CdrsView)))]
+pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<CdrsView>, Problem> {
+    let view = |meta: &crate::cluster::state::MetaState| {
+        let cdrs = page.of(meta.cdrs()).into_iter().map(|(number, cdr)| CdrView {
+            number,
+            call: cdr.call.to_string(),
+            caller: cdr.caller.clone(),
+            callee: cdr.callee.clone(),
+            created: cdr.created.0,
+            answered: cdr.answered.map(|at| at.0),
+            ended: cdr.ended.0,
+            talked_ms: cdr.answered.map_or(0, |at| u64::try_from(cdr.ended.since(at).as_millis()).unwrap_or(u64::MAX)),
+            status: cdr.status,
+            ended_by: cdr.ended_by.clone(),
+        });
+        CdrsView { total: meta.cdrs().count(), cdrs: cdrs.collect() }
+    };
+    Ok(Json(api.services.cluster.read_meta(view)))
+}

@@ -1,0 +1,284 @@
+//! A scripted phone: registers, calls, answers, hangs up; one thing at a time. Layer: program.
+//!
+//! It does what RFC 3261 asks of a user agent over UDP and no more, and repeats its requests until they are
+//! answered: that is how a phone lives through a takeover.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use crate::sip::digest::Credentials;
+use crate::sip::encode::encode_response;
+use crate::sip::headers::tag_of;
+use crate::sip::message::{Message, Request, Response};
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode, parse};
+
+/// RFC 3261 §17.1.1.1, T1.
+const T1: Duration = Duration::from_millis(500);
+/// 64·T1: a request without an answer has failed.
+const PATIENCE: Duration = Duration::from_secs(32);
+
+/// The phone.
+pub struct Phone {
+    user: String,
+    password: String,
+    domain: String,
+    server: SocketAddr,
+    socket: UdpSocket,
+    local: SocketAddr,
+    cseq: u32,
+    media: SocketAddr,
+    dialog: Option<Dialog>,
+}
+
+/// A call, from the phone's side.
+#[derive(Debug, Clone)]
+struct Dialog {
+    call_id: String,
+    from: String,
+    to: String,
+    target: String,
+    /// The last answer to the INVITE, for when it is repeated.
+    answer: Option<Bytes>,
+}
+
+impl Phone {
+    /// A phone that talks SIP with `server`, and RTP at `media`.
+    pub async fn new(user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind(("127.0.0.1", 0)).await?;
+        let local = socket.local_addr()?;
+        Ok(Self {
+            user: user.into(),
+            password: password.into(),
+            domain: domain.into(),
+            server,
+            socket,
+            local,
+            cseq: 0,
+            media,
+            dialog: None,
+        })
+    }
+
+    /// Registers for an hour.
+    pub async fn register(&mut self) -> anyhow::Result<()> {
+        let uri = format!("sip:{}", self.domain);
+        let aor = format!("<sip:{}@{}>", self.user, self.domain);
+        let (call_id, tag) = (random(), random());
+        let headers = format!("From: {aor};tag={tag}\r\nTo: {aor}\r\nCall-ID: {call_id}\r\nExpires: 3600\r\n");
+        let response = self.ask(Method::Register, &uri, &headers, "").await?;
+        match response.status.class() {
+            Class::Success => Ok(()),
+            Class::Provisional | Class::Redirect | Class::Failure => bail!("{} may not register: {}", self.user, response.status),
+        }
+    }
+
+    /// Calls, and waits for the answer; gives the other side's RTP address.
+    pub async fn call(&mut self, callee: &str) -> anyhow::Result<SocketAddr> {
+        let uri = format!("sip:{callee}@{}", self.domain);
+        let call_id = random();
+        let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
+        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n");
+        let response = self.ask(Method::Invite, &uri, &headers, &self.sdp()).await?;
+        if response.status.class() != Class::Success {
+            bail!("{callee} did not answer: {}", response.status);
+        }
+        let to = response.headers.text(&Name::To).context("no To")?.to_string();
+        let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
+        let dialog = Dialog { call_id, from, to, target, answer: None };
+        let ack = self.in_dialog(&dialog, &Method::Ack, self.cseq);
+        self.socket.send_to(ack.as_bytes(), self.server).await?;
+        self.dialog = Some(dialog);
+        rtp_address(&response.body)
+    }
+
+    /// Waits for a call and answers it; gives the other side's RTP address.
+    pub async fn answer(&mut self) -> anyhow::Result<SocketAddr> {
+        let mut media = None;
+        loop {
+            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
+            match request.method {
+                Method::Invite => media = Some(self.accept(&request).await?),
+                Method::Ack => return media.context("an ACK before the INVITE"),
+                _ => self.respond(&request, StatusCode::OK).await?,
+            }
+        }
+    }
+
+    async fn accept(&mut self, invite: &Request) -> anyhow::Result<SocketAddr> {
+        let tag = random();
+        let contact = format!("<sip:{}@{}>", self.user, self.local);
+        let ringing = invite.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, &contact);
+        self.socket.send_to(&encode_response(&ringing), self.server).await?;
+        let ok = invite.response(StatusCode::OK, Some(&tag)).with(Name::Contact, &contact);
+        let ok = ok.with_body("application/sdp", Bytes::from(self.sdp()));
+        let bytes = encode_response(&ok);
+        self.socket.send_to(&bytes, self.server).await?;
+        self.dialog = Some(Dialog {
+            call_id: invite.headers.call_id()?.to_string(),
+            from: ok.headers.text(&Name::To).context("no To")?.to_string(),
+            to: invite.headers.text(&Name::From).context("no From")?.to_string(),
+            target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
+            answer: Some(bytes),
+        });
+        rtp_address(&invite.body)
+    }
+
+    /// Hangs up, and waits until that is acknowledged.
+    pub async fn hang_up(&mut self) -> anyhow::Result<()> {
+        let dialog = self.dialog.take().context("there is no call")?;
+        self.cseq += 1;
+        let bye = self.in_dialog(&dialog, &Method::Bye, self.cseq);
+        let response = self.transact(&Method::Bye, &bye).await?;
+        match response.status.class() {
+            Class::Success => Ok(()),
+            Class::Provisional | Class::Redirect | Class::Failure => bail!("the BYE was refused: {}", response.status),
+        }
+    }
+
+    /// Waits until the other side hangs up.
+    pub async fn wait_for_bye(&mut self) -> anyhow::Result<()> {
+        loop {
+            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
+            let repeated = self.dialog.as_ref().and_then(|dialog| dialog.answer.clone());
+            match (&request.method, repeated) {
+                (Method::Bye, _) => {
+                    self.respond(&request, StatusCode::OK).await?;
+                    self.dialog = None;
+                    return Ok(());
+                }
+                (Method::Invite, Some(answer)) => {
+                    self.socket.send_to(&answer, self.server).await?;
+                }
+                (Method::Ack, _) => {}
+                _ => self.respond(&request, StatusCode::OK).await?,
+            }
+        }
+    }
+
+    /// Sends a request outside a dialog, with credentials when they are asked for.
+    async fn ask(&mut self, method: Method, uri: &str, headers: &str, body: &str) -> anyhow::Result<Response> {
+        let mut credentials = String::new();
+        loop {
+            self.cseq += 1;
+            let request = self.request(&method, uri, self.cseq, &format!("{headers}{credentials}"), body);
+            let response = self.transact(&method, &request).await?;
+            let (asks, answers) = match response.status {
+                StatusCode::UNAUTHORIZED => (Name::WwwAuthenticate, "Authorization"),
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED => (Name::ProxyAuthenticate, "Proxy-Authorization"),
+                _ => return Ok(response),
+            };
+            if method == Method::Invite {
+                let ack = self.failure_ack(&request, &response);
+                self.socket.send_to(ack.as_bytes(), self.server).await?;
+            }
+            if !credentials.is_empty() {
+                bail!("{} has the wrong password", self.user);
+            }
+            let challenge = response.headers.text(&asks).context("a challenge without a challenge")?;
+            let answer = Credentials::answer(&challenge, &self.user, &self.password, &method, uri, &random());
+            credentials = format!("{answers}: {}\r\n", answer.context("a challenge that can't be read")?);
+        }
+    }
+
+    /// Repeats a request until it has its final answer (RFC 3261 §17.1).
+    async fn transact(&mut self, method: &Method, request: &str) -> anyhow::Result<Response> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut gap = T1;
+        let mut proceeding = false;
+        let branch = request.split("branch=").nth(1).and_then(|rest| rest.split(['\r', ';']).next()).unwrap_or("").to_owned();
+        self.socket.send_to(request.as_bytes(), self.server).await?;
+        let mut again = Instant::now() + gap;
+        loop {
+            let message = self.receive(again.min(give_up)).await;
+            match message {
+                Ok(Message::Response(response)) => {
+                    let ours = response.headers.top_via().is_ok_and(|via| via.branch() == Some(&branch));
+                    let same = response.headers.cseq().is_ok_and(|cseq| cseq.method == *method);
+                    match ours && same {
+                        true if response.status.is_final() => return Ok(response),
+                        true => proceeding = true,
+                        false => {}
+                    }
+                }
+                Ok(Message::Request(request)) => self.respond(&request, StatusCode::OK).await?,
+                Err(_) if Instant::now() >= give_up => bail!("no answer to {method}"),
+                Err(_) => {
+                    // A provisional answer ends the repeating of an INVITE.
+                    if !(proceeding && *method == Method::Invite) {
+                        self.socket.send_to(request.as_bytes(), self.server).await?;
+                    }
+                    gap *= 2;
+                    again = Instant::now() + gap;
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self, until: Instant) -> anyhow::Result<Message> {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let (length, _) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
+            if let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) {
+                return Ok(message);
+            }
+        }
+    }
+
+    async fn respond(&self, request: &Request, status: StatusCode) -> anyhow::Result<()> {
+        if request.method != Method::Ack {
+            self.socket.send_to(&encode_response(&request.response(status, None)), self.server).await?;
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: &Method, uri: &str, cseq: u32, headers: &str, body: &str) -> String {
+        let content = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {};rport;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n{headers}\
+             CSeq: {cseq} {method}\r\nContact: <sip:{}@{}>\r\n{content}Content-Length: {}\r\n\r\n{body}",
+            self.local,
+            random(),
+            self.user,
+            self.local,
+            body.len()
+        )
+    }
+
+    fn in_dialog(&self, dialog: &Dialog, method: &Method, cseq: u32) -> String {
+        let headers = format!("From: {}\r\nTo: {}\r\nCall-ID: {}\r\n", dialog.from, dialog.to, dialog.call_id);
+        self.request(method, &dialog.target, cseq, &headers, "")
+    }
+
+    /// RFC 3261 §17.1.1.3: the ACK of a failure has the INVITE's branch, and the To of the answer.
+    fn failure_ack(&self, invite: &str, response: &Response) -> String {
+        let to = response.headers.text(&Name::To).unwrap_or_default();
+        let lines = invite.lines().take_while(|line| !line.is_empty()).filter_map(|line| match line {
+            line if line.starts_with("To:") && tag_of(&to).is_some() => Some(format!("To: {to}")),
+            line if line.starts_with("Content-") || line.starts_with("Proxy-Authorization") => None,
+            line => Some(line.replacen("INVITE", "ACK", 1)),
+        });
+        format!("{}\r\nContent-Length: 0\r\n\r\n", lines.collect::<Vec<_>>().join("\r\n"))
+    }
+
+    fn sdp(&self) -> String {
+        let (ip, port) = (self.media.ip(), self.media.port());
+        format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n")
+    }
+}
+
+fn random() -> String {
+    hex::encode(rand::random::<[u8; 8]>())
+}
+
+fn rtp_address(sdp: &[u8]) -> anyhow::Result<SocketAddr> {
+    let sdp = sdp_types::Session::parse(sdp)?;
+    let media = sdp.medias.first().context("no media")?;
+    let connection = media.connections.first().or(sdp.connection.as_ref()).context("no address")?;
+    Ok(SocketAddr::new(connection.connection_address.parse()?, media.port))
+}

@@ -1,0 +1,147 @@
+//! A cluster on loopback: who listens where, and the files that say so. Layer: program.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::api;
+use crate::cluster::tls::{TlsFiles, development_ca};
+use crate::config::{self, AddressMode, Config, LogFormat, Secret};
+use crate::ids::{NodeId, VnodeId};
+
+/// Vnodes a node: two, so that a dead node's load is shared.
+const VNODES_PER_NODE: u16 = 2;
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The directory for all files.
+    pub dir: PathBuf,
+    /// How many nodes.
+    pub nodes: u16,
+    /// The users' domain.
+    pub domain: String,
+    /// The first vnode's address; the others follow.
+    pub first_address: Ipv4Addr,
+    /// SIP's port on each.
+    pub sip_port: u16,
+    /// Node 1's API on 127.0.0.1; the others follow.
+    pub api_port: u16,
+    /// Node 1's Raft wire on 127.0.0.1; the others follow, and then the actor links.
+    pub wire_port: u16,
+}
+
+/// A user, and the password before it is hashed.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The part before the `@`.
+    pub name: String,
+    /// In clear.
+    pub password: String,
+}
+
+impl Layout {
+    /// The nodes' numbers.
+    pub fn node_ids(&self) -> impl Iterator<Item = u16> + use<> {
+        1..=self.nodes
+    }
+
+    /// The API of a node.
+    pub fn api(&self, node: u16) -> SocketAddr {
+        loopback(self.api_port + node - 1)
+    }
+
+    /// SIP's addresses, vnode by vnode.
+    pub fn sip(&self) -> Vec<SocketAddr> {
+        (0..self.nodes * VNODES_PER_NODE).map(|n| SocketAddr::new(self.address(n), self.sip_port)).collect()
+    }
+
+    /// The configuration file of a node.
+    pub fn config_file(&self, node: u16) -> PathBuf {
+        self.dir.join(format!("node{node}.toml"))
+    }
+
+    /// The log of a node.
+    pub fn log_file(&self, node: u16) -> PathBuf {
+        self.dir.join(format!("node{node}.log"))
+    }
+
+    /// The token's file.
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.join("token")
+    }
+
+    fn address(&self, n: u16) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(u32::from(self.first_address) + u32::from(n)))
+    }
+
+    /// Writes what the nodes need, unless it is there; gives the API's token.
+    pub fn write(&self) -> anyhow::Result<String> {
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
+        let dir = self.dir.canonicalize()?;
+        let ids: Vec<u64> = self.node_ids().map(u64::from).collect();
+        let tls = development_ca(&dir.join("tls"), &ids)?;
+        let secret = api::token(&dir.join("secret")).context("cannot make the cluster's secret")?;
+        let token = api::token(&dir.join("token")).context("cannot make the API's token")?;
+        for (node, tls) in self.node_ids().zip(tls) {
+            let config = self.config(&dir, node, tls, &secret);
+            std::fs::write(self.config_file(node), toml::to_string(&config)?)?;
+        }
+        Ok(token)
+    }
+
+    fn config(&self, dir: &Path, node: u16, tls: TlsFiles, secret: &str) -> Config {
+        let member = |id: u16| config::Member {
+            id: NodeId(id.into()),
+            raft: loopback(self.wire_port + id - 1),
+            actors: loopback(self.wire_port + self.nodes + id - 1),
+        };
+        let vnode = |n: u16| config::Vnode {
+            id: VnodeId(n + 1),
+            address: self.address(n),
+            home: NodeId(u64::from(n % self.nodes) + 1),
+        };
+        Config {
+            node: config::Node { id: NodeId(node.into()), data: dir.join(format!("node{node}")) },
+            cluster: config::Cluster {
+                secret: Secret(secret.to_owned()),
+                ca: tls.ca,
+                cert: tls.cert,
+                key: tls.key,
+                member: self.node_ids().map(member).collect(),
+                vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
+            },
+            address: config::Address { mode: AddressMode::Loopback },
+            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port },
+            registration: config::Registration::default(),
+            media: config::Media::default(),
+            api: config::Api { listen: self.api(node), token_file: dir.join("token") },
+            log: config::Log { format: LogFormat::Json, filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".into()) },
+        }
+    }
+
+    /// The users of a file, or those of the directory, which are made on first run.
+    pub fn users(&self, file: Option<&Path>) -> anyhow::Result<Vec<User>> {
+        let own = self.dir.join("users.csv");
+        if file.is_none() && !own.exists() {
+            let line = |n: u16| format!("{n},{}\n", hex::encode(rand::random::<[u8; 5]>()));
+            std::fs::write(&own, (1001..=1010).map(line).collect::<String>())?;
+        }
+        let path = file.unwrap_or(&own);
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(at, line)| {
+                let (name, password) = line
+                    .split_once(',')
+                    .with_context(|| format!("{}, line {}: not user,password", path.display(), at + 1))?;
+                Ok(User { name: name.trim().to_owned(), password: password.trim().to_owned() })
+            })
+            .collect()
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -1,0 +1,35 @@
+//! The program's commands. Layer: program.
+
+pub mod demo;
+pub mod dev;
+pub mod http;
+pub mod layout;
+pub mod serve;
+pub mod status;
+
+use clap::{Parser, Subcommand};
+
+/// A VoIP server platform that does not drop calls.
+#[derive(Debug, Parser)]
+#[command(name = "tandem", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one node.
+    Serve(serve::Serve),
+    /// Run a whole cluster on this machine's loopback, one process a node.
+    Dev(dev::Dev),
+    /// Let two built-in phones talk, kill the node that owns their call, and show that it goes on.
+    Demo(demo::Demo),
+    /// Show the nodes, the vnodes and who owns them.
+    Status(status::Status),
+}
+
+/// The exit code of a command that was told something impossible.
+pub const EXIT_USAGE: u8 = 2;

@@ -1,0 +1,114 @@
+//! One node: built from its configuration, and stopped so that nothing is lost. Layer: program.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use ractor::{Actor, ActorRef};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::actors::gateway::LinkSettings;
+use crate::actors::node::{NodeActor, NodeMsg, Start};
+use crate::actors::services::Services;
+use crate::api::{self, Api};
+use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
+use crate::cluster::{Cluster, Settings, StartError};
+use crate::config::Config;
+use crate::media::relay::Relay;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The cluster engine.
+    #[error(transparent)]
+    Cluster(#[from] StartError),
+    /// The media threads.
+    #[error("the media threads did not start")]
+    Media(#[source] std::io::Error),
+    /// The supervision tree.
+    #[error("the actors did not start")]
+    Actors(#[source] Box<ractor::SpawnErr>),
+    /// The API's token.
+    #[error("cannot read or make {}", path.display())]
+    Token {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API's port.
+    #[error("cannot listen on {address} for the API")]
+    Api {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running node.
+pub struct Node {
+    /// What its actors share.
+    pub services: Arc<Services>,
+    root: ActorRef<NodeMsg>,
+    api: JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts everything; it is *ready* some time later ([`Cluster::is_ready`]).
+    pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, NodeError> {
+        let files = TlsFiles {
+            ca: config.cluster.ca.clone(),
+            cert: config.cluster.cert.clone(),
+            key: config.cluster.key.clone(),
+        };
+        let tls = NodeTls::load(&files)?;
+        let token = api::token(&config.api.token_file)
+            .map_err(|source| NodeError::Token { path: config.api.token_file.clone(), source })?;
+        let address = config.api.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| NodeError::Api { address, source })?;
+        let cluster = Cluster::start(Settings {
+            node: config.node.id,
+            members: config.cluster.member.iter().map(|member| (member.id, member.raft)).collect(),
+            vnodes: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.home)).collect(),
+            dir: config.node.data.clone(),
+            tls: tls.clone(),
+        })
+        .await?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
+        let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
+        let (relay, events) = Relay::start(workers, timeout).map_err(NodeError::Media)?;
+        let links = links(&config, tls);
+        let services = Arc::new(Services::new(Arc::new(config), cluster, relay));
+        let start = Start { services: services.clone(), events, links };
+        let (root, _) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
+        let router = Api::new(services.clone(), &token, metrics).router();
+        let api = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the API has ended");
+            }
+        });
+        Ok(Self { services, root, api })
+    }
+
+    /// Hands the vnodes over, then ends the actors and closes the storage.
+    pub async fn stop(self) {
+        self.services.cluster.stop().await;
+        self.api.abort();
+        let _ = self.root.stop_and_wait(None, Some(Duration::from_secs(1))).await;
+    }
+}
+
+fn links(config: &Config, tls: NodeTls) -> Option<LinkSettings> {
+    let own = config.cluster.member.iter().find(|member| member.id == config.node.id)?;
+    let peers: std::collections::BTreeMap<_, _> =
+        config.cluster.member.iter().filter(|member| member.id != own.id).map(|member| (member.id, member.actors)).collect();
+    (!peers.is_empty()).then_some(LinkSettings { listen: own.actors, peers, tls })
+}

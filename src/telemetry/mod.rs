@@ -1,0 +1,50 @@
+//! Logs and metrics of one process. Layer: ground.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Bounds of the histograms, in seconds.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
+
+/// Why telemetry could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `log.filter` can't be read.
+    #[error("log.filter is not a filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Something in this process logs already.
+    #[error("logging has begun already")]
+    Logging(#[from] tracing_subscriber::util::TryInitError),
+    /// The metrics.
+    #[error("metrics could not begin")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// Begins logging to standard error: JSON with the fields of all spans, or lines for people.
+pub fn log(log: &Log) -> Result<(), TelemetryError> {
+    use tracing_subscriber::util::SubscriberInitExt;
+    let filter = EnvFilter::builder().parse(&log.filter)?;
+    let human = match log.format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Json => false,
+        LogFormat::Human => true,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if human {
+        builder.with_target(false).compact().finish().try_init()?;
+    } else {
+        // Spans flattened into one list: whoever reads looks for call_id wherever it was set.
+        builder.json().with_current_span(true).with_span_list(false).flatten_event(true).finish().try_init()?;
+    }
+    Ok(())
+}
+
+/// Begins counting; the handle renders what Prometheus reads.
+pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("seconds".into()), &SECONDS)?;
+    Ok(builder.install_recorder()?)
+}
