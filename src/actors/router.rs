@@ -5,6 +5,7 @@
 //! exists and where it is. Only a look-up that misses here asks the owner.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -28,23 +29,41 @@ use crate::sip::token::Token;
 use crate::sip::uri::Scheme;
 use crate::sip::{Method, Name, StatusCode, Text, Uri};
 
+/// How long a look-up waits for a vnode that has no owner at the moment.
+const OWNER_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon it looks again.
+const OWNER_PAUSE: Duration = Duration::from_millis(20);
+
 /// A datagram came by a flow.
 pub fn arrived(services: &Arc<Services>, flow: Flow, bytes: &Bytes) {
-    dispatch(services, flow.vnode, flow, bytes, None);
+    dispatch(services, &Packet { vnode: flow.vnode, flow, bytes: bytes.clone(), passed_on: None, fresh: false });
 }
 
 /// Another node passes a datagram on, which belongs to `vnode`.
 pub fn forwarded(services: &Arc<Services>, vnode: VnodeId, flow: Flow, bytes: &Bytes, authenticated: bool) {
-    dispatch(services, vnode, flow, bytes, Some(authenticated));
+    dispatch(services, &Packet { vnode, flow, bytes: bytes.clone(), passed_on: Some(authenticated), fresh: false });
 }
 
-/// `passed_on` is `None` for what came by our own socket; what was passed on is never passed on again.
-fn dispatch(services: &Arc<Services>, vnode: VnodeId, flow: Flow, bytes: &Bytes, passed_on: Option<bool>) {
-    match endpoint::datagram(bytes, flow.remote) {
-        Arrival::Leg(token, message) => to_leg(services, token, message, flow, bytes, passed_on.is_some()),
-        Arrival::Invite(request) => invite(services, vnode, request, flow),
+/// A datagram on its way.
+struct Packet {
+    /// Whose actors must see it.
+    vnode: VnodeId,
+    flow: Flow,
+    bytes: Bytes,
+    /// `None` when it came by our own socket, else whether its user is known. What was passed on is never
+    /// passed on again.
+    passed_on: Option<bool>,
+    /// Our replica of the users is as new as the packet.
+    fresh: bool,
+}
+
+fn dispatch(services: &Arc<Services>, packet: &Packet) {
+    let flow = packet.flow;
+    match endpoint::datagram(&packet.bytes, flow.remote) {
+        Arrival::Leg(token, message) => to_leg(services, token, message, packet),
+        Arrival::Invite(request) => invite(services, request, packet),
         Arrival::Cancel(request) => cancel(services, request, flow),
-        Arrival::Register(request) => register(services, request, flow, bytes, passed_on),
+        Arrival::Register(request) => register(services, request, packet),
         Arrival::Answer(response, why) => {
             count(why);
             transport::respond(services, flow, response);
@@ -57,11 +76,13 @@ fn count(why: Why) {
     metrics::counter!("tandem_sip_stateless_total", "why" => why.as_str()).increment(1);
 }
 
-fn to_leg(services: &Arc<Services>, token: Token, message: Message, flow: Flow, bytes: &Bytes, passed_on: bool) {
+fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
+    let flow = packet.flow;
     if services.vnode(token.vnode).is_none() {
-        let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node && !passed_on);
-        if let Some(owner) = owner {
-            let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes: bytes.clone() };
+        let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
+        if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
+            let bytes = packet.bytes.clone();
+            let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes };
             services.gateways.send(services, owner, &parcel);
         }
         // No owner at the moment: the phone repeats it, and there is one then.
@@ -102,8 +123,16 @@ enum Challenge {
     Proxy,
 }
 
-/// Who sent a request, or the answer that sends them away.
-fn authenticate(services: &Services, request: &Request, challenge: Challenge) -> Result<Aor, Box<Response>> {
+/// Why a request goes no further.
+enum Denied {
+    /// Its user is asked for credentials, or for newer ones.
+    Asked(Box<Response>),
+    /// They are wrong, or the user is unknown: as far as our replica knows.
+    Wrong(Box<Response>),
+}
+
+/// Who sent a request.
+fn authenticate(services: &Services, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
     let realm = &services.config.sip.domain;
     let (status, asks, answers) = match challenge {
         Challenge::Registrar => (StatusCode::UNAUTHORIZED, Name::WwwAuthenticate, Name::Authorization),
@@ -123,7 +152,7 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
         .filter_map(|value| Text::try_from(value.clone()).ok())
         .filter_map(|text| Credentials::parse(&text))
         .find(|credentials| credentials.realm == *realm);
-    let Some(credentials) = credentials else { return Err(ask(false)) };
+    let Some(credentials) = credentials else { return Err(Denied::Asked(ask(false))) };
     let user = credentials.username.split('@').next().unwrap_or("");
     let aor = Aor::new(user, realm);
     let known = services.cluster.read_meta(|meta| {
@@ -133,12 +162,26 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
     let ha1 = known.clone().unwrap_or(Ha1 { md5: String::new(), sha256: String::new() });
     match services.nonces.verify(&credentials, &request.method, realm, &ha1, clock::now()) {
         Ok(()) if known.is_some() => Ok(aor),
-        Ok(()) | Err(AuthError::Wrong) => {
-            metrics::counter!("tandem_auth_failures_total").increment(1);
-            Err(ask(false))
-        }
-        Err(AuthError::Stale) => Err(ask(true)),
+        Ok(()) | Err(AuthError::Wrong) => Err(Denied::Wrong(ask(false))),
+        Err(AuthError::Stale) => Err(Denied::Asked(ask(true))),
     }
+}
+
+/// Sends an answer that turns somebody away; if that is for want of a user, only after a look whether our replica
+/// lags behind (design, *Tokens*).
+fn turn_away(services: &Arc<Services>, packet: &Packet, response: Response) {
+    let permit = if packet.fresh { None } else { services.second_looks.clone().try_acquire_owned().ok() };
+    let Some(permit) = permit else {
+        metrics::counter!("tandem_turned_away_total", "status" => response.status.code().to_string()).increment(1);
+        return transport::respond(services, packet.flow, response);
+    };
+    let services = services.clone();
+    let again = Packet { bytes: packet.bytes.clone(), fresh: true, ..*packet };
+    tokio::spawn(async move {
+        services.cluster.catch_up_meta().await;
+        dispatch(&services, &again);
+        drop(permit);
+    });
 }
 
 /// The AoR that a URI means, if it is one of our domain (or one of our addresses, as phones without DNS say).
@@ -154,18 +197,20 @@ fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
 
 // --- registrations ---
 
-fn register(services: &Arc<Services>, request: Request, flow: Flow, bytes: &Bytes, passed_on: Option<bool>) {
+fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
+    let flow = packet.flow;
     let refuse = |response| transport::respond(services, flow, response);
     let Some(aor) = request.headers.to().ok().and_then(|to| aor_of(services, &to.uri)) else {
         // RFC 3261 §10.3 step 5.
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
-    if passed_on != Some(true) {
+    if packet.passed_on != Some(true) {
         match authenticate(services, &request, Challenge::Registrar) {
             Ok(user) if user == aor => {}
             // §10.3 step 4: nobody registers for somebody else.
             Ok(_) => return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN)),
-            Err(response) => return refuse(*response),
+            Err(Denied::Asked(response)) => return refuse(*response),
+            Err(Denied::Wrong(response)) => return turn_away(services, packet, *response),
         }
     }
     let Some(vnode) = aor.vnode(&services.cluster.vnodes()) else { return };
@@ -173,19 +218,20 @@ fn register(services: &Arc<Services>, request: Request, flow: Flow, bytes: &Byte
         let _ = open.registrar.cast(RegistrarMsg::Register(aor, Box::new(request), flow));
         return;
     }
-    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && passed_on.is_none());
-    let parcel = Parcel::Packet { vnode, flow: flow.into(), authenticated: true, bytes: bytes.clone() };
+    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && packet.passed_on.is_none());
+    let parcel = Parcel::Packet { vnode, flow: flow.into(), authenticated: true, bytes: packet.bytes.clone() };
     let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
     // In the moments of a takeover the phone's retransmission is sooner than anything that we could tell it;
     // without a majority there is nobody to wait for.
-    if !sent && passed_on.is_none() && !services.cluster.has_majority() {
+    if !sent && packet.passed_on.is_none() && !services.cluster.has_majority() {
         refuse(unavailable(&request));
     }
 }
 
 // --- calls ---
 
-fn invite(services: &Arc<Services>, vnode: VnodeId, request: Request, flow: Flow) {
+fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
+    let (flow, vnode) = (packet.flow, packet.vnode);
     let key = endpoint::invite_key(&request);
     if let Some(call) = services.directory.call_of(&key) {
         // Repeated. Its transaction knows what it was answered.
@@ -197,7 +243,8 @@ fn invite(services: &Arc<Services>, vnode: VnodeId, request: Request, flow: Flow
     let refuse = |response| transport::respond(services, flow, response);
     let caller = match authenticate(services, &request, Challenge::Proxy) {
         Ok(caller) => caller,
-        Err(response) => return refuse(*response),
+        Err(Denied::Asked(response)) => return refuse(*response),
+        Err(Denied::Wrong(response)) => return turn_away(services, packet, *response),
     };
     let claimed = request.headers.from().ok().and_then(|from| aor_of(services, &from.uri));
     if claimed.as_ref() != Some(&caller) {
@@ -207,7 +254,7 @@ fn invite(services: &Arc<Services>, vnode: VnodeId, request: Request, flow: Flow
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
     if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
-        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
+        return turn_away(services, packet, endpoint::stateless(&request, StatusCode::NOT_FOUND));
     }
     if !services.owns(vnode) {
         return refuse(unavailable(&request));
@@ -226,8 +273,9 @@ fn invite(services: &Arc<Services>, vnode: VnodeId, request: Request, flow: Flow
             let services = services.clone();
             tokio::spawn(async move {
                 match ask_for_binding(&services, home, &new.callee).await {
-                    Some(binding) => new.begin(&services, binding),
-                    None => new.refuse(&services, endpoint::stateless(&new.request, StatusCode::TEMPORARILY_UNAVAILABLE)),
+                    Ok(Some(binding)) => new.begin(&services, binding),
+                    Ok(None) => new.refuse(&services, endpoint::stateless(&new.request, StatusCode::TEMPORARILY_UNAVAILABLE)),
+                    Err(NoOwner) => new.refuse(&services, unavailable(&new.request)),
                 }
             });
         }
@@ -270,12 +318,28 @@ fn reachable(record: &[u8]) -> Option<Binding> {
     best(&bindings, clock::now()).cloned()
 }
 
-/// A replica may lag: nobody is told 480 before the owner was asked (design, *Tokens*).
-async fn ask_for_binding(services: &Services, vnode: VnodeId, aor: &Aor) -> Option<Binding> {
-    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node)?;
-    let question = Question::Bindings { vnode, aor: aor.clone() };
-    match services.gateways.ask(services, owner, &question).await? {
-        Answer::Bindings(record) => reachable(&record),
-        Answer::HungUp(_) => None,
+/// A replica may lag: nobody is told 480 before the owner has said so (design, *Tokens*). The error is that there
+/// was no owner to ask, not even after a takeover's time.
+async fn ask_for_binding(services: &Services, vnode: VnodeId, aor: &Aor) -> Result<Option<Binding>, NoOwner> {
+    let deadline = clock::now() + OWNER_PATIENCE;
+    while clock::now() < deadline {
+        match services.cluster.owner_of(vnode) {
+            // Our own replica is the owner's.
+            Some(owner) if owner == services.node && services.owns(vnode) => {
+                return Ok(reachable(&gateway::local_bindings(services, vnode, aor)));
+            }
+            Some(owner) if owner != services.node => {
+                let question = Question::Bindings { vnode, aor: aor.clone() };
+                if let Some(Answer::Bindings(record)) = services.gateways.ask(services, owner, &question).await {
+                    return Ok(reachable(&record));
+                }
+            }
+            Some(_) | None => {}
+        }
+        tokio::time::sleep(OWNER_PAUSE).await;
     }
+    Err(NoOwner)
 }
+
+/// Nobody owns a vnode.
+struct NoOwner;

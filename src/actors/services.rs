@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ractor::ActorRef;
+use tokio::sync::Semaphore;
 
 use super::calls::CallsMsg;
 use super::directory::Directory;
@@ -17,6 +18,9 @@ use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
 use crate::sip::digest::Nonces;
 use crate::sip::transaction::Timers;
+
+/// See [`Services::second_looks`].
+const SECOND_LOOKS: usize = 256;
 
 /// The services.
 pub struct Services {
@@ -38,6 +42,8 @@ pub struct Services {
     pub nonces: Nonces,
     /// SIP's timers.
     pub timers: Timers,
+    /// How many requests may wait at once for a second look at who their user is.
+    pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
     open: RwLock<HashMap<VnodeId, OpenVnode>>,
 }
@@ -66,6 +72,7 @@ impl Services {
             sockets: Sockets::default(),
             gateways: Gateways::default(),
             timers: Timers::RFC,
+            second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
         }
     }

@@ -45,6 +45,8 @@ use wire::{Kind, Link, Reach, WireError};
 
 /// How long a proposal may take before its promise is refused.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a look at meta's leader may take.
+const FRESH_DEADLINE: Duration = Duration::from_millis(300);
 /// The pause before a proposal is tried again at a group that has no leader at the moment.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -134,6 +136,8 @@ pub struct Cluster {
     life: Arc<recovery::Life>,
     owners: BTreeMap<VnodeId, Arc<owner::Owner>>,
     stopping: AtomicBool,
+    /// When the last look at meta's leader began that ended well.
+    meta_looked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -171,6 +175,7 @@ impl Cluster {
             life,
             owners,
             stopping: AtomicBool::new(false),
+            meta_looked: tokio::sync::Mutex::new(None),
         });
         tokio::spawn(recovery::run(cluster.clone()));
         recovery::watch_for_the_dead(&cluster);
@@ -247,6 +252,32 @@ impl Cluster {
             },
             None => read(&empty),
         }
+    }
+
+    /// Waits until the local replica of meta has what its leader had when this was called: nobody is turned away
+    /// because a replica lags. Those who wait at once share one look.
+    pub async fn catch_up_meta(&self) {
+        let asked = Instant::now();
+        let mut looked = self.meta_looked.lock().await;
+        if looked.is_some_and(|at| at > asked) {
+            return;
+        }
+        let began = Instant::now();
+        let Some(group) = self.groups.get(&GroupId::META) else { return };
+        let deadline = began + FRESH_DEADLINE;
+        let target = match group.leader() {
+            Some(leader) if leader != self.node => {
+                let Some(link) = self.links.get(&leader) else { return };
+                let asked = link.call::<(), Option<u64>>(Kind::Progress, GroupId::META, &(), FRESH_DEADLINE).await;
+                asked.ok().flatten()
+            }
+            Some(_) => group.metrics().last_log_index,
+            None => None,
+        };
+        let Some(target) = target else { return };
+        let mut applied = group.machine.applied();
+        let _ = tokio::time::timeout_at(deadline, applied.wait_for(|applied| *applied >= target)).await;
+        *looked = Some(began);
     }
 
     /// Changes whenever something was applied to the vnode's replica here.

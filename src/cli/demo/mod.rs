@@ -153,6 +153,8 @@ impl Demo {
         ensure!(owner["calls"][0]["owner"] == victim, "the call is not where it should be: {owner}");
         let before = talks.each_ref().map(|talk| talk.heard().frames());
         self.tell(&format!("{} and {} talk; kill -9 of node {victim}, which owns their call", a.name, b.name));
+        // At any point between two frames: in step with them the demo would flatter itself.
+        tokio::time::sleep(Duration::from_micros(rand::random::<u64>() % 20_000)).await;
         nodes.kill(victim)?;
         tokio::time::sleep(TALK).await;
         let heard = talks.each_ref().map(Talk::heard);
