@@ -112,3 +112,6 @@ fn links(config: &Config, tls: NodeTls) -> Option<LinkSettings> {
         config.cluster.member.iter().filter(|member| member.id != own.id).map(|member| (member.id, member.actors)).collect();
     (!peers.is_empty()).then_some(LinkSettings { listen: own.actors, peers, tls })
 }
+
+#[cfg(test)]
+mod tests;

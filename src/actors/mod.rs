@@ -32,6 +32,3 @@ pub mod services;
 pub mod supervise;
 pub mod transport;
 pub mod vnode;
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! `tandem demo`: a call that outlives the node that owns it. Layer: program.
 
-mod phone;
-mod talk;
+pub mod phone;
+pub mod talk;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;

@@ -67,26 +67,40 @@ impl Phone {
 
     /// Registers for an hour.
     pub async fn register(&mut self) -> anyhow::Result<()> {
-        let uri = format!("sip:{}", self.domain);
-        let aor = format!("<sip:{}@{}>", self.user, self.domain);
-        let (call_id, tag) = (random(), random());
-        let headers = format!("From: {aor};tag={tag}\r\nTo: {aor}\r\nCall-ID: {call_id}\r\nExpires: 3600\r\n");
-        let response = self.ask(Method::Register, &uri, &headers, "").await?;
+        let response = self.try_register().await?;
         match response.status.class() {
             Class::Success => Ok(()),
             Class::Provisional | Class::Redirect | Class::Failure => bail!("{} may not register: {}", self.user, response.status),
         }
     }
 
+    /// Registers, and gives the answer whatever it is.
+    pub async fn try_register(&mut self) -> anyhow::Result<Response> {
+        let uri = format!("sip:{}", self.domain);
+        let aor = format!("<sip:{}@{}>", self.user, self.domain);
+        let (call_id, tag) = (random(), random());
+        let headers = format!("From: {aor};tag={tag}\r\nTo: {aor}\r\nCall-ID: {call_id}\r\nExpires: 3600\r\n");
+        self.ask(Method::Register, &uri, &headers, "").await
+    }
+
     /// Calls, and waits for the answer; gives the other side's RTP address.
     pub async fn call(&mut self, callee: &str) -> anyhow::Result<SocketAddr> {
+        let response = self.try_call(callee, "", &self.sdp()).await?;
+        if response.status.class() != Class::Success {
+            bail!("{callee} did not answer: {}", response.status);
+        }
+        rtp_address(&response.body)
+    }
+
+    /// Calls with further headers and any body, and gives the final answer whatever it is.
+    pub async fn try_call(&mut self, callee: &str, more: &str, sdp: &str) -> anyhow::Result<Response> {
         let uri = format!("sip:{callee}@{}", self.domain);
         let call_id = random();
         let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
-        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n");
-        let response = self.ask(Method::Invite, &uri, &headers, &self.sdp()).await?;
+        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n{more}");
+        let response = self.ask(Method::Invite, &uri, &headers, sdp).await?;
         if response.status.class() != Class::Success {
-            bail!("{callee} did not answer: {}", response.status);
+            return Ok(response);
         }
         let to = response.headers.text(&Name::To).context("no To")?.to_string();
         let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
@@ -94,7 +108,7 @@ impl Phone {
         let ack = self.in_dialog(&dialog, &Method::Ack, self.cseq);
         self.socket.send_to(ack.as_bytes(), self.server).await?;
         self.dialog = Some(dialog);
-        rtp_address(&response.body)
+        Ok(response)
     }
 
     /// Waits for a call and answers it; gives the other side's RTP address.
@@ -171,14 +185,20 @@ impl Phone {
             let (asks, answers) = match response.status {
                 StatusCode::UNAUTHORIZED => (Name::WwwAuthenticate, "Authorization"),
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED => (Name::ProxyAuthenticate, "Proxy-Authorization"),
-                _ => return Ok(response),
+                status => {
+                    if method == Method::Invite && status.class() != Class::Success {
+                        self.socket.send_to(self.failure_ack(&request, &response).as_bytes(), self.server).await?;
+                    }
+                    return Ok(response);
+                }
             };
             if method == Method::Invite {
                 let ack = self.failure_ack(&request, &response);
                 self.socket.send_to(ack.as_bytes(), self.server).await?;
             }
+            // Asked again: they are wrong.
             if !credentials.is_empty() {
-                bail!("{} has the wrong password", self.user);
+                return Ok(response);
             }
             let challenge = response.headers.text(&asks).context("a challenge without a challenge")?;
             let answer = Credentials::answer(&challenge, &self.user, &self.password, &method, uri, &random());
@@ -266,7 +286,8 @@ impl Phone {
         format!("{}\r\nContent-Length: 0\r\n\r\n", lines.collect::<Vec<_>>().join("\r\n"))
     }
 
-    fn sdp(&self) -> String {
+    /// What the phone offers and answers: PCMU.
+    pub fn sdp(&self) -> String {
         let (ip, port) = (self.media.ip(), self.media.port());
         format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n")
     }

@@ -1,0 +1,218 @@
+//! A node alone in this process, with phones on real sockets: bad input, and actors that fail.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::UdpSocket;
+
+use super::*;
+use crate::actors::dialog::DialogMsg;
+use crate::actors::media_leg::MediaLegMsg;
+use crate::actors::call::CallMsg;
+use crate::cli::demo::phone::Phone;
+use crate::cli::demo::talk::Talk;
+use crate::cli::layout::Layout;
+use crate::cluster::state::MetaCommand;
+use crate::cluster::state::records::UserRecord;
+use crate::ids::{Aor, CallId, LegId};
+use crate::sip::digest::Ha1;
+use crate::sip::{Name, StatusCode};
+
+struct World {
+    node: Node,
+    server: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+const DOMAIN: &str = "tandem.test";
+
+impl World {
+    /// `n` keeps the addresses of tests apart that run at once.
+    async fn start(n: u8) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = 30_000 + u16::from(n) * 10;
+        let layout = Layout {
+            dir: dir.path().to_owned(),
+            nodes: 1,
+            domain: DOMAIN.into(),
+            first_address: Ipv4Addr::new(127, 0, 77, n * 4),
+            sip_port: 5060,
+            api_port: port,
+            wire_port: port + 1,
+        };
+        layout.write().unwrap();
+        let config = Config::load(&layout.config_file(1)).unwrap();
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let node = Node::start(config, metrics).await.unwrap();
+        until(|| node.services.cluster.is_ready() && node.services.vnode(crate::ids::VnodeId(1)).is_some()).await;
+        for name in ["1001", "1002", "1003"] {
+            let ha1 = Ha1::of(name, DOMAIN, "secret");
+            let user = UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256 };
+            let put = MetaCommand::PutUser { aor: Aor::new(name, DOMAIN), user, replace: true };
+            node.services.cluster.propose_meta(put).await.unwrap();
+        }
+        Self { node, server: layout.sip()[0], _dir: dir }
+    }
+
+    async fn phone(&self, user: &str, password: &str) -> (Phone, UdpSocket) {
+        let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let phone = Phone::new(user, password, DOMAIN, self.server, media.local_addr().unwrap()).await.unwrap();
+        (phone, media)
+    }
+
+    /// Two phones that talk.
+    async fn call(&self) -> ([Phone; 2], [Talk; 2]) {
+        let (mut a, a_media) = self.phone("1001", "secret").await;
+        let (mut b, b_media) = self.phone("1002", "secret").await;
+        b.register().await.unwrap();
+        let (a_to, b_to) = tokio::join!(a.call("1002"), b.answer());
+        let talks = [Talk::start(a_media, a_to.unwrap()), Talk::start(b_media, b_to.unwrap())];
+        ([a, b], talks)
+    }
+
+    /// The one call that is up.
+    fn the_call(&self) -> CallId {
+        let calls: Vec<_> = self.node.services.cluster.vnodes().into_iter().flat_map(|v| self.node.services.directory.of_vnode(v)).collect();
+        assert_eq!(calls.len(), 1);
+        calls[0]
+    }
+
+    fn cdrs(&self) -> usize {
+        self.node.services.cluster.read_meta(|meta| meta.cdrs().count())
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(tokio::time::Instant::now() < deadline, "it never came true");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn heard_more(talks: &[Talk; 2]) {
+    let before = talks.each_ref().map(|talk| talk.heard().frames());
+    until(|| talks.iter().zip(before).all(|(talk, before)| talk.heard().frames() > before + 10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_through_and_leaves_nothing() {
+    let world = World::start(1).await;
+    let ([mut a, mut b], talks) = world.call().await;
+    heard_more(&talks).await;
+    assert_eq!(world.node.services.relay.open_sockets(), 4);
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until(|| world.node.services.relay.open_sockets() == 0 && world.node.services.ports_in_use() == 0).await;
+    until(|| world.cdrs() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_an_actor_ends_no_call() {
+    let world = World::start(2).await;
+    let ([mut a, mut b], talks) = world.call().await;
+    let directory = &world.node.services.directory;
+    let call = world.the_call();
+    for leg in [LegId::CALLER, LegId::CALLEE] {
+        let dialog = directory.dialog(call, leg).unwrap();
+        dialog.cast(DialogMsg::Panic).unwrap();
+        until(|| directory.dialog(call, leg).is_some_and(|now| now.get_id() != dialog.get_id())).await;
+        let media = directory.media(call, leg).unwrap();
+        media.cast(MediaLegMsg::Panic).unwrap();
+        until(|| directory.media(call, leg).is_some_and(|now| now.get_id() != media.get_id())).await;
+    }
+    let actor = directory.call(call).unwrap();
+    actor.cast(CallMsg::Panic).unwrap();
+    until(|| directory.call(call).is_some_and(|now| now.get_id() != actor.get_id())).await;
+    heard_more(&talks).await;
+    assert_eq!(talks.each_ref().map(|talk| talk.heard().lost()), [0, 0]);
+    let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until(|| world.cdrs() == 1 && world.node.services.ports_in_use() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_failing_ends_its_own_call_properly() {
+    let world = World::start(3).await;
+    let ([mut a, mut b], _talks) = world.call().await;
+    let directory = &world.node.services.directory;
+    let call = world.the_call();
+    for _ in 0..=crate::actors::supervise::RESTARTS {
+        let dialog = directory.dialog(call, LegId::CALLEE).unwrap();
+        dialog.cast(DialogMsg::Panic).unwrap();
+        until(|| directory.dialog(call, LegId::CALLEE).is_none_or(|now| now.get_id() != dialog.get_id())).await;
+    }
+    let (one, other) = tokio::join!(a.wait_for_bye(), b.wait_for_bye());
+    one.and(other).unwrap();
+    until(|| world.cdrs() == 1).await;
+    let by = world.node.services.cluster.read_meta(|meta| meta.cdrs().next().map(|(_, cdr)| cdr.ended_by.clone()));
+    assert_eq!(by.as_deref(), Some("system"));
+    // The node lives: the next call goes through.
+    let (_, talks) = world.call().await;
+    heard_more(&talks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_gets_a_clear_answer_and_harms_nobody() {
+    let world = World::start(4).await;
+    let ([mut a, mut b], talks) = world.call().await;
+    let (mut good, _) = world.phone("1001", "secret").await;
+    let (mut wrong, _) = world.phone("1001", "guess").await;
+    let (mut nobody, _) = world.phone("4711", "secret").await;
+    assert_eq!(wrong.try_register().await.unwrap().status, StatusCode::UNAUTHORIZED);
+    assert_eq!(nobody.try_register().await.unwrap().status, StatusCode::UNAUTHORIZED);
+    let sdp = good.sdp();
+    for (callee, headers, sdp, status) in [
+        ("1002", "", "this is no SDP", 488),
+        ("1002", "", "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=audio 4 RTP/AVP 0\r\n", 488),
+        ("1003", "", &sdp, 480),
+        ("4711", "", &sdp, 404),
+        ("1002", "Require: teleport\r\n", &sdp, 420),
+    ] {
+        assert_eq!(good.try_call(callee, headers, sdp).await.unwrap().status.code(), status, "{callee} {headers}");
+    }
+    assert_eq!(wrong.try_call("1002", "", &sdp).await.unwrap().status, StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+    // Raw datagrams: none may stop the edge.
+    let raw = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let local = raw.local_addr().unwrap();
+    let with = |method: &str, more: &str| {
+        format!(
+            "{method} sip:1002@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{method}{}\r\nFrom: <sip:1001@{DOMAIN}>;tag=1\r\n\
+             To: <sip:1002@{DOMAIN}>\r\nCall-ID: {method}{}\r\nCSeq: 1 {method}\r\n{more}\r\n",
+            more.len(),
+            more.len()
+        )
+    };
+    for (text, status) in [
+        (with("INVITE", "Max-Forwards: 0\r\n"), 483),
+        (with("PUBLISH", ""), 405),
+        (with("FROB", ""), 501),
+        (with("BYE", ""), 481),
+        (with("OPTIONS", ""), 200),
+        (with("INVITE", "Content-Length: 99\r\n"), 400),
+    ] {
+        raw.send_to(text.as_bytes(), world.server).await.unwrap();
+        let mut buffer = [0; 2000];
+        let (length, _) = tokio::time::timeout(Duration::from_secs(5), raw.recv_from(&mut buffer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{text}\n{answer}");
+    }
+    for garbage in [vec![0; 60_000], b"\r\n\r\n".to_vec(), vec![0xff; 9], with("INVITE", "")[..70].as_bytes().to_vec(), Vec::new()] {
+        raw.send_to(&garbage, world.server).await.unwrap();
+    }
+    // The call that was up all the while.
+    heard_more(&talks).await;
+    let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+    hung_up.and(ended).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_asks_for_a_sane_time() {
+    let world = World::start(5).await;
+    let (mut phone, _) = world.phone("1001", "secret").await;
+    let response = phone.try_register().await.unwrap();
+    assert_eq!(response.status, StatusCode::OK);
+    let contact = response.headers.text(&Name::Contact).unwrap();
+    assert!(contact.contains(";expires=3600") || contact.contains(";expires=3599"), "{contact}");
+}
