@@ -106,6 +106,18 @@ pub struct Sip {
     pub domain: String,
     #[serde(default = "sip_port")]
     pub port: u16,
+    #[serde(default = "digest")]
+    pub digest: Vec<Digest>,
+}
+
+/// A hash that users may prove their passwords with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the algorithms")]
+pub enum Digest {
+    #[serde(rename = "MD5")]
+    Md5,
+    #[serde(rename = "SHA-256")]
+    Sha256,
 }
 
 /// `[registration]`, in seconds
@@ -180,6 +192,10 @@ impl Default for Log {
 
 fn sip_port() -> u16 {
     5060
+}
+
+fn digest() -> Vec<Digest> {
+    vec![Digest::Md5, Digest::Sha256]
 }
 
 /// What is wrong with a configuration.
@@ -268,6 +284,9 @@ impl Config {
         let domain = &self.sip.domain;
         if domain.is_empty() || !domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte)) {
             return Err(("sip.domain", format!("{domain:?} is no domain name")));
+        }
+        if self.sip.digest.is_empty() {
+            return Err(("sip.digest", "needs at least one algorithm".into()));
         }
         let Registration { min, max, default } = self.registration;
         if min == 0 || !(min..=max).contains(&default) {

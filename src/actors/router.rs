@@ -140,7 +140,7 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
     };
     let ask = |stale| {
         let mut response = endpoint::stateless(request, status);
-        for value in services.nonces.challenges(realm, stale, clock::now()) {
+        for value in services.nonces.challenges(&services.algorithms, realm, stale, clock::now()) {
             response.headers.push_text(asks.clone(), value);
         }
         Box::new(response)

@@ -12,11 +12,11 @@ use super::gateway::Gateways;
 use super::registrar::RegistrarMsg;
 use super::transport::Sockets;
 use crate::cluster::{Cluster, Ownership};
-use crate::config::Config;
+use crate::config::{Config, Digest};
 use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
-use crate::sip::digest::Nonces;
+use crate::sip::digest::{Algorithm, Nonces};
 use crate::sip::transaction::Timers;
 
 /// See [`Services::second_looks`].
@@ -40,12 +40,21 @@ pub struct Services {
     pub gateways: Gateways,
     /// Digest's nonces.
     pub nonces: Nonces,
+    /// The hashes that passwords are asked with.
+    pub algorithms: Vec<Algorithm>,
     /// SIP's timers.
     pub timers: Timers,
     /// How many requests may wait at once for a second look at who their user is.
     pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
     open: RwLock<HashMap<VnodeId, OpenVnode>>,
+}
+
+fn algorithm(digest: Digest) -> Algorithm {
+    match digest {
+        Digest::Md5 => Algorithm::Md5,
+        Digest::Sha256 => Algorithm::Sha256,
+    }
 }
 
 /// A vnode whose actors run here.
@@ -65,6 +74,7 @@ impl Services {
         Self {
             node: config.node.id,
             nonces: Nonces::new(config.cluster.secret.0.as_bytes()),
+            algorithms: config.sip.digest.iter().map(|digest| algorithm(*digest)).collect(),
             config,
             cluster,
             relay,

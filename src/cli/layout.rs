@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::api;
 use crate::cluster::tls::{TlsFiles, development_ca};
-use crate::config::{self, AddressMode, Config, LogFormat, Secret};
+use crate::config::{self, AddressMode, Config, Digest, LogFormat, Secret};
 use crate::ids::{NodeId, VnodeId};
 
 /// Vnodes a node: two, so that a dead node's load is shared.
@@ -113,7 +113,7 @@ impl Layout {
                 vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
             },
             address: config::Address { mode: AddressMode::Loopback },
-            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port },
+            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5, Digest::Sha256] },
             registration: config::Registration::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },

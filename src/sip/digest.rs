@@ -97,14 +97,16 @@ impl Nonces {
         ours.then(|| now.since(made))
     }
 
-    /// The values of the challenge headers, the better algorithm first (RFC 8760 §2.4).
-    pub fn challenges(&self, realm: &str, stale: bool, now: Timestamp) -> [String; 2] {
+    /// The values of the challenge headers, one for each algorithm, in that order: a phone takes the first one
+    /// that it knows (RFC 8760 §2.4).
+    pub fn challenges(&self, algorithms: &[Algorithm], realm: &str, stale: bool, now: Timestamp) -> Vec<String> {
         let nonce = self.make(realm, now);
         let stale = if stale { ", stale=true" } else { "" };
-        [Algorithm::Sha256, Algorithm::Md5].map(|algorithm| {
+        let challenge = |algorithm: &Algorithm| {
             let name = algorithm.as_str();
             format!("Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={name}, qop=\"auth\"{stale}")
-        })
+        };
+        algorithms.iter().map(challenge).collect()
     }
 
     /// Checks an answer against the user's hashes.
@@ -245,7 +247,7 @@ mod tests {
     #[test]
     fn a_right_answer_is_accepted_by_any_node_in_either_algorithm() {
         let ha1 = Ha1::of("1001", "x", "secret");
-        for challenge in nonces().challenges("x", false, Timestamp(1000)) {
+        for challenge in nonces().challenges(&[Algorithm::Sha256, Algorithm::Md5], "x", false, Timestamp(1000)) {
             let answer = credentials(&challenge, "secret");
             assert_eq!(nonces().verify(&answer, &Method::Register, "x", &ha1, Timestamp(2000)), Ok(()));
             let late = Timestamp(1001) + NONCE_LIFE;

@@ -1,0 +1,53 @@
+//! An established call goes on: same dialog, same media, and either side can hang up.
+
+use std::time::Duration;
+
+use crate::lab::baresip::Baresip;
+use crate::lab::cluster::{Cluster, PATIENCE};
+use crate::lab::{tone, until};
+
+const TALK: Duration = Duration::from_secs(2);
+/// Of a call of four seconds, in tenths: what may be missing at its begin, its end and at the takeover.
+const MISSING: usize = 8;
+
+async fn two_phones_talk_on(caller_hangs_up: bool) {
+    let mut cluster = Cluster::start(2);
+    let users = cluster.users.clone();
+    // The call is at home on node 2; the callee is registered by node 1.
+    let mut a = Baresip::start(&users[0].0, &users[0].1, cluster.sip_of(2), 440);
+    let mut b = Baresip::start(&users[1].0, &users[1].1, cluster.sip_of(1), 880);
+    a.dial(&users[1].0);
+    b.wait_for("CALL_ESTABLISHED");
+    tokio::time::sleep(TALK).await;
+    let calls = cluster.api(1).get("/v1/calls").await.unwrap();
+    assert_eq!((&calls["total"], &calls["calls"][0]["owner"]), (&1.into(), &2.into()), "{calls}");
+    cluster.kill(2);
+    tokio::time::sleep(TALK).await;
+    assert!(!a.saw("CALL_CLOSED") && !b.saw("CALL_CLOSED"));
+    if caller_hangs_up { a.hang_up() } else { b.hang_up() }
+    a.wait_for("CALL_CLOSED");
+    b.wait_for("CALL_CLOSED");
+    for (phone, hz) in [(&a, 880.0), (&b, 440.0)] {
+        let heard = tone::heard(&phone.recording(), hz);
+        let good = heard.iter().filter(|good| **good).count();
+        assert!(heard.len() >= 35 && good + MISSING >= heard.len(), "{hz} Hz: {heard:?}");
+        // It is there at the end, and not only at the beginning.
+        assert!(heard[heard.len() - 8..heard.len() - 3].iter().all(|good| *good), "{hz} Hz: {heard:?}");
+    }
+    until("one CDR and no port", PATIENCE, || async {
+        let (one, three) = (cluster.count(1, "/v1/cluster", "media_ports").await, cluster.count(3, "/v1/cluster", "media_sockets").await);
+        let cdrs = cluster.api(1).get("/v1/cdrs").await.unwrap();
+        one + three == 0 && cdrs["total"] == 1 && cdrs["cdrs"][0]["ended_by"] == if caller_hangs_up { "caller" } else { "callee" }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_on_when_the_owner_is_killed_and_the_caller_hangs_up() {
+    two_phones_talk_on(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_on_when_the_owner_is_killed_and_the_callee_hangs_up() {
+    two_phones_talk_on(false).await;
+}

@@ -1,0 +1,61 @@
+//! A dead node comes back, with its disk or without: it catches up, takes its vnodes home, and no call notices.
+
+use std::time::Duration;
+
+use tandem::cli::demo::phone::Phone;
+use tandem::cli::demo::talk::Talk;
+use tokio::net::UdpSocket;
+
+use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
+use crate::lab::until;
+
+/// A call that comes home may miss its sound for this long: the planned move's budget, and the noise of a
+/// machine that starts a node at the same time.
+const MOVE: Duration = Duration::from_millis(150);
+
+async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
+    let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (name, password) = &cluster.users[user];
+    let mut phone = Phone::new(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap()).await.unwrap();
+    phone.register().await.unwrap();
+    (phone, media)
+}
+
+async fn comes_back(empty_handed: bool) {
+    let mut cluster = Cluster::start(2);
+    let (mut a, a_media) = phone(&cluster, 0, 2).await;
+    let (mut b, b_media) = phone(&cluster, 1, 1).await;
+    let callee = cluster.users[1].0.clone();
+    let (a_to, b_to) = tokio::join!(a.call(&callee), b.answer());
+    let talks = [Talk::start(a_media, a_to.unwrap()), Talk::start(b_media, b_to.unwrap())];
+    cluster.kill(2);
+    if empty_handed {
+        cluster.wipe(2);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.start_again(2);
+    cluster.at_home().await;
+    let calls = cluster.api(2).get("/v1/calls").await.unwrap();
+    assert_eq!((&calls["total"], &calls["calls"][0]["owner"]), (&1.into(), &2.into()), "{calls}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for talk in &talks {
+        let heard = talk.heard();
+        assert!(heard.gap < MOVE && heard.silence().is_some_and(|silence| silence < MOVE), "{:?} {:?}", heard.gap, heard.silence());
+    }
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until("one CDR", PATIENCE, || async { cluster.count(2, "/v1/cdrs", "total").await == 1 }).await;
+    // What came back remembers: registrations and users are there.
+    assert_eq!(cluster.count(2, "/v1/registrations", "total").await, 2);
+    assert_eq!(cluster.count(2, "/v1/users", "total").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_comes_back_with_its_disk() {
+    comes_back(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_comes_back_empty_handed() {
+    comes_back(true).await;
+}

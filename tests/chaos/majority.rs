@@ -1,0 +1,59 @@
+//! With a majority gone new promises are refused, calls go on, and service resumes by itself.
+
+use std::time::Duration;
+
+use tandem::cli::demo::phone::Phone;
+use tandem::cli::demo::talk::Talk;
+use tandem::sip::{Name, Response, StatusCode};
+use tokio::net::UdpSocket;
+
+use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
+use crate::lab::until;
+
+async fn phone(cluster: &Cluster, user: usize) -> (Phone, UdpSocket) {
+    let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (name, password) = &cluster.users[user];
+    (Phone::new(name, password, DOMAIN, cluster.sip_of(1), media.local_addr().unwrap()).await.unwrap(), media)
+}
+
+fn is_503(response: &Response) -> bool {
+    response.status == StatusCode::SERVICE_UNAVAILABLE && response.headers.get(&Name::RetryAfter).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_new_promises_are_refused_and_calls_go_on() {
+    let mut cluster = Cluster::start(3);
+    let callee = cluster.users[1].0.clone();
+    let (mut a, a_media) = phone(&cluster, 0).await;
+    let (mut b, b_media) = phone(&cluster, 1).await;
+    b.register().await.unwrap();
+    let (a_to, b_to) = tokio::join!(a.call(&callee), b.answer());
+    let talks = [Talk::start(a_media, a_to.unwrap()), Talk::start(b_media, b_to.unwrap())];
+    cluster.kill(2);
+    cluster.kill(3);
+    until("node 1 keeps its vnodes", PATIENCE, || async {
+        let cluster = cluster.api(1).get("/v1/cluster").await.unwrap();
+        cluster["vnodes"].as_array().unwrap().iter().all(|vnode| vnode["here"] == "custodian")
+    })
+    .await;
+    assert!(cluster.api(1).get("/readyz").await.is_err());
+    let (mut c, _) = phone(&cluster, 2).await;
+    let registered = c.try_register().await.unwrap();
+    assert!(is_503(&registered), "{registered:?}");
+    let sdp = c.sdp();
+    let called = c.try_call(&callee, "", &sdp).await.unwrap();
+    assert!(is_503(&called), "{called:?}");
+    let before = talks.each_ref().map(|talk| talk.heard().frames());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(talks.iter().zip(before).all(|(talk, before)| talk.heard().frames() > before + 15), "the call goes on");
+    cluster.start_again(2);
+    until("service resumes", PATIENCE, || async { cluster.api(1).get("/readyz").await.is_ok() }).await;
+    until("registrations are taken again", PATIENCE, || async {
+        let (mut c, _) = phone(&cluster, 2).await;
+        c.try_register().await.is_ok_and(|response| response.status == StatusCode::OK)
+    })
+    .await;
+    let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
+}

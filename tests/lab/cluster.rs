@@ -1,0 +1,162 @@
+//! Three nodes, started as an operator starts them: `tandem dev`.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tandem::cli::http::ApiClient;
+
+use super::until;
+
+const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
+pub const DOMAIN: &str = "tandem.test";
+/// So long anything may take that the cluster does by itself.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    /// SIP's address of each vnode.
+    pub sip: Vec<SocketAddr>,
+    /// User and password.
+    pub users: Vec<(String, String)>,
+    api: Vec<SocketAddr>,
+    token: String,
+    dev: Child,
+    pids: Vec<i32>,
+    own: Vec<(usize, Child)>,
+}
+
+impl Cluster {
+    /// Starts three nodes with so many users, and waits until they are ready.
+    pub fn start(users: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pw-{n}"))).collect();
+        let file = dir.path().join("users");
+        std::fs::write(&file, users.iter().map(|(user, password)| format!("{user},{password}\n")).collect::<String>()).unwrap();
+        let pid = std::process::id();
+        let ports = free_ports(9);
+        let mut dev = Command::new(TANDEM)
+            .args(["dev", "--domain", DOMAIN, "--first-address", &format!("127.{}.{}.11", 64 + pid / 250 % 60, pid % 250 + 1)])
+            .arg("--dir")
+            .arg(dir.path().join("dev"))
+            .arg("--users")
+            .arg(file)
+            .args(["--api-port", &ports.to_string(), "--wire-port", &(ports + 3).to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(dev.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("tandem dev did not say ready: {line:?}"));
+        assert_eq!(ready["event"], "ready");
+        let addresses = |key: &str| ready[key].as_array().unwrap().iter().map(|a| a.as_str().unwrap().parse().unwrap()).collect();
+        Self {
+            sip: addresses("sip"),
+            api: addresses("api"),
+            token: ready["token"].as_str().unwrap().into(),
+            pids: ready["pids"].as_array().unwrap().iter().map(|pid| i32::try_from(pid.as_i64().unwrap()).unwrap()).collect(),
+            dir,
+            users,
+            dev,
+            own: Vec::new(),
+        }
+    }
+
+    /// The API of node 1, 2 or 3.
+    pub fn api(&self, node: usize) -> ApiClient {
+        ApiClient::new(self.api[node - 1], &self.token)
+    }
+
+    /// SIP's address of the first vnode that is at home on a node.
+    pub fn sip_of(&self, node: usize) -> SocketAddr {
+        self.sip[node - 1]
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, node: usize) {
+        kill(Pid::from_raw(self.pids[node - 1]), Signal::SIGKILL).unwrap();
+        if let Some(at) = self.own.iter().position(|(own, _)| *own == node) {
+            let _ = self.own.swap_remove(at).1.wait();
+        }
+    }
+
+    /// Starts a node again that was killed.
+    pub fn start_again(&mut self, node: usize) {
+        let dir = self.dir.path().join("dev");
+        let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("node{node}.log"))).unwrap();
+        let child = Command::new(TANDEM)
+            .args(["serve", "--parent", &std::process::id().to_string(), "--config"])
+            .arg(dir.join(format!("node{node}.toml")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.pids[node - 1] = i32::try_from(child.id()).unwrap();
+        self.own.push((node, child));
+    }
+
+    /// What a dead node had on its disk is gone.
+    pub fn wipe(&self, node: usize) {
+        std::fs::remove_dir_all(self.data(node)).unwrap();
+    }
+
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.dir.path().join("dev").join(format!("node{node}"))
+    }
+
+    /// Waits until every node is up and every vnode at home.
+    pub async fn at_home(&self) {
+        until("every vnode is at home", PATIENCE, || async {
+            let mut home = 0;
+            for node in 1..=3 {
+                let Ok(cluster) = self.api(node).get("/v1/cluster").await else { return false };
+                home += cluster["vnodes"].as_array().unwrap().iter().filter(|v| v["here"] == "owner" && v["home"] == node).count();
+            }
+            home == self.sip.len()
+        })
+        .await;
+    }
+
+    /// A number that one node says of itself.
+    pub async fn count(&self, node: usize, path: &str, key: &str) -> u64 {
+        self.api(node).get(path).await.unwrap()[key].as_u64().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.own {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = kill(Pid::from_raw(i32::try_from(self.dev.id()).unwrap()), Signal::SIGTERM);
+        let _ = self.dev.wait();
+        if std::thread::panicking() {
+            let kept = std::env::temp_dir().join(format!("tandem-chaos-{}", std::process::id()));
+            let _ = std::fs::create_dir_all(&kept);
+            for node in 1..=3 {
+                let name = format!("node{node}.log");
+                let _ = std::fs::copy(self.dir.path().join("dev").join(&name), kept.join(&name));
+            }
+            eprintln!("the nodes' logs are in {}", kept.display());
+        }
+    }
+}
+
+/// The first of `count` ports in a row that nobody uses at the moment.
+fn free_ports(count: u16) -> u16 {
+    let mut first = 20_000 + u16::try_from(std::process::id() % 9_000).unwrap();
+    loop {
+        if (first..first + count).all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+        first += count;
+    }
+}

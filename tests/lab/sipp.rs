@@ -1,0 +1,132 @@
+//! sipp: many users at once.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::cluster::DOMAIN;
+
+/// One sipp, running or done.
+pub struct Sipp {
+    child: Child,
+    out: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+/// What it has counted.
+#[derive(Debug)]
+pub struct Counts {
+    pub succeeded: u64,
+    pub failed: u64,
+    pub retransmissions: u64,
+    /// The first thing that went wrong.
+    pub error: String,
+}
+
+/// One line of a scenario's input.
+pub struct Line<'a> {
+    pub user: &'a str,
+    pub password: &'a str,
+    /// The scenario's fourth field.
+    pub last: String,
+}
+
+/// How much of it.
+pub struct Load {
+    pub calls: usize,
+    pub per_second: usize,
+    /// Milliseconds of talk.
+    pub talk: u64,
+}
+
+impl Sipp {
+    /// A scenario that sends to `target`.
+    pub fn toward(target: SocketAddr, scenario: &str, lines: &[Line<'_>], load: &Load) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let input = dir.path().join("input.csv");
+        let mut text = String::from("SEQUENTIAL\n");
+        for Line { user, password, last } in lines {
+            text.push_str(&format!("{user};{DOMAIN};[authentication username={user} password={password}];{last}\n"));
+        }
+        std::fs::write(&input, text).unwrap();
+        let args = [
+            "-inf".to_owned(),
+            input.display().to_string(),
+            "-m".into(),
+            load.calls.to_string(),
+            "-r".into(),
+            load.per_second.to_string(),
+            "-d".into(),
+            load.talk.to_string(),
+            "-l".into(),
+            "5000".into(),
+            target.to_string(),
+        ];
+        Self::start(dir, scenario, 0, &args)
+    }
+
+    /// A scenario that waits on 127.0.0.1:`port`.
+    pub fn waiting(port: u16, scenario: &str) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), scenario, port, &[])
+    }
+
+    fn start(dir: tempfile::TempDir, scenario: &str, port: u16, more: &[String]) -> Self {
+        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/sipp");
+        let out = dir.path().join("stat.csv");
+        let port = if port == 0 { free_udp_port() } else { port };
+        let child = Command::new("sipp")
+            .current_dir(dir.path())
+            .arg("-sf")
+            .arg(scenarios.join(format!("{scenario}.xml")))
+            .args(["-i", "127.0.0.1", "-mi", "127.0.0.1", "-nostdin", "-trace_stat", "-fd", "1", "-trace_err", "-error_file", "errors"])
+            .arg("-stf")
+            .arg(&out)
+            .args(["-p", &port.to_string(), "-mp", &(free_udp_port() & !1).to_string()])
+            .args(["-timeout", "300s", "-buff_size", "4194304"])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sipp is installed by make bootstrap");
+        Self { child, out, _dir: dir }
+    }
+
+    /// Waits for its end without holding up the test's own tasks.
+    pub async fn done(mut self) -> Counts {
+        while self.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        self.counts()
+    }
+
+    /// What it has counted so far.
+    pub fn counts(&self) -> Counts {
+        let text = std::fs::read_to_string(&self.out).unwrap_or_default();
+        let mut lines = text.lines();
+        let names = lines.next().unwrap_or_default().split(';');
+        let values = lines.next_back().unwrap_or_default().split(';');
+        let all: HashMap<_, _> = names.zip(values).collect();
+        let get = |name: &str| all.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let errors = std::fs::read_to_string(self._dir.path().join("errors")).unwrap_or_default();
+        Counts {
+            succeeded: get("SuccessfulCall(C)"),
+            failed: get("FailedCall(C)"),
+            retransmissions: get("Retransmissions(C)"),
+            error: errors.chars().take(1500).collect(),
+        }
+    }
+}
+
+impl Drop for Sipp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A UDP port of 127.0.0.1 that nobody uses at the moment.
+pub fn free_udp_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
