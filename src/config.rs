@@ -195,7 +195,7 @@ fn sip_port() -> u16 {
 }
 
 fn digest() -> Vec<Digest> {
-    vec![Digest::Md5, Digest::Sha256]
+    vec![Digest::Md5]
 }
 
 /// What is wrong with a configuration.

@@ -1,5 +1,6 @@
 //! `tandem dev`: a cluster on loopback, one child process a node. Layer: program.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
@@ -109,7 +110,7 @@ async fn run(layout: Layout, token: String, users: &[User], show: bool, restart:
             if show {
                 tell_people(&nodes, users);
             }
-            println!("{line}");
+            say(&line);
         }
         Some(Err(error)) => {
             nodes.stop().await;
@@ -123,10 +124,10 @@ async fn run(layout: Layout, token: String, users: &[User], show: bool, restart:
     loop {
         tokio::select! {
             (node, status) = nodes.exited() => {
-                println!("{}", json!({"event": "exited", "node": node, "status": status}));
+                say(&json!({"event": "exited", "node": node, "status": status}));
                 if restart {
                     let pid = nodes.spawn(node)?;
-                    println!("{}", json!({"event": "started", "node": node, "pid": pid}));
+                    say(&json!({"event": "started", "node": node, "pid": pid}));
                 }
             }
             _ = interrupt.recv() => break,
@@ -135,6 +136,11 @@ async fn run(layout: Layout, token: String, users: &[User], show: bool, restart:
     }
     nodes.stop().await;
     Ok(())
+}
+
+/// One line of JSON. Whoever listened may have gone: the nodes stay.
+fn say(line: &Value) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn tell_people(nodes: &Nodes, users: &[User]) {

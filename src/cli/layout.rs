@@ -113,7 +113,7 @@ impl Layout {
                 vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
             },
             address: config::Address { mode: AddressMode::Loopback },
-            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5, Digest::Sha256] },
+            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5] },
             registration: config::Registration::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },

@@ -33,7 +33,7 @@ impl Baresip {
         let path = dir.path().display();
         let sip = free_udp_port();
         let config = format!(
-            "poll_method epoll\nsip_listen 127.0.0.1:{sip}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
+            "poll_method epoll\nnet_interface 127.0.0.1\nsip_listen 0.0.0.0:{sip}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
              rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
              module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
