@@ -276,7 +276,10 @@ impl Config {
         }
         if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !vnode.address.is_loopback()) {
             let AddressMode::Loopback = self.address.mode;
-            return Err(("cluster.vnode.address", format!("is {}, and address.mode = \"loopback\" takes 127.0.0.0/8 only", vnode.address)));
+            return Err((
+                "cluster.vnode.address",
+                format!("is {}, and address.mode = \"loopback\" takes 127.0.0.0/8 only", vnode.address),
+            ));
         }
         if self.cluster.secret.0.len() < 32 {
             return Err(("cluster.secret", "must have 32 characters at least".into()));

@@ -62,9 +62,10 @@ impl Aor {
     /// The vnode that holds this AoR's bindings: the same on every node for the life of the cluster,
     /// so the hash (FNV-1a) is spelled out here and never taken from a library that may change it.
     pub fn vnode(&self, vnodes: &[VnodeId]) -> Option<VnodeId> {
-        let hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = self
+            .0
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let count = u64::try_from(vnodes.len()).ok().filter(|count| *count > 0)?;
         vnodes.get(usize::try_from((hash >> 16) % count).ok()?).copied()
     }

@@ -63,11 +63,8 @@ pub struct Node {
 impl Node {
     /// Starts everything; it is *ready* some time later ([`Cluster::is_ready`]).
     pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, NodeError> {
-        let files = TlsFiles {
-            ca: config.cluster.ca.clone(),
-            cert: config.cluster.cert.clone(),
-            key: config.cluster.key.clone(),
-        };
+        let files =
+            TlsFiles { ca: config.cluster.ca.clone(), cert: config.cluster.cert.clone(), key: config.cluster.key.clone() };
         let tls = NodeTls::load(&files)?;
         let token = api::token(&config.api.token_file)
             .map_err(|source| NodeError::Token { path: config.api.token_file.clone(), source })?;

@@ -218,7 +218,11 @@ impl Actor for CallActor {
     }
 }
 
-async fn spawn_dialog(services: &Arc<Services>, call: &ActorRef<CallMsg>, leg: LegId) -> Result<ActorRef<DialogMsg>, ActorProcessingErr> {
+async fn spawn_dialog(
+    services: &Arc<Services>,
+    call: &ActorRef<CallMsg>,
+    leg: LegId,
+) -> Result<ActorRef<DialogMsg>, ActorProcessingErr> {
     let start = dialog::Start { services: services.clone(), call: call.clone(), leg };
     Ok(Actor::spawn_linked(None, DialogActor, start, call.get_cell()).await?.0)
 }
@@ -230,7 +234,8 @@ async fn spawn_media(
     leg: LegId,
 ) -> Result<ActorRef<MediaLegMsg>, ActorProcessingErr> {
     let counters = services.directory.counters(id).map(|[caller, callee]| if leg == LegId::CALLER { caller } else { callee });
-    let start = media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters: counters.unwrap_or_default() };
+    let start =
+        media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters: counters.unwrap_or_default() };
     Ok(Actor::spawn_linked(None, MediaLegActor, start, call.get_cell()).await?.0)
 }
 
@@ -304,7 +309,8 @@ impl Running {
             Some(_) => return self.refuse(myself, &invite, flow, StatusCode::UNSUPPORTED_MEDIA_TYPE),
             None => None,
         };
-        let new = NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, body, caller, callee };
+        let new =
+            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, body, caller, callee };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {
                 self.core = Some(core);
@@ -348,7 +354,9 @@ impl Running {
         let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
         let over = state.ended.is_some();
         match event {
-            LegEvent::Request(key, mut request) if request.method == Method::Invite && has_sdp(&request.headers, &request.body) => {
+            LegEvent::Request(key, mut request)
+                if request.method == Method::Invite && has_sdp(&request.headers, &request.body) =>
+            {
                 let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
                 if !known && !over {
                     request.body = self.media.offer(leg, &request.body).map_err(|error| {

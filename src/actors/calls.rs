@@ -67,7 +67,12 @@ impl Actor for CallsActor {
         Ok(running)
     }
 
-    async fn handle(&self, myself: ActorRef<CallsMsg>, message: CallsMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<CallsMsg>,
+        message: CallsMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         let CallsMsg::Begin(call, incoming) = message;
         running.spawn(&myself, call, Begin::New(incoming)).await;
         Ok(())
@@ -104,7 +109,13 @@ impl Running {
     }
 
     /// Makes a call's actor from its record; false when the record can't be read.
-    async fn resume(&mut self, myself: &ActorRef<CallsMsg>, call: CallId, record: &[u8], bury: bool) -> Result<bool, ActorProcessingErr> {
+    async fn resume(
+        &mut self,
+        myself: &ActorRef<CallsMsg>,
+        call: CallId,
+        record: &[u8],
+        bury: bool,
+    ) -> Result<bool, ActorProcessingErr> {
         let services = self.start.services.clone();
         let ip = services.config.address_of(self.start.vnode).ok_or("a vnode without an address")?;
         let (state, media) = match records::restore(record, ip) {
@@ -128,15 +139,19 @@ impl Running {
         }
     }
 
-    async fn failed(&mut self, myself: &ActorRef<CallsMsg>, child: &ActorCell, error: &ActorProcessingErr) -> Result<(), ActorProcessingErr> {
+    async fn failed(
+        &mut self,
+        myself: &ActorRef<CallsMsg>,
+        child: &ActorCell,
+        error: &ActorProcessingErr,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(call) = self.actors.remove(&child.get_id()) else { return Ok(()) };
         tracing::error!(call_id = %call, trace_id = %call, %error, "call failed");
         metrics::counter!("tandem_actor_restarts_total", "actor" => "call").increment(1);
         let again = self.budgets.entry(call).or_default().failed(clock::now());
         self.start.services.directory.remove(call);
-        let record = self.start.services.cluster.read(self.start.vnode, |state| {
-            state.call(call).map(|entry| entry.record.clone())
-        });
+        let record =
+            self.start.services.cluster.read(self.start.vnode, |state| state.call(call).map(|entry| entry.record.clone()));
         // Without a record nothing was promised: the phone's next retransmission begins anew.
         if let Some(record) = record.flatten() {
             if !again {

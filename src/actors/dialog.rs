@@ -62,7 +62,12 @@ impl Actor for DialogActor {
         Ok(Running { core: Leg::new(start.services.timers), start, alarm: Alarm::default() })
     }
 
-    async fn handle(&self, myself: ActorRef<DialogMsg>, message: DialogMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<DialogMsg>,
+        message: DialogMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         let input = match message {
             DialogMsg::Request(request, flow) => LegInput::Request(*request, flow),
             DialogMsg::Response(response) => LegInput::Response(*response),

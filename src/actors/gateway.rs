@@ -190,7 +190,11 @@ pub struct LinkSettings {
 }
 
 /// Listens for the other nodes' links, and makes ours.
-pub async fn link(services: &Arc<Services>, settings: LinkSettings, supervisor: ractor::ActorCell) -> Result<(), ractor::SpawnErr> {
+pub async fn link(
+    services: &Arc<Services>,
+    settings: LinkSettings,
+    supervisor: ractor::ActorCell,
+) -> Result<(), ractor::SpawnErr> {
     let LinkSettings { listen, peers, tls } = settings;
     let server = NodeServer::new(
         listen.port(),

@@ -30,7 +30,12 @@ impl Actor for MediaActor {
         Ok(services)
     }
 
-    async fn handle(&self, _: ActorRef<MediaMsg>, message: MediaMsg, services: &mut Arc<Services>) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<MediaMsg>,
+        message: MediaMsg,
+        services: &mut Arc<Services>,
+    ) -> Result<(), ActorProcessingErr> {
         let MediaMsg::Event(event) = message;
         // A call that has ended meanwhile wants to hear nothing.
         match event {

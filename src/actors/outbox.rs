@@ -71,7 +71,12 @@ impl Actor for OutboxActor {
         Ok(Running { start, watching })
     }
 
-    async fn handle(&self, myself: ActorRef<OutboxMsg>, message: OutboxMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<OutboxMsg>,
+        message: OutboxMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         let OutboxMsg::Look = message;
         let Start { services, vnode } = &running.start;
         let cdrs = services.cluster.read(*vnode, |state| state.outbox(BATCH)).unwrap_or_default();

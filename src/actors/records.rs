@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
-    BindingRecord, BodyRecord, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutRecord, LegRecord, MediaRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord, decode, encode,
+    BindingRecord, BodyRecord, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord, InviteOutRecord,
+    LegRecord, MediaRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord, decode, encode,
 };
 use crate::ids::LegId;
 use crate::media::core::{Session, Stream, StreamLeg};

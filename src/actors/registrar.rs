@@ -67,7 +67,12 @@ impl Actor for RegistrarActor {
         Ok(Running { start, awake: HashMap::new() })
     }
 
-    async fn handle(&self, myself: ActorRef<RegistrarMsg>, message: RegistrarMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<RegistrarMsg>,
+        message: RegistrarMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             RegistrarMsg::Register(aor, request, flow) => running.register(&myself, aor, request, flow).await?,
             RegistrarMsg::Done(aor) => {
@@ -105,7 +110,13 @@ impl Actor for RegistrarActor {
 }
 
 impl Running {
-    async fn register(&mut self, myself: &ActorRef<RegistrarMsg>, aor: Aor, request: Box<Request>, flow: Flow) -> Result<(), ActorProcessingErr> {
+    async fn register(
+        &mut self,
+        myself: &ActorRef<RegistrarMsg>,
+        aor: Aor,
+        request: Box<Request>,
+        flow: Flow,
+    ) -> Result<(), ActorProcessingErr> {
         if self.awake.get(&aor).is_some_and(|awake| awake.waiting >= WAITING) {
             transport::respond(&self.start.services, flow, unavailable(&request));
             return Ok(());
@@ -114,7 +125,12 @@ impl Running {
     }
 
     /// Tells the AoR's actor, which is made if it sleeps.
-    async fn tell(&mut self, myself: &ActorRef<RegistrarMsg>, aor: &Aor, message: RegistrationMsg) -> Result<(), ActorProcessingErr> {
+    async fn tell(
+        &mut self,
+        myself: &ActorRef<RegistrarMsg>,
+        aor: &Aor,
+        message: RegistrationMsg,
+    ) -> Result<(), ActorProcessingErr> {
         if !self.awake.contains_key(aor) {
             let start = RegistrationStart {
                 services: self.start.services.clone(),

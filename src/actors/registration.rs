@@ -51,7 +51,12 @@ impl Actor for RegistrationActor {
         Ok(start)
     }
 
-    async fn handle(&self, _: ActorRef<RegistrationMsg>, message: RegistrationMsg, start: &mut Start) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<RegistrationMsg>,
+        message: RegistrationMsg,
+        start: &mut Start,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             RegistrationMsg::Register(request, flow) => {
                 let response = start.register(&request, flow).await;

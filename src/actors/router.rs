@@ -155,9 +155,9 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
     let Some(credentials) = credentials else { return Err(Denied::Asked(ask(false))) };
     let user = credentials.username.split('@').next().unwrap_or("");
     let aor = Aor::new(user, realm);
-    let known = services.cluster.read_meta(|meta| {
-        meta.user(&aor).map(|user| Ha1 { md5: user.ha1_md5.clone(), sha256: user.ha1_sha256.clone() })
-    });
+    let known = services
+        .cluster
+        .read_meta(|meta| meta.user(&aor).map(|user| Ha1 { md5: user.ha1_md5.clone(), sha256: user.ha1_sha256.clone() }));
     // A user that doesn't exist is told what a wrong password is told.
     let ha1 = known.clone().unwrap_or(Ha1 { md5: String::new(), sha256: String::new() });
     match services.nonces.verify(&credentials, &request.method, realm, &ha1, clock::now()) {

@@ -91,7 +91,12 @@ impl Actor for VnodeActor {
         Ok(Running { start, ip, ownership: Ownership::None, open: None, budget: Budget::default(), watching })
     }
 
-    async fn handle(&self, myself: ActorRef<VnodeMsg>, message: VnodeMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<VnodeMsg>,
+        message: VnodeMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             VnodeMsg::Ownership(now) => {
                 let before = std::mem::replace(&mut running.ownership, now);

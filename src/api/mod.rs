@@ -119,9 +119,7 @@ pub fn token(path: &Path) -> std::io::Result<String> {
             file.write_all(token.as_bytes())?;
             Ok(token)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Ok(std::fs::read_to_string(path)?.trim().to_owned())
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(std::fs::read_to_string(path)?.trim().to_owned()),
         Err(error) => Err(error),
     }
 }

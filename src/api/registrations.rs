@@ -51,9 +51,10 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
     let now = clock::now();
     let mut all = Vec::new();
     for vnode in api.services.cluster.vnodes() {
-        let records = api.services.cluster.read(vnode, |state| {
-            state.all_bindings().map(|(aor, record)| (aor.to_string(), record.clone())).collect::<Vec<_>>()
-        });
+        let records = api
+            .services
+            .cluster
+            .read(vnode, |state| state.all_bindings().map(|(aor, record)| (aor.to_string(), record.clone())).collect::<Vec<_>>());
         for (aor, record) in records.unwrap_or_default() {
             let bindings = decode_bindings(&record).unwrap_or_default();
             all.extend(bindings.into_iter().filter(|binding| binding.expires > now).map(|binding| RegistrationView {

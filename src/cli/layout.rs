@@ -97,11 +97,8 @@ impl Layout {
             raft: loopback(self.wire_port + id - 1),
             actors: loopback(self.wire_port + self.nodes + id - 1),
         };
-        let vnode = |n: u16| config::Vnode {
-            id: VnodeId(n + 1),
-            address: self.address(n),
-            home: NodeId(u64::from(n % self.nodes) + 1),
-        };
+        let vnode =
+            |n: u16| config::Vnode { id: VnodeId(n + 1), address: self.address(n), home: NodeId(u64::from(n % self.nodes) + 1) };
         Config {
             node: config::Node { id: NodeId(node.into()), data: dir.join(format!("node{node}")) },
             cluster: config::Cluster {
@@ -133,9 +130,8 @@ impl Layout {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         lines
             .map(|(at, line)| {
-                let (name, password) = line
-                    .split_once(',')
-                    .with_context(|| format!("{}, line {}: not user,password", path.display(), at + 1))?;
+                let (name, password) =
+                    line.split_once(',').with_context(|| format!("{}, line {}: not user,password", path.display(), at + 1))?;
                 Ok(User { name: name.trim().to_owned(), password: password.trim().to_owned() })
             })
             .collect()

@@ -50,9 +50,10 @@ pub async fn hand_everything_over(cluster: &Cluster) {
 
 fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
     let Some(group) = cluster.group(vnode) else { return false };
-    let up = cluster.links.get(&node).is_some_and(|link| {
-        matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining)
-    });
+    let up = cluster
+        .links
+        .get(&node)
+        .is_some_and(|link| matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining));
     up && is_close(group, node)
 }
 

@@ -13,8 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{Instant, ReadPolicy};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant, ReadPolicy};
 use tokio::sync::watch;
 
 use super::wire::Reach;
@@ -150,9 +150,10 @@ async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster:
         };
     }
     let led_by_another = metrics.current_leader.is_some_and(|leader| leader != metrics.id)
-        && cluster.links.iter().any(|(peer, link)| {
-            Some(peer.0) == metrics.current_leader && *link.reach().borrow() != Reach::Refused
-        });
+        && cluster
+            .links
+            .iter()
+            .any(|(peer, link)| Some(peer.0) == metrics.current_leader && *link.reach().borrow() != Reach::Refused);
     if *was_in_a_cluster && !led_by_another && nobody_else_can_own(cluster) {
         return Ownership::Custodian;
     }

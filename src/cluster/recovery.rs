@@ -62,12 +62,7 @@ impl Life {
 
     /// What the peers hear.
     pub fn beat(&self) -> Beat {
-        Beat {
-            node: self.node,
-            memory: self.memory(),
-            ready: self.is_ready(),
-            draining: self.draining.load(Ordering::Relaxed),
-        }
+        Beat { node: self.node, memory: self.memory(), ready: self.is_ready(), draining: self.draining.load(Ordering::Relaxed) }
     }
 
     fn memory(&self) -> Memory {

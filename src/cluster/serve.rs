@@ -8,9 +8,9 @@ use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::sync::mpsc;
 
+use super::raft::GroupId;
 use super::raft::network::SnapshotRpc;
 use super::raft::types::TypeConfig;
-use super::raft::GroupId;
 use super::recovery::Life;
 use super::state::Command;
 use super::wire::{Answer, Beat, Kind, Serve};

@@ -426,7 +426,8 @@ mod tests {
     fn a_torn_entry_ends_the_journal_and_nothing_before_it_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = Journal::path(dir.path(), false);
-        let mut journal = Journal { dir: dir.path().to_owned(), file: File::create(&path).unwrap(), generation: false, old_counts: false };
+        let mut journal =
+            Journal { dir: dir.path().to_owned(), file: File::create(&path).unwrap(), generation: false, old_counts: false };
         journal.append(&append(1)).unwrap();
         journal.append(&append(2)).unwrap();
         let length = std::fs::metadata(&path).unwrap().len();

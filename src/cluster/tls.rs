@@ -80,18 +80,15 @@ impl NodeTls {
             roots.add(certificate).map_err(TlsError::Unusable)?;
         }
         let chain = read(&files.cert)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|source| TlsError::File { path: files.key.clone(), source })?;
+        let key =
+            PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::File { path: files.key.clone(), source })?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = Arc::new(roots);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(TlsError::Ca)?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().map_err(TlsError::Ca)?;
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .and_then(|builder| {
-                builder.with_client_cert_verifier(verifier).with_single_cert(chain.clone(), key.clone_key())
-            })
+            .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain.clone(), key.clone_key()))
             .map_err(TlsError::Unusable)?;
         let client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])

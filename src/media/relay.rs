@@ -402,9 +402,12 @@ impl Thread {
     /// Reads a socket empty and passes on what may pass.
     fn forward(&mut self, at: usize, batch: &mut Batch, now: Instant) {
         loop {
-            let Some((fd, v6)) = self.ends.get(at).and_then(Option::as_ref).and_then(|end| {
-                end.socket.as_ref().map(|socket| (socket.as_raw_fd(), end.local.is_ipv6()))
-            }) else {
+            let Some((fd, v6)) = self
+                .ends
+                .get(at)
+                .and_then(Option::as_ref)
+                .and_then(|end| end.socket.as_ref().map(|socket| (socket.as_raw_fd(), end.local.is_ipv6())))
+            else {
                 return;
             };
             let received = if v6 {

@@ -7,9 +7,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::UdpSocket;
 
 use super::*;
+use crate::actors::call::CallMsg;
 use crate::actors::dialog::DialogMsg;
 use crate::actors::media_leg::MediaLegMsg;
-use crate::actors::call::CallMsg;
 use crate::cli::demo::phone::Phone;
 use crate::cli::demo::talk::Talk;
 use crate::cli::layout::Layout;
@@ -73,7 +73,8 @@ impl World {
 
     /// The one call that is up.
     fn the_call(&self) -> CallId {
-        let calls: Vec<_> = self.node.services.cluster.vnodes().into_iter().flat_map(|v| self.node.services.directory.of_vnode(v)).collect();
+        let calls: Vec<_> =
+            self.node.services.cluster.vnodes().into_iter().flat_map(|v| self.node.services.directory.of_vnode(v)).collect();
         assert_eq!(calls.len(), 1);
         calls[0]
     }
@@ -198,7 +199,9 @@ async fn bad_input_gets_a_clear_answer_and_harms_nobody() {
         let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
         assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{text}\n{answer}");
     }
-    for garbage in [vec![0; 60_000], b"\r\n\r\n".to_vec(), vec![0xff; 9], with("INVITE", "")[..70].as_bytes().to_vec(), Vec::new()] {
+    for garbage in
+        [vec![0; 60_000], b"\r\n\r\n".to_vec(), vec![0xff; 9], with("INVITE", "")[..70].as_bytes().to_vec(), Vec::new()]
+    {
         raw.send_to(&garbage, world.server).await.unwrap();
     }
     // The call that was up all the while.

@@ -110,14 +110,7 @@ impl Nonces {
     }
 
     /// Checks an answer against the user's hashes.
-    pub fn verify(
-        &self,
-        answer: &Credentials,
-        method: &Method,
-        realm: &str,
-        ha1: &Ha1,
-        now: Timestamp,
-    ) -> Result<(), AuthError> {
+    pub fn verify(&self, answer: &Credentials, method: &Method, realm: &str, ha1: &Ha1, now: Timestamp) -> Result<(), AuthError> {
         if answer.realm != realm {
             return Err(AuthError::Wrong);
         }
@@ -277,7 +270,12 @@ mod tests {
 
     #[test]
     fn what_is_no_digest_is_not_read() {
-        for text in ["", "Basic abc", "Digest username=\"a\"", "Digest qop=auth-int, username=\"a\", realm=\"x\", nonce=\"n\", uri=\"u\", response=\"r\""] {
+        for text in [
+            "",
+            "Basic abc",
+            "Digest username=\"a\"",
+            "Digest qop=auth-int, username=\"a\", realm=\"x\", nonce=\"n\", uri=\"u\", response=\"r\"",
+        ] {
             assert_eq!(Credentials::parse(&Text::from(text)), None, "{text}");
         }
     }

@@ -208,9 +208,10 @@ pub fn stateless(request: &Request, status: StatusCode) -> Response {
 }
 
 fn stateless_tag(request: &Request) -> String {
-    let hash = TxKey::of(request).0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = TxKey::of(request)
+        .0
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("s{hash:016x}")
 }
 
@@ -279,17 +280,11 @@ mod tests {
 
     #[test]
     fn tokens_lead_to_their_leg() {
-        let token = Token {
-            vnode: crate::ids::VnodeId(3),
-            call: crate::ids::CallId(9),
-            leg: crate::ids::LegId::CALLEE,
-        };
+        let token = Token { vnode: crate::ids::VnodeId(3), call: crate::ids::CallId(9), leg: crate::ids::LegId::CALLEE };
         let bye = with("BYE", "sip:b@x", &format!("<sip:b@x>;tag={token}"), "");
         assert!(matches!(arrive(&bye), Arrival::Leg(found, _) if found == token));
-        let response = format!(
-            "SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP a;branch={}\r\nCSeq: 1 INVITE\r\n\r\n",
-            token.branch(1, 2)
-        );
+        let response =
+            format!("SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP a;branch={}\r\nCSeq: 1 INVITE\r\n\r\n", token.branch(1, 2));
         assert!(matches!(arrive(&response), Arrival::Leg(found, _) if found == token));
         let stray = response.replace("t1-", "t9-");
         assert!(matches!(arrive(&stray), Arrival::Drop(Why::StrayResponse)));

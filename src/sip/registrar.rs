@@ -78,9 +78,9 @@ impl RegisterError {
     pub fn response(&self, request: &Request) -> Response {
         match self {
             Self::Header(_) | Self::Star => request.response(StatusCode::BAD_REQUEST, None),
-            Self::IntervalTooBrief { minimum, .. } => request
-                .response(StatusCode::INTERVAL_TOO_BRIEF, None)
-                .with(Name::MinExpires, minimum.as_secs().to_string()),
+            Self::IntervalTooBrief { minimum, .. } => {
+                request.response(StatusCode::INTERVAL_TOO_BRIEF, None).with(Name::MinExpires, minimum.as_secs().to_string())
+            }
             Self::OutOfOrder => request.response(StatusCode::SERVER_INTERNAL_ERROR, None),
             Self::TooMany => request.response(StatusCode::FORBIDDEN, None),
         }

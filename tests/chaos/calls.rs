@@ -24,7 +24,11 @@ async fn two_phones_talk_on(caller_hangs_up: bool) {
     cluster.kill(2);
     tokio::time::sleep(TALK).await;
     assert!(!a.saw("CALL_CLOSED") && !b.saw("CALL_CLOSED"));
-    if caller_hangs_up { a.hang_up() } else { b.hang_up() }
+    if caller_hangs_up {
+        a.hang_up()
+    } else {
+        b.hang_up()
+    }
     a.wait_for("CALL_CLOSED");
     b.wait_for("CALL_CLOSED");
     for (phone, hz) in [(&a, 880.0), (&b, 440.0)] {
@@ -35,7 +39,8 @@ async fn two_phones_talk_on(caller_hangs_up: bool) {
         assert!(heard[heard.len() - 8..heard.len() - 3].iter().all(|good| *good), "{hz} Hz: {heard:?}");
     }
     until("one CDR and no port", PATIENCE, || async {
-        let (one, three) = (cluster.count(1, "/v1/cluster", "media_ports").await, cluster.count(3, "/v1/cluster", "media_sockets").await);
+        let (one, three) =
+            (cluster.count(1, "/v1/cluster", "media_ports").await, cluster.count(3, "/v1/cluster", "media_sockets").await);
         let cdrs = cluster.api(1).get("/v1/cdrs").await.unwrap();
         one + three == 0 && cdrs["total"] == 1 && cdrs["cdrs"][0]["ended_by"] == if caller_hangs_up { "caller" } else { "callee" }
     })

@@ -36,7 +36,8 @@ async fn settled(cluster: &Cluster, cdrs: u64) {
     until("every call has its CDR and no port is open", PATIENCE, || async {
         let mut ports = 0;
         for node in 1..=3 {
-            ports += cluster.count(node, "/v1/cluster", "media_sockets").await + cluster.count(node, "/v1/cluster", "media_ports").await;
+            ports += cluster.count(node, "/v1/cluster", "media_sockets").await
+                + cluster.count(node, "/v1/cluster", "media_ports").await;
         }
         ports == 0 && cluster.count(1, "/v1/cdrs?limit=0", "total").await == cdrs
     })

@@ -15,7 +15,8 @@ async fn a_thousand_registrations_outlive_any_node() {
         users.iter().enumerate().map(|(n, (user, password))| Line { user, password, last: last(n) }).collect()
     };
     let register = Load { calls: USERS, per_second: 200, talk: 0 };
-    let registered = Sipp::toward(cluster.sip_of(1), "register", &lines(&|_| format!("127.0.0.1:{contact}")), &register).done().await;
+    let registered =
+        Sipp::toward(cluster.sip_of(1), "register", &lines(&|_| format!("127.0.0.1:{contact}")), &register).done().await;
     assert_eq!((registered.succeeded, registered.failed), (USERS as u64, 0), "{registered:?}");
     for victim in 1..=3 {
         cluster.kill(victim);

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::cluster::DOMAIN;
 use super::sipp::free_udp_port;
 
-const MODULES: [&str; 3] = ["/usr/lib/baresip/modules", "/usr/lib/x86_64-linux-gnu/baresip/modules", "/usr/lib/aarch64-linux-gnu/baresip/modules"];
+const MODULES: [&str; 3] =
+    ["/usr/lib/baresip/modules", "/usr/lib/x86_64-linux-gnu/baresip/modules", "/usr/lib/aarch64-linux-gnu/baresip/modules"];
 /// So long the phone may take for anything that it does at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -29,7 +30,8 @@ impl Baresip {
     pub fn start(user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let modules = MODULES.into_iter().find(|dir| std::path::Path::new(dir).is_dir()).expect("baresip is installed by make bootstrap");
+        let modules =
+            MODULES.into_iter().find(|dir| std::path::Path::new(dir).is_dir()).expect("baresip is installed by make bootstrap");
         let path = dir.path().display();
         let sip = free_udp_port();
         let config = format!(
@@ -44,7 +46,12 @@ impl Baresip {
             "<sip:{user}@{DOMAIN};transport=udp>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
              audio_codecs=PCMU/8000/1;outbound1=\"sip:{server}\"\n"
         );
-        for (name, text) in [("config", config.as_str()), ("accounts", &account), ("contacts", ""), ("uuid", "6b1ac0de-0000-4000-8000-000000000001")] {
+        for (name, text) in [
+            ("config", config.as_str()),
+            ("accounts", &account),
+            ("contacts", ""),
+            ("uuid", "6b1ac0de-0000-4000-8000-000000000001"),
+        ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let log = std::fs::File::create(dir.path().join("log")).unwrap();

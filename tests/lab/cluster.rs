@@ -117,7 +117,8 @@ impl Cluster {
             let mut home = 0;
             for node in 1..=3 {
                 let Ok(cluster) = self.api(node).get("/v1/cluster").await else { return false };
-                home += cluster["vnodes"].as_array().unwrap().iter().filter(|v| v["here"] == "owner" && v["home"] == node).count();
+                home +=
+                    cluster["vnodes"].as_array().unwrap().iter().filter(|v| v["here"] == "owner" && v["home"] == node).count();
             }
             home == self.sip.len()
         })

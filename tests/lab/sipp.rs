@@ -79,7 +79,19 @@ impl Sipp {
             .current_dir(dir.path())
             .arg("-sf")
             .arg(scenarios.join(format!("{scenario}.xml")))
-            .args(["-i", "127.0.0.1", "-mi", "127.0.0.1", "-nostdin", "-trace_stat", "-fd", "1", "-trace_err", "-error_file", "errors"])
+            .args([
+                "-i",
+                "127.0.0.1",
+                "-mi",
+                "127.0.0.1",
+                "-nostdin",
+                "-trace_stat",
+                "-fd",
+                "1",
+                "-trace_err",
+                "-error_file",
+                "errors",
+            ])
             .arg("-stf")
             .arg(&out)
             .args(["-p", &port.to_string(), "-mp", &(free_udp_port() & !1).to_string()])

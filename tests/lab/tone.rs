@@ -53,6 +53,10 @@ fn wav(bytes: &[u8]) -> (usize, usize, Vec<i16>) {
 #[test]
 fn a_tone_is_told_from_another_and_from_silence() {
     let rate = 8000;
-    let tone = |hz: f64| -> Vec<f64> { (0..800).map(|n| 9000.0 * (2.0 * std::f64::consts::PI * hz * f64::from(n) / 8000.0).sin()).collect() };
-    assert!(share(&tone(440.0), 440.0, rate) > 0.9 && share(&tone(880.0), 440.0, rate) < 0.1 && share(&[0.0; 800], 440.0, rate) < 0.1);
+    let tone = |hz: f64| -> Vec<f64> {
+        (0..800).map(|n| 9000.0 * (2.0 * std::f64::consts::PI * hz * f64::from(n) / 8000.0).sin()).collect()
+    };
+    assert!(
+        share(&tone(440.0), 440.0, rate) > 0.9 && share(&tone(880.0), 440.0, rate) < 0.1 && share(&[0.0; 800], 440.0, rate) < 0.1
+    );
 }

@@ -158,9 +158,8 @@ impl Demo {
         nodes.kill(victim)?;
         tokio::time::sleep(TALK).await;
         let heard = talks.each_ref().map(Talk::heard);
-        let going_on = [0, 1].map(|at| {
-            heard[at].frames() > before[at] && heard[at].silence().is_some_and(|silence| silence < SILENCE)
-        });
+        let going_on =
+            [0, 1].map(|at| heard[at].frames() > before[at] && heard[at].silence().is_some_and(|silence| silence < SILENCE));
         self.tell(&format!("after it, {} hears {}: {}; and the other way: {}", a.name, b.name, going_on[0], going_on[1]));
         let (hung_up, ended) = tokio::join!(a_phone.hang_up(), b_phone.wait_for_bye());
         let heard = talks.each_ref().map(Talk::heard);
@@ -185,7 +184,8 @@ impl Demo {
                 let api = nodes.api(node);
                 cdrs = api.get("/v1/cdrs").await?["total"].as_u64().context("no total")?;
                 let cluster = api.get("/v1/cluster").await?;
-                ports += cluster["media_sockets"].as_u64().context("no count")? + cluster["media_ports"].as_u64().context("no count")?;
+                ports += cluster["media_sockets"].as_u64().context("no count")?
+                    + cluster["media_ports"].as_u64().context("no count")?;
             }
             if (cdrs == 1 && ports == 0) || Instant::now() > deadline {
                 return Ok((cdrs, ports));

@@ -6,10 +6,10 @@ use std::io;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use openraft::OptionalSend;
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::OptionalSend;
 use serde_bytes::ByteBuf;
 use tokio::sync::oneshot;
 
@@ -35,8 +35,9 @@ struct Inner {
 impl Log {
     /// Reads what is stored.
     pub fn open(group: GroupId, storage: Arc<Storage>) -> Result<Self, StorageError> {
-        let bad = |error: rmp_serde::decode::Error| {
-            StorageError::Io { path: format!("log of group {}", group.0).into(), source: io::Error::other(error) }
+        let bad = |error: rmp_serde::decode::Error| StorageError::Io {
+            path: format!("log of group {}", group.0).into(),
+            source: io::Error::other(error),
         };
         let stored = storage.log(group)?;
         let mut inner = Inner::default();

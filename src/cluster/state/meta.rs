@@ -77,7 +77,11 @@ impl MetaState {
                 Reply::Done
             }
             MetaCommand::DeleteUser { aor } => {
-                if self.users.remove(aor).is_some() { Reply::Done } else { Reply::NotFound }
+                if self.users.remove(aor).is_some() {
+                    Reply::Done
+                } else {
+                    Reply::NotFound
+                }
             }
             MetaCommand::StoreCdrs { cdrs } => {
                 for cdr in cdrs {

@@ -93,12 +93,7 @@ impl Session {
 
     /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. `take_port` gives
     /// an even port of ours that is free, or `None`. After an error nothing has changed.
-    pub fn describe(
-        &mut self,
-        from: usize,
-        sdp: &[u8],
-        take_port: &mut dyn FnMut() -> Option<u16>,
-    ) -> Result<Vec<u8>, SdpError> {
+    pub fn describe(&mut self, from: usize, sdp: &[u8], take_port: &mut dyn FnMut() -> Option<u16>) -> Result<Vec<u8>, SdpError> {
         if sdp.len() > MAX_SDP {
             return Err(SdpError::TooLong(sdp.len()));
         }

@@ -116,12 +116,8 @@ impl Call {
     pub fn new(call: NewCall, incarnation: u32, now: Timestamp) -> Result<(Self, Step), HeaderError> {
         let caller_token = Token { vnode: call.vnode, call: call.id, leg: LegId::CALLER };
         let callee_token = Token { leg: LegId::CALLEE, ..caller_token };
-        let caller = Dialog::of_server(
-            &call.invite,
-            Text::from(caller_token.to_string()),
-            contact(&caller_token, &call.from),
-            call.from,
-        )?;
+        let caller =
+            Dialog::of_server(&call.invite, Text::from(caller_token.to_string()), contact(&caller_token, &call.from), call.from)?;
         let callee = Dialog::of_client(
             Text::from(format!("{}.{}", call.id, LegId::CALLEE.0)),
             caller.remote.clone(),
@@ -310,14 +306,8 @@ impl Call {
         onward.body = request.body.clone();
         let flow = self.state.leg(other).dialog.flow;
         let came_by = self.state.leg(leg).dialog.flow;
-        let relay = Relay {
-            from: leg,
-            came_by,
-            request: without_body(request),
-            onward: onward.clone(),
-            answer: None,
-            late_offer: false,
-        };
+        let relay =
+            Relay { from: leg, came_by, request: without_body(request), onward: onward.clone(), answer: None, late_offer: false };
         self.state.relays.push(relay);
         Step::free(vec![Effect::Leg(other, LegCommand::Send(onward, flow))])
     }
@@ -333,10 +323,7 @@ impl Call {
             return Step::default();
         };
         let answer = cancel_response(&relay.request, &self.state.leg(leg).dialog.local_tag);
-        Step::free(vec![
-            Effect::Leg(leg, LegCommand::Respond(cancel, answer)),
-            Effect::Leg(leg.other(), LegCommand::Cancel),
-        ])
+        Step::free(vec![Effect::Leg(leg, LegCommand::Respond(cancel, answer)), Effect::Leg(leg.other(), LegCommand::Cancel)])
     }
 
     fn acked(&mut self, leg: LegId, ack: &Request) -> Step {
@@ -413,7 +400,11 @@ impl Call {
             out.stage = StageOut::Proceeding;
         }
         // A 199 or an unknown one says no more than 183 does.
-        let status = if response.status.code() < 180 || response.status.code() == 199 { StatusCode::SESSION_PROGRESS } else { response.status };
+        let status = if response.status.code() < 180 || response.status.code() == 199 {
+            StatusCode::SESSION_PROGRESS
+        } else {
+            response.status
+        };
         let Some(inbound) = &mut self.state.leg_mut(caller).inbound else { return Step::default() };
         let stage = StageIn::Progress(status, body);
         if !inbound.is_pending() || inbound.stage == stage {

@@ -268,7 +268,11 @@ impl World {
         text_request(format!(
             "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.{};branch=z9hG4bK{}{method}{cseq}\r\nFrom: {from}\r\nTo: {to}\r\n\
              Call-ID: {call_id}\r\nCSeq: {cseq} {method}\r\nContact: <sip:{}@10.0.0.{}:5060>\r\nContent-Length: {}\r\n\r\n{body}",
-            phone + 1, this.name, this.name, phone + 1, body.len()
+            phone + 1,
+            this.name,
+            this.name,
+            phone + 1,
+            body.len()
         ))
     }
 

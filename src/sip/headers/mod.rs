@@ -71,9 +71,8 @@ impl Headers {
 
     /// The Call-ID.
     pub fn call_id(&self) -> Result<Text, HeaderError> {
-        self.needed(&Name::CallId, "Call-ID").and_then(|id| {
-            if id.is_empty() { Err(HeaderError::Malformed("Call-ID")) } else { Ok(id) }
-        })
+        self.needed(&Name::CallId, "Call-ID")
+            .and_then(|id| if id.is_empty() { Err(HeaderError::Malformed("Call-ID")) } else { Ok(id) })
     }
 
     /// CSeq.
@@ -83,10 +82,7 @@ impl Headers {
 
     /// The contacts; `*` is left out (see [`Headers::has_contact_star`]).
     pub fn contacts(&self) -> Result<smallvec::SmallVec<[NameAddr; 1]>, HeaderError> {
-        self.list(&Name::Contact)
-            .filter(|text| &**text != "*")
-            .map(|text| NameAddr::parse(&text, "Contact"))
-            .collect()
+        self.list(&Name::Contact).filter(|text| &**text != "*").map(|text| NameAddr::parse(&text, "Contact")).collect()
     }
 
     /// Whether there is a `Contact: *`.

@@ -107,11 +107,7 @@ mod tests {
             ("tel:+1;tag=4", None, "tel:+1", Some("4")),
         ] {
             let read = NameAddr::parse(&Text::from(text), "From").unwrap();
-            assert_eq!(
-                (read.display.as_deref(), read.uri.to_string().as_str(), read.tag()),
-                (display, uri, tag),
-                "{text}"
-            );
+            assert_eq!((read.display.as_deref(), read.uri.to_string().as_str(), read.tag()), (display, uri, tag), "{text}");
             assert_eq!(tag_of(text), tag);
         }
         for text in ["", "\"open <sip:a@b>", "<sip:a@b", "name sip:a@b", "<sip:a@b>tag=1"] {

@@ -25,8 +25,15 @@ pub struct Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Timer E runs at `resend`, Timer F at `give_up`.
-    Open { gap: Duration, proceeding: bool, resend: Option<Timestamp>, give_up: Timestamp },
-    Completed { until: Timestamp },
+    Open {
+        gap: Duration,
+        proceeding: bool,
+        resend: Option<Timestamp>,
+        give_up: Timestamp,
+    },
+    Completed {
+        until: Timestamp,
+    },
     Terminated,
 }
 

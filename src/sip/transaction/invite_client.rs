@@ -36,12 +36,20 @@ pub struct InviteClient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Timer A runs at `resend`, Timer B at `give_up`.
-    Calling { gap: Duration, resend: Option<Timestamp>, give_up: Timestamp },
+    Calling {
+        gap: Duration,
+        resend: Option<Timestamp>,
+        give_up: Timestamp,
+    },
     Proceeding,
     /// Timer D.
-    Completed { until: Timestamp },
+    Completed {
+        until: Timestamp,
+    },
     /// Timer M.
-    Accepted { until: Timestamp },
+    Accepted {
+        until: Timestamp,
+    },
     Terminated,
 }
 

@@ -28,11 +28,19 @@ pub struct InviteServer {
 enum State {
     Proceeding,
     /// Timer G runs at `resend`, Timer H at `give_up`.
-    Completed { gap: Duration, resend: Option<Timestamp>, give_up: Timestamp },
+    Completed {
+        gap: Duration,
+        resend: Option<Timestamp>,
+        give_up: Timestamp,
+    },
     /// Timer I.
-    Confirmed { until: Timestamp },
+    Confirmed {
+        until: Timestamp,
+    },
     /// Timer L.
-    Accepted { until: Timestamp },
+    Accepted {
+        until: Timestamp,
+    },
     Terminated,
 }
 

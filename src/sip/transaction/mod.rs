@@ -30,8 +30,7 @@ pub struct Timers {
 
 impl Timers {
     /// The RFC's own values.
-    pub const RFC: Self =
-        Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), t4: Duration::from_secs(5) };
+    pub const RFC: Self = Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), t4: Duration::from_secs(5) };
 
     /// 64·T1: how long anything is tried.
     pub fn give_up(&self) -> Duration {

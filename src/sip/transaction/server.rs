@@ -24,7 +24,9 @@ pub struct Server {
 enum State {
     /// Trying and Proceeding differ only in whether there is something to resend.
     Open,
-    Completed { until: Timestamp },
+    Completed {
+        until: Timestamp,
+    },
     Terminated,
 }
 

@@ -1,0 +1,42 @@
+# The doors of the project. `make bootstrap` installs what a fresh Debian 12 lacks; the others call it.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: bootstrap run demo test check fix chaos bench fuzz deny
+
+bootstrap:        ## install what is missing, and say what
+	@scripts/bootstrap
+
+run: bootstrap    ## build, and run three nodes on loopback with demo users until Ctrl-C
+	$(CARGO) build --release --bin tandem
+	target/release/tandem dev
+
+demo: bootstrap   ## a call between two built-in phones outlives its node
+	$(CARGO) build --release --bin tandem
+	target/release/tandem demo $(ARGS)
+
+test: bootstrap   ## every test: the pure parts, the shells, and real phones while nodes are killed
+	$(CARGO) nextest run
+
+check: bootstrap  ## format, lints, documentation, layers, dependencies; writes nothing
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
+	$(CARGO) nextest run --test layers
+	$(MAKE) --no-print-directory deny
+
+fix:              ## what can be mended by machine
+	$(CARGO) fmt
+	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
+
+chaos: bootstrap  ## only the tests with real processes that die
+	$(CARGO) nextest run --test chaos
+
+bench: bootstrap  ## figures, each beside a peer or a floor in the same run
+	scripts/bench
+
+fuzz: bootstrap   ## the parsers and the machines under random input; CASES says how much
+	PROPTEST_CASES=$${CASES:-200000} $(CARGO) nextest run --release --lib -E 'test(/panics/) | test(/survives/)'
+
+deny: bootstrap   ## licences, sources and versions of what we depend on
+	$(CARGO) deny --log-level error check bans licenses sources
