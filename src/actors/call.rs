@@ -258,6 +258,7 @@ impl Running {
 
     // --- inputs ---
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
     async fn leg_event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) {
         if self.core.is_none() {
             if let LegEvent::Request(_, invite) = event {
@@ -350,6 +351,7 @@ impl Running {
     }
 
     /// Puts our addresses into the session descriptions that pass.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
     fn translate(&mut self, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
         let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
         let over = state.ended.is_some();

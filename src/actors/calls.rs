@@ -78,6 +78,7 @@ impl Actor for CallsActor {
         Ok(())
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "ractor's other events are none of ours")]
     async fn handle_supervisor_evt(
         &self,
         myself: ActorRef<CallsMsg>,

@@ -80,7 +80,7 @@ impl Services {
             relay,
             directory: Directory::default(),
             sockets: Sockets::default(),
-            gateways: Gateways::default(),
+            gateways: Gateways,
             timers: Timers::RFC,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),

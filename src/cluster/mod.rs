@@ -362,7 +362,7 @@ impl Cluster {
 
     /// How many nodes are a majority.
     fn majority(&self) -> usize {
-        (self.links.len() + 1) / 2 + 1
+        self.links.len().div_ceil(2) + 1
     }
 }
 

@@ -22,7 +22,7 @@ const APPENDS: usize = 1024;
 const FORWARDED: Duration = Duration::from_secs(2);
 
 /// The wire's other side.
-pub struct Server {
+pub(super) struct Server {
     life: Arc<Life>,
     groups: OnceLock<Arc<BTreeMap<GroupId, Group>>>,
     appends: OnceLock<BTreeMap<GroupId, mpsc::Sender<(Bytes, Answer)>>>,
@@ -30,12 +30,12 @@ pub struct Server {
 
 impl Server {
     /// Refuses everything until [`Server::open`].
-    pub fn new(life: Arc<Life>) -> Self {
+    pub(super) fn new(life: Arc<Life>) -> Self {
         Self { life, groups: OnceLock::new(), appends: OnceLock::new() }
     }
 
     /// Begins to serve these groups. A group's appends go through one queue, since openraft wants them in order.
-    pub fn open(&self, groups: Arc<BTreeMap<GroupId, Group>>) {
+    pub(super) fn open(&self, groups: Arc<BTreeMap<GroupId, Group>>) {
         let appends = groups.keys().map(|id| {
             let (queue, mut waiting) = mpsc::channel::<(Bytes, Answer)>(APPENDS);
             let (groups, id) = (groups.clone(), *id);

@@ -226,7 +226,7 @@ impl Writer {
                 flushed = Instant::now();
                 dirty = false;
                 for done in urgent {
-                    done(result.as_ref().map(|()| ()).map_err(|error| io::Error::from(error.kind())));
+                    done(result.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
                 }
             } else if !dirty {
                 flushed = Instant::now();
@@ -272,7 +272,7 @@ impl Writer {
         }
         let result = flush(&self.db, &self.platter);
         for done in urgent {
-            done(result.as_ref().map(|()| ()).map_err(|error| io::Error::from(error.kind())));
+            done(result.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
         }
         result?;
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).drop_old()

@@ -529,6 +529,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a test waits on the real clock")]
     fn wait_until(what: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !what() {

@@ -200,7 +200,7 @@ async fn bad_input_gets_a_clear_answer_and_harms_nobody() {
         assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{text}\n{answer}");
     }
     for garbage in
-        [vec![0; 60_000], b"\r\n\r\n".to_vec(), vec![0xff; 9], with("INVITE", "")[..70].as_bytes().to_vec(), Vec::new()]
+        [vec![0; 60_000], b"\r\n\r\n".to_vec(), vec![0xff; 9], with("INVITE", "").as_bytes()[..70].to_vec(), Vec::new()]
     {
         raw.send_to(&garbage, world.server).await.unwrap();
     }

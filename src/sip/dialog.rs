@@ -195,6 +195,7 @@ impl Dialog {
     }
 
     /// Checks an in-dialog request and takes its number (RFC 3261 §12.2.2). ACK and CANCEL have their INVITE's.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     pub fn accept(&mut self, request: &Request) -> Result<(), DialogError> {
         let headers = &request.headers;
         let (Ok(call_id), Ok(from), Ok(to), Ok(cseq)) = (headers.call_id(), headers.from(), headers.to(), headers.cseq()) else {

@@ -146,6 +146,7 @@ fn request_arrived(request: Request) -> Arrival {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
 fn first_of_its_kind(request: Request) -> Arrival {
     match Uri::parse(&request.uri) {
         Ok(Uri { scheme: Scheme::Sip | Scheme::Sips | Scheme::Tel, .. }) => {}
@@ -240,6 +241,7 @@ mod tests {
         )
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
     fn status(text: &str) -> Option<u16> {
         match arrive(text) {
             Arrival::Answer(response, _) => Some(response.status.code()),

@@ -190,6 +190,7 @@ impl Leg {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     fn request(&mut self, request: Request, flow: Flow, now: Timestamp, out: &mut Vec<LegOutput>) {
         let key = TxKey::of(&request);
         match request.method {
@@ -308,6 +309,7 @@ impl Leg {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     fn command(&mut self, command: LegCommand, now: Timestamp, out: &mut Vec<LegOutput>) {
         match command {
             LegCommand::Respond(key, response) => self.respond(&key, response, now, out),
@@ -344,6 +346,7 @@ impl Leg {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     fn send(&mut self, request: Request, flow: Flow, now: Timestamp, out: &mut Vec<LegOutput>) {
         let reliable = flow.transport.is_reliable();
         let mut sent = Vec::new();

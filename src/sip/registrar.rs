@@ -170,6 +170,7 @@ fn is_older(binding: &Binding, call_id: &Text, cseq: u32) -> bool {
     binding.call_id == *call_id && cseq < binding.cseq
 }
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000, by the filter")]
 fn thousandths(q: Option<&str>) -> u16 {
     let value = q.and_then(|q| q.parse::<f32>().ok()).filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
     // In range by the filter above.

@@ -1,5 +1,7 @@
 //! What tandem promises, with real processes killed under real phones. One file for each promise.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test")]
+
 #[path = "../lab/mod.rs"]
 mod lab;
 

@@ -43,6 +43,7 @@ pub enum Mutation {
 }
 
 /// What a call wants done.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Tell this leg.
@@ -221,6 +222,7 @@ impl Call {
 
     // --- what phones ask ---
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     fn request(&mut self, leg: LegId, key: TxKey, request: Request, now: Timestamp) -> Step {
         let is_first = self.state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
         if is_first {

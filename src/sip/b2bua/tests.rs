@@ -1,6 +1,8 @@
 //! Two phones, one call, and a process that dies at every point of it. What is committed survives; the rest
 //! is gone; the phones go on as RFC 3261 makes them.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
+
 use std::collections::VecDeque;
 
 use super::*;
