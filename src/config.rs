@@ -186,9 +186,12 @@ impl Default for Media {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".into() }
+        Self { format: LogFormat::Auto, filter: DEFAULT_FILTER.into() }
     }
 }
+
+/// What is logged: ours from info, the libraries' only what may need somebody.
+pub const DEFAULT_FILTER: &str = "info,openraft=warn,ractor=warn,ractor_cluster=warn";
 
 fn sip_port() -> u16 {
     5060

@@ -114,7 +114,10 @@ impl Layout {
             registration: config::Registration::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },
-            log: config::Log { format: LogFormat::Json, filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".into()) },
+            log: config::Log {
+                format: LogFormat::Json,
+                filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| config::DEFAULT_FILTER.into()),
+            },
         }
     }
 

@@ -1,9 +1,12 @@
 //! Logs and metrics of one process. Layer: ground.
 
+mod json;
+
 use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 
 use crate::config::{Log, LogFormat};
 
@@ -24,7 +27,7 @@ pub enum TelemetryError {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// Begins logging to standard error: JSON with the fields of all spans, or lines for people.
+/// Begins logging to standard error: one JSON object a line, or lines for people.
 pub fn log(log: &Log) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt;
     let filter = EnvFilter::builder().parse(&log.filter)?;
@@ -37,8 +40,7 @@ pub fn log(log: &Log) -> Result<(), TelemetryError> {
     if human {
         builder.with_target(false).compact().finish().try_init()?;
     } else {
-        // Spans flattened into one list: whoever reads looks for call_id wherever it was set.
-        builder.json().with_current_span(true).with_span_list(false).flatten_event(true).finish().try_init()?;
+        builder.fmt_fields(JsonFields::new()).event_format(json::FlatJson).finish().try_init()?;
     }
     Ok(())
 }

@@ -34,14 +34,20 @@ pub struct Cluster {
 impl Cluster {
     /// Starts three nodes with so many users, and waits until they are ready.
     pub fn start(users: usize) -> Self {
+        Self::of(3, users)
+    }
+
+    /// Starts so many nodes.
+    pub fn of(nodes: usize, users: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pw-{n}"))).collect();
+        let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
         let file = dir.path().join("users");
         std::fs::write(&file, users.iter().map(|(user, password)| format!("{user},{password}\n")).collect::<String>()).unwrap();
         let pid = std::process::id();
         let ports = free_ports(9);
         let mut dev = Command::new(TANDEM)
             .args(["dev", "--domain", DOMAIN, "--first-address", &format!("127.{}.{}.11", 64 + pid / 250 % 60, pid % 250 + 1)])
+            .args(["--nodes", &nodes.to_string()])
             .arg("--dir")
             .arg(dir.path().join("dev"))
             .arg("--users")
@@ -76,6 +82,11 @@ impl Cluster {
     /// SIP's address of the first vnode that is at home on a node.
     pub fn sip_of(&self, node: usize) -> SocketAddr {
         self.sip[node - 1]
+    }
+
+    /// The nodes' processes.
+    pub fn pids(&self) -> &[i32] {
+        &self.pids
     }
 
     /// `kill -9`.
