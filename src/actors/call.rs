@@ -416,7 +416,10 @@ impl Running {
                     core.roll_back();
                 }
                 self.media.roll_back();
-                self.perform(myself, otherwise).await;
+                // The vnode is on its way to another node: nothing is said here, and the phone repeats it there.
+                let silent = error == ProposeError::NotOwner;
+                let said = otherwise.into_iter().filter(|effect| !silent || !matches!(effect, Effect::Leg(..)));
+                self.perform(myself, said.collect()).await;
                 false
             }
         }

@@ -11,6 +11,7 @@ use super::registrar::RegistrarMsg;
 use super::services::Services;
 use super::{gateway, records, transport};
 use crate::clock;
+use crate::cluster::ProposeError;
 use crate::cluster::state::VnodeCommand;
 use crate::ids::{Aor, VnodeId};
 use crate::sip::dialog::Flow;
@@ -59,9 +60,10 @@ impl Actor for RegistrationActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RegistrationMsg::Register(request, flow) => {
-                let response = start.register(&request, flow).await;
-                metrics::counter!("tandem_registers_total", "status" => response.status.code().to_string()).increment(1);
-                transport::respond(&start.services, flow, response);
+                if let Some(response) = start.register(&request, flow).await {
+                    metrics::counter!("tandem_registers_total", "status" => response.status.code().to_string()).increment(1);
+                    transport::respond(&start.services, flow, response);
+                }
             }
             RegistrationMsg::Sweep => start.sweep().await,
         }
@@ -83,27 +85,28 @@ impl Start {
         }
     }
 
-    async fn register(&self, request: &Request, flow: Flow) -> Response {
+    /// Carries a REGISTER out; no answer when the vnode is on its way to another node, where the phone repeats it.
+    async fn register(&self, request: &Request, flow: Flow) -> Option<Response> {
         let stored = gateway::local_bindings(&self.services, self.vnode, &self.aor);
         let Ok(bindings) = records::decode_bindings(&stored) else {
             tracing::error!(vnode = %self.vnode, "bindings that can't be read");
-            return endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR);
+            return Some(endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR));
         };
         let wanted = self.services.config.registration;
         let seconds = |n: u32| std::time::Duration::from_secs(n.into());
         let policy = Policy { min: seconds(wanted.min), max: seconds(wanted.max), default: seconds(wanted.default) };
         let step = match register(&bindings, request, flow, &policy, clock::now()) {
             Ok(step) => step,
-            Err(error) => return error.response(request),
+            Err(error) => return Some(error.response(request)),
         };
         if let Some(bindings) = step.commit {
             let command = VnodeCommand::PutBindings { aor: self.aor.clone(), record: records::encode_bindings(&bindings) };
             if let Err(error) = self.services.cluster.propose(self.vnode, command).await {
                 tracing::warn!(vnode = %self.vnode, %error, "a registration is not committed");
-                return unavailable(request);
+                return (error != ProposeError::NotOwner).then(|| unavailable(request));
             }
         }
-        step.then.into_iter().next().unwrap_or_else(|| endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR))
+        step.then.into_iter().next()
     }
 }
 

@@ -19,6 +19,7 @@ use super::registration::unavailable;
 use super::services::Services;
 use super::transport;
 use crate::clock;
+use crate::cluster::Ownership;
 use crate::ids::{Aor, CallId, LegId, VnodeId};
 use crate::sip::dialog::Flow;
 use crate::sip::digest::{AuthError, Credentials, Ha1};
@@ -256,8 +257,11 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
         return turn_away(services, packet, endpoint::stateless(&request, StatusCode::NOT_FOUND));
     }
-    if !services.owns(vnode) {
-        return refuse(unavailable(&request));
+    match services.ownership(vnode) {
+        Ownership::Owner { .. } => {}
+        // It is on its way to another node, which takes the phone's next repetition.
+        Ownership::None => return,
+        Ownership::Custodian => return refuse(unavailable(&request)),
     }
     let id = CallId(rand::random());
     // From here on a repeated INVITE is known, however long the rest takes.

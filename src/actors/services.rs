@@ -102,9 +102,14 @@ impl Services {
         self.open.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).cloned()
     }
 
+    /// What this node is to a vnode at the moment.
+    pub fn ownership(&self, vnode: VnodeId) -> Ownership {
+        self.cluster.ownership(vnode).map_or(Ownership::None, |ownership| *ownership.borrow())
+    }
+
     /// Whether promises can be made for a vnode here.
     pub fn owns(&self, vnode: VnodeId) -> bool {
-        self.cluster.ownership(vnode).is_some_and(|ownership| matches!(*ownership.borrow(), Ownership::Owner { .. }))
+        matches!(self.ownership(vnode), Ownership::Owner { .. })
     }
 
     /// Media ports in use here, RTP and RTCP counted apart.
