@@ -20,7 +20,7 @@ use super::records;
 use super::services::Services;
 use super::supervise::Budget;
 use super::transport;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
 use crate::cluster::state::VnodeCommand;
 use crate::ids::{CallId, LegId, VnodeId};
@@ -38,6 +38,8 @@ use crate::sip::{Method, Name, StatusCode, Text};
 const TAKE_BACK: Duration = Duration::from_secs(60);
 /// The pause between two such attempts.
 const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
+/// How soon a deadline is tried again whose commit failed.
+const AGAIN: Duration = Duration::from_secs(1);
 const LEGS: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
 
 /// What a call is told.
@@ -132,6 +134,8 @@ pub struct Running {
     dialog_budgets: [Budget; 2],
     media_budgets: [Budget; 2],
     alarm: Alarm,
+    /// After a commit that failed: when the next attempt may be.
+    not_before: Option<Timestamp>,
 }
 
 impl Actor for CallActor {
@@ -167,6 +171,7 @@ impl Actor for CallActor {
             dialog_budgets: Default::default(),
             media_budgets: Default::default(),
             alarm: Alarm::default(),
+            not_before: None,
         };
         match begin {
             Begin::New(incoming) => {
@@ -241,7 +246,10 @@ async fn spawn_media(
 
 impl Running {
     fn set_alarm(&mut self, myself: &ActorRef<CallMsg>) {
-        self.alarm.set(myself, self.core.as_ref().and_then(Call::deadline), || CallMsg::Due);
+        let deadline = self.core.as_ref().and_then(Call::deadline);
+        // What couldn't be committed is still due, and isn't tried in a loop.
+        let deadline = deadline.map(|at| self.not_before.map_or(at, |earliest| at.max(earliest)));
+        self.alarm.set(myself, deadline, || CallMsg::Due);
     }
 
     async fn resume(&mut self, myself: &ActorRef<CallMsg>, state: CallState, media: CallMedia) {
@@ -250,6 +258,8 @@ impl Running {
         self.core = Some(core);
         self.media = media;
         if ended {
+            // The one who committed the end may not have come to close them.
+            self.services.relay.close(self.id);
             self.media.release();
         }
         self.tell_relay(true);
@@ -400,6 +410,7 @@ impl Running {
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {
             Ok(_) => {
+                self.not_before = None;
                 self.tell_log(&mutation);
                 if let Some(core) = &mut self.core {
                     core.committed();
@@ -411,6 +422,7 @@ impl Running {
             }
             Err(error) => {
                 tracing::warn!(%error, "not committed");
+                self.not_before = Some(clock::now() + AGAIN);
                 metrics::counter!("tandem_uncommitted_total").increment(1);
                 if let Some(core) = &mut self.core {
                     core.roll_back();

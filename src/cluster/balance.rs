@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::wire::Reach;
+use super::wire::{BEAT, Reach};
 use super::{Cluster, Group};
 use crate::ids::{NodeId, VnodeId};
 
@@ -17,6 +17,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const CLOSE: Duration = Duration::from_secs(2);
 /// How long Raft's transfer may take.
 const TRANSFER: Duration = Duration::from_secs(1);
+/// How long handing everything over may take.
+const DRAIN: Duration = Duration::from_secs(3);
+/// The pause before what couldn't be handed over is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// A home that is further behind than this has to catch up first.
 const CLOSE_BEHIND: u64 = 16;
 
@@ -36,15 +40,28 @@ pub async fn run(cluster: Arc<Cluster>) {
     }
 }
 
-/// Hands everything that this node owns to whoever can take it.
+/// Hands everything that this node owns to whoever can take it, as long as [`DRAIN`] allows.
 pub async fn hand_everything_over(cluster: &Cluster) {
     cluster.life.drain();
-    for vnode in cluster.vnodes() {
-        let leads = cluster.owner_of(vnode) == Some(cluster.node);
-        let heir = cluster.links.keys().copied().find(|peer| may_take(cluster, vnode, *peer));
-        if let Some(heir) = heir.filter(|_| leads) {
-            move_to(cluster, vnode, heir).await;
+    // The others must have heard it, or they would send home what we send away.
+    tokio::time::sleep(BEAT * 2).await;
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    while tokio::time::Instant::now() < deadline {
+        let led: Vec<VnodeId> =
+            cluster.vnodes().into_iter().filter(|vnode| cluster.owner_of(*vnode) == Some(cluster.node)).collect();
+        if led.is_empty() || cluster.links.values().all(|link| !matches!(*link.reach().borrow(), Reach::Up(_))) {
+            return;
         }
+        for vnode in led {
+            // Turn about, so that the load is shared.
+            let mut heirs: Vec<NodeId> = cluster.links.keys().copied().filter(|peer| may_take(cluster, vnode, *peer)).collect();
+            let turn = usize::from(vnode.0) / (cluster.links.len() + 1) % heirs.len().max(1);
+            heirs.rotate_left(turn);
+            if let Some(heir) = heirs.first() {
+                move_to(cluster, vnode, *heir).await;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

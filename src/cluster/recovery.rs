@@ -94,6 +94,7 @@ pub async fn run(cluster: Arc<Cluster>) {
         tokio::time::sleep(LOOK).await;
     }
     cluster.life.caught_up();
+    cluster.storage.caught_up();
     let_elect(&cluster);
     tracing::info!("ready");
 }

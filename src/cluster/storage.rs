@@ -10,7 +10,7 @@
 //! everything that may block; nobody who answers phones ever waits for it, save for meta.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ use super::wire::Memory;
 /// How far sled may be behind.
 pub const FLUSH: Duration = Duration::from_millis(200);
 /// A longer entry in the journal is rubbish.
-const MAX_ENTRY: u32 = 64 << 20;
+const MAX_ENTRY: u32 = 256 << 20;
 
 /// A change of what is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -102,14 +102,18 @@ enum Job {
     Later(Change),
     /// To the platter, then tell.
     Now(Change, Box<dyn FnOnce(io::Result<()>) + Send>),
+    /// The node has caught up: from now on its memory is whole.
+    CaughtUp,
     /// Everything to the platter, and the mark that this stop was a clean one.
     Close(Sender<()>),
 }
 
+/// Two files that take turns. Each begins with its number, the higher one is the newer; both stay open, so that
+/// a process without a free descriptor can still write.
 struct Journal {
-    dir: PathBuf,
-    file: File,
-    generation: bool,
+    files: [File; 2],
+    current: usize,
+    number: u64,
     /// The other file still holds what sled has not flushed.
     old_counts: bool,
 }
@@ -122,19 +126,14 @@ impl Storage {
         let db = sled::Config::new().path(dir.join("sled")).flush_every_ms(None).cache_capacity(64 << 20).open()?;
         let platter = File::open(dir.join("sled").join("db")).map_err(of)?;
         let blank = db.open_tree("values")?.is_empty();
-        for generation in [false, true] {
-            for write in Journal::read(&Journal::path(dir, generation)).map_err(of)? {
-                apply(&db, &write)?;
-            }
+        let (journal, writes) = Journal::open(dir).map_err(of)?;
+        for write in &writes {
+            apply(&db, write)?;
         }
         let memory = memory(&db, blank)?;
         flush(&db, &platter).map_err(of)?;
         // What was replayed is in sled: both files begin anew.
-        for generation in [false, true] {
-            File::create(Journal::path(dir, generation)).map_err(of)?;
-        }
-        let file = File::create(Journal::path(dir, false)).map_err(of)?;
-        let journal = Arc::new(Mutex::new(Journal { dir: dir.to_owned(), file, generation: false, old_counts: false }));
+        let journal = Arc::new(Mutex::new(journal.begin_anew().map_err(of)?));
         let (queue, jobs) = channel();
         let thread = Writer { db: db.clone(), platter, journal: journal.clone() };
         std::thread::Builder::new().name("storage".into()).spawn(move || thread.run(&jobs)).map_err(of)?;
@@ -178,6 +177,12 @@ impl Storage {
         Ok(stored)
     }
 
+    /// A leader has caught this node up: what its disk says is all that it ever acknowledged.
+    pub fn caught_up(&self) {
+        // A node that dies before this is done has to be caught up once more, and that is all.
+        let _ = self.queue.send(Job::CaughtUp);
+    }
+
     /// Brings everything to the platter and marks the stop as a clean one. Blocks.
     pub fn close(&self) {
         let (sender, done) = channel();
@@ -215,9 +220,10 @@ impl Writer {
                         self.apply(&write);
                         urgent.push(done);
                     }
+                    Job::CaughtUp => self.mark(|values| values.remove("memory")),
                     Job::Close(done) => {
-                        let marked = self.db.open_tree("values").and_then(|tree| tree.insert("clean", b"yes"));
-                        closing = marked.is_ok().then_some(done);
+                        self.mark(|values| values.insert("clean", b"yes"));
+                        closing = Some(done);
                     }
                 }
             }
@@ -238,6 +244,13 @@ impl Writer {
         }
     }
 
+    fn mark(&self, mark: impl FnOnce(&sled::Tree) -> sled::Result<Option<sled::IVec>>) {
+        if let Err(error) = self.db.open_tree("values").and_then(|values| mark(&values)) {
+            metrics::counter!("tandem_storage_errors_total").increment(1);
+            tracing::error!(%error, "storage");
+        }
+    }
+
     fn apply(&self, write: &Change) {
         if let Err(error) = apply(&self.db, write) {
             metrics::counter!("tandem_storage_errors_total").increment(1);
@@ -247,17 +260,17 @@ impl Writer {
 
     /// Flushes sled; what stood in the journal before that is then there twice, and is dropped.
     fn flush(&self, jobs: &Receiver<Job>) -> io::Result<()> {
-        let behind = {
+        let (behind, turned) = {
             let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
             // With the lock held nothing is added: whatever the old file says is in sled or in the queue.
             let mut rest = Vec::new();
             while let Ok(job) = jobs.try_recv() {
                 rest.push(job);
             }
-            journal.turn()?;
-            rest
+            (rest, journal.turn())
         };
         let mut urgent = Vec::new();
+        let mut closing = Vec::new();
         for job in behind {
             match job {
                 Job::Later(write) => self.apply(&write),
@@ -265,8 +278,10 @@ impl Writer {
                     self.apply(&write);
                     urgent.push(done);
                 }
+                Job::CaughtUp => self.mark(|values| values.remove("memory")),
                 Job::Close(done) => {
-                    let _ = done.send(());
+                    self.mark(|values| values.insert("clean", b"yes"));
+                    closing.push(done);
                 }
             }
         }
@@ -274,14 +289,43 @@ impl Writer {
         for done in urgent {
             done(result.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
         }
+        for done in closing {
+            let _ = done.send(());
+        }
         result?;
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).drop_old()
+        // What is on the platter is there, whatever becomes of the journal: a file that can't be dropped is only
+        // replayed in vain.
+        let dropped = turned.and_then(|()| self.journal.lock().unwrap_or_else(PoisonError::into_inner).drop_old());
+        if let Err(error) = dropped {
+            metrics::counter!("tandem_storage_errors_total").increment(1);
+            tracing::error!(%error, "the journal can't turn");
+        }
+        Ok(())
     }
 }
 
 impl Journal {
-    fn path(dir: &Path, generation: bool) -> PathBuf {
-        dir.join(if generation { "journal.1" } else { "journal.0" })
+    fn path(dir: &Path, at: usize) -> PathBuf {
+        dir.join(format!("journal.{at}"))
+    }
+
+    /// Opens both files; gives what they say, the older one first.
+    fn open(dir: &Path) -> io::Result<(Self, Vec<Change>)> {
+        let open = |at| File::options().create(true).truncate(false).read(true).write(true).open(Self::path(dir, at));
+        let mut files = [open(0)?, open(1)?];
+        let [a, b] = &mut files;
+        let mut said = [(0, Self::read(a)?), (1, Self::read(b)?)];
+        said.sort_by_key(|(_, (number, _))| *number);
+        let [(_, (_, older)), (current, (number, newer))] = said;
+        Ok((Self { files, current, number, old_counts: true }, older.into_iter().chain(newer).collect()))
+    }
+
+    /// Empties both, the older one first: the newer one alone may be replayed over all that came after.
+    fn begin_anew(mut self) -> io::Result<Self> {
+        self.drop_old()?;
+        self.turn()?;
+        self.drop_old()?;
+        Ok(self)
     }
 
     fn append(&mut self, write: &Change) -> io::Result<()> {
@@ -290,7 +334,7 @@ impl Journal {
         frame.extend(u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
         frame.extend(crc32fast::hash(&body).to_be_bytes());
         frame.extend(body);
-        self.file.write_all(&frame)
+        self.files[self.current].write_all(&frame)
     }
 
     /// Goes on in the other file, unless a flush that failed left something in it.
@@ -298,27 +342,31 @@ impl Journal {
         if self.old_counts {
             return Ok(());
         }
+        let next = 1 - self.current;
+        let file = &mut self.files[next];
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&(self.number + 1).to_be_bytes())?;
+        self.number += 1;
+        self.current = next;
         self.old_counts = true;
-        self.file = File::create(Self::path(&self.dir, !self.generation))?;
-        self.generation = !self.generation;
         Ok(())
     }
 
     fn drop_old(&mut self) -> io::Result<()> {
-        File::create(Self::path(&self.dir, !self.generation))?;
+        self.files[1 - self.current].set_len(0)?;
         self.old_counts = false;
         Ok(())
     }
 
-    /// Everything up to the first entry that is not whole.
-    fn read(path: &Path) -> io::Result<Vec<Change>> {
+    /// A file's number, and everything up to the first entry that is not whole.
+    fn read(file: &mut File) -> io::Result<(u64, Vec<Change>)> {
         let mut bytes = Vec::new();
-        match File::open(path) {
-            Ok(mut file) => file.read_to_end(&mut bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let (mut writes, mut rest) = (Vec::new(), &bytes[..]);
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        let Some((number, bytes)) = bytes.split_at_checked(8) else { return Ok((0, Vec::new())) };
+        let number = u64::from_be_bytes(number.try_into().unwrap_or_default());
+        let (mut writes, mut rest) = (Vec::new(), bytes);
         while let Some((head, after)) = rest.split_at_checked(8) {
             let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
             let sum = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
@@ -330,7 +378,7 @@ impl Journal {
             writes.push(write);
             rest = next;
         }
-        Ok(writes)
+        Ok((number, writes))
     }
 }
 
@@ -378,18 +426,28 @@ fn flush(db: &sled::Db, platter: &File) -> io::Result<()> {
     platter.sync_data()
 }
 
-/// What this disk remembers: all, if the last process stopped cleanly or only the process died.
+/// What this disk remembers: all, if the last process stopped cleanly or only the process died. What is not whole
+/// stays so, however often the process starts, until [`Storage::caught_up`].
 fn memory(db: &sled::Db, blank: bool) -> Result<Memory, StorageError> {
     let values = db.open_tree("values")?;
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let same_boot = values.get("boot")?.is_some_and(|stored| stored == boot);
     let clean = values.remove("clean")?.is_some();
     values.insert("boot", boot)?;
-    Ok(match (blank, clean || same_boot) {
-        (true, _) => Memory::Blank,
-        (false, true) => Memory::Whole,
-        (false, false) => Memory::Doubtful,
-    })
+    let before = values.get("memory")?;
+    let memory = match before.as_deref() {
+        Some(b"blank") => Memory::Blank,
+        Some(_) => Memory::Doubtful,
+        None if blank => Memory::Blank,
+        None if clean || same_boot => Memory::Whole,
+        None => Memory::Doubtful,
+    };
+    match memory {
+        Memory::Blank => values.insert("memory", b"blank")?,
+        Memory::Doubtful => values.insert("memory", b"doubtful")?,
+        Memory::Whole => None,
+    };
+    Ok(memory)
 }
 
 #[cfg(test)]
@@ -397,7 +455,7 @@ mod tests {
     use super::*;
 
     fn append(index: u64) -> Change {
-        Change::Append { group: 1, entries: vec![(index, serde_bytes::ByteBuf::from(vec![index as u8; 3]))] }
+        Change::Append { group: 1, entries: vec![(index, serde_bytes::ByteBuf::from(vec![7; 3]))] }
     }
 
     fn indexes(storage: &Storage) -> Vec<u64> {
@@ -425,14 +483,59 @@ mod tests {
     #[test]
     fn a_torn_entry_ends_the_journal_and_nothing_before_it_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let path = Journal::path(dir.path(), false);
-        let mut journal =
-            Journal { dir: dir.path().to_owned(), file: File::create(&path).unwrap(), generation: false, old_counts: false };
+        let mut journal = Journal::open(dir.path()).unwrap().0.begin_anew().unwrap();
         journal.append(&append(1)).unwrap();
         journal.append(&append(2)).unwrap();
-        let length = std::fs::metadata(&path).unwrap().len();
-        File::options().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
-        assert_eq!(Journal::read(&path).unwrap().len(), 1);
+        let file = &journal.files[journal.current];
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        assert_eq!(Journal::open(dir.path()).unwrap().1.len(), 1);
+    }
+
+    /// A process that dies between the turn and the flush leaves both files: the older one comes first, whichever
+    /// of the two it is.
+    #[test]
+    fn the_older_file_is_replayed_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap().0.begin_anew().unwrap();
+        for turn in 0..4 {
+            journal.append(&append(turn)).unwrap();
+            journal.turn().unwrap();
+            journal.append(&append(turn + 100)).unwrap();
+            let indexes = Journal::open(dir.path()).unwrap().1.into_iter().map(|write| match write {
+                Change::Append { entries, .. } => entries[0].0,
+                Change::Truncate { .. } | Change::Purge { .. } | Change::Put { .. } => panic!("nobody wrote that"),
+            });
+            let expected: &[u64] = if turn == 0 { &[0, 100] } else { &[turn + 99, turn, turn + 100] };
+            assert_eq!(indexes.collect::<Vec<_>>(), expected);
+            journal.drop_old().unwrap();
+        }
+    }
+
+    /// An empty disk that was started once and not caught up is no memory, even if the machine never stopped.
+    #[test]
+    fn a_blank_disk_stays_blank_until_it_was_caught_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = |caught_up: bool| {
+            let storage = reopen(dir.path());
+            if caught_up {
+                storage.caught_up();
+            }
+            storage.close();
+            storage.memory()
+        };
+        assert_eq!([false, true, true].map(start), [Memory::Blank, Memory::Blank, Memory::Whole]);
+    }
+
+    /// sled lets its lock go when its last thread has: a moment after the drop.
+    fn reopen(dir: &Path) -> Arc<Storage> {
+        let open = |_| {
+            let opened = Storage::open(dir).ok();
+            if opened.is_none() {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            opened
+        };
+        (0..100).find_map(open).unwrap()
     }
 
     #[test]
@@ -446,18 +549,10 @@ mod tests {
         storage.write(append(1)).unwrap();
         storage.write(Change::Purge { group: 1, upto: 1, id: serde_bytes::ByteBuf::from(b"id".to_vec()) }).unwrap();
         storage.write(append(2)).unwrap();
+        storage.caught_up();
         storage.close();
         drop(storage);
-        // sled lets its lock go when its last thread has: a moment after the drop.
-        let again = (0..100)
-            .find_map(|_| {
-                let opened = Storage::open(dir.path()).ok();
-                if opened.is_none() {
-                    std::thread::park_timeout(Duration::from_millis(20));
-                }
-                opened
-            })
-            .unwrap();
+        let again = reopen(dir.path());
         assert_eq!((again.memory(), indexes(&again)), (Memory::Whole, vec![2]));
         assert_eq!(again.value(GroupId(1), "vote").unwrap().as_deref(), Some(&b"7"[..]));
         assert_eq!(again.log(GroupId(1)).unwrap().purged.as_deref(), Some(&b"id"[..]));

@@ -33,7 +33,7 @@ const MAX_FRAME: usize = 256 << 20;
 /// At most this many frames wait for a connection.
 const QUEUE: usize = 8192;
 /// How often a peer is asked whether it is there.
-const BEAT: Duration = Duration::from_millis(50);
+pub const BEAT: Duration = Duration::from_millis(50);
 /// A connection without any answer for this long is dropped.
 const SILENCE: Duration = Duration::from_millis(1000);
 /// How long connecting may take, TLS included.
