@@ -4,6 +4,7 @@
 //! It takes one input at a time and waits for the commit in between, so what a phone sees is always what the
 //! cluster remembers. When it fails, [`super::calls`] makes it again from its record.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ use crate::sip::{Method, Name, StatusCode, Text};
 const TAKE_BACK: Duration = Duration::from_secs(60);
 /// The pause between two such attempts.
 const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
+/// At most this many inputs wait for a commit.
+const MAX_UNSAID: usize = 32;
 /// How soon a deadline is tried again whose commit failed.
 const AGAIN: Duration = Duration::from_secs(1);
 const LEGS: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
@@ -136,6 +139,8 @@ pub struct Running {
     alarm: Alarm,
     /// After a commit that failed: when the next attempt may be.
     not_before: Option<Timestamp>,
+    /// What waits for that attempt.
+    unsaid: VecDeque<Unsaid>,
 }
 
 impl Actor for CallActor {
@@ -172,6 +177,7 @@ impl Actor for CallActor {
             media_budgets: Default::default(),
             alarm: Alarm::default(),
             not_before: None,
+            unsaid: VecDeque::new(),
         };
         match begin {
             Begin::New(incoming) => {
@@ -194,10 +200,10 @@ impl Actor for CallActor {
         async {
             match message {
                 CallMsg::Leg(leg, event) => running.leg_event(&myself, leg, *event).await,
-                CallMsg::Latched { leg, stream, rtcp, source } => running.latched(leg, stream, rtcp, source).await,
+                CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
-                CallMsg::HangUp { status, by } => running.input(&myself, CallInput::HangUp { status, by }).await,
-                CallMsg::Due => running.input(&myself, CallInput::Timeout).await,
+                CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
+                CallMsg::Due => running.due(&myself).await,
                 #[cfg(test)]
                 CallMsg::Panic => panic!("a test asked for it"),
             }
@@ -249,6 +255,8 @@ impl Running {
         let deadline = self.core.as_ref().and_then(Call::deadline);
         // What couldn't be committed is still due, and isn't tried in a loop.
         let deadline = deadline.map(|at| self.not_before.map_or(at, |earliest| at.max(earliest)));
+        let retry = self.not_before.filter(|_| !self.unsaid.is_empty());
+        let deadline = deadline.into_iter().chain(retry).min();
         self.alarm.set(myself, deadline, || CallMsg::Due);
     }
 
@@ -268,40 +276,73 @@ impl Running {
 
     // --- inputs ---
 
-    #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
     async fn leg_event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) {
         if self.core.is_none() {
-            if let LegEvent::Request(_, invite) = event {
+            if let LegEvent::Request(_, invite, _) = event {
                 self.begin(myself, invite).await;
             }
             return;
         }
-        let asked = match &event {
-            LegEvent::Request(key, request) => Some((key.clone(), request.clone())),
-            _ => None,
+        self.say(myself, Unsaid::Event(leg, event)).await;
+    }
+
+    async fn hang_up(&mut self, myself: &ActorRef<CallMsg>, status: StatusCode, by: EndedBy) {
+        self.say(myself, Unsaid::HangUp(status, by)).await;
+    }
+
+    /// The alarm: first what waits for a commit, then the deadline.
+    async fn due(&mut self, myself: &ActorRef<CallMsg>) {
+        for unsaid in std::mem::take(&mut self.unsaid) {
+            self.say(myself, unsaid).await;
+        }
+        self.input(myself, CallInput::Timeout).await;
+    }
+
+    /// Feeds the core something that nobody says twice: when its commit fails it waits here for the next attempt.
+    async fn say(&mut self, myself: &ActorRef<CallMsg>, unsaid: Unsaid) {
+        let again = unsaid.is_said_once().then(|| unsaid.clone());
+        let committed = match unsaid {
+            Unsaid::Event(leg, event) => self.event(myself, leg, event).await,
+            Unsaid::HangUp(status, by) => self.input(myself, CallInput::HangUp { status, by }).await,
         };
+        if !committed && self.unsaid.len() < MAX_UNSAID {
+            self.unsaid.extend(again);
+        }
+    }
+
+    async fn event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) -> bool {
+        let asked = event.asks_for_an_answer().map(|(key, request)| (key.clone(), request.clone()));
+        let before = self.media.checkpoint();
         match self.translate(leg, event) {
             Ok(event) => {
                 let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
-                let Some(mut step) = step else { return };
+                let Some(mut step) = step else { return true };
+                if step.commit.is_none() {
+                    // The core made nothing of it, so neither does the media plane.
+                    self.media.restore(before);
+                }
                 // What can't be committed isn't promised, and whoever asked is told (design, *The one rule*).
                 if let Some((key, request)) = asked.filter(|_| step.commit.is_some() && step.otherwise.is_empty()) {
                     step.otherwise.push(Effect::Leg(leg, LegCommand::Respond(key, unavailable(&request))));
                 }
-                self.advance(myself, step).await;
+                self.advance(myself, step).await
             }
-            Err(Refused::Request(key, response)) => self.tell(leg, LegCommand::Respond(key, *response)),
+            Err(Refused::Request(key, response)) => {
+                self.tell(leg, LegCommand::Respond(key, *response));
+                true
+            }
             // The answer that everything waited for is unusable. Its sender repeats it, and is then hung up on.
             Err(Refused::Answer) => {
                 let end = CallInput::HangUp { status: StatusCode::NOT_ACCEPTABLE_HERE, by: EndedBy::System };
-                self.input(myself, end).await;
+                self.input(myself, end).await
             }
         }
     }
 
-    async fn input(&mut self, myself: &ActorRef<CallMsg>, input: CallInput) {
-        if let Some(step) = self.core.as_mut().map(|core| core.handle(input, clock::now())) {
-            self.advance(myself, step).await;
+    async fn input(&mut self, myself: &ActorRef<CallMsg>, input: CallInput) -> bool {
+        match self.core.as_mut().map(|core| core.handle(input, clock::now())) {
+            Some(step) => self.advance(myself, step).await,
+            None => true,
         }
     }
 
@@ -342,22 +383,22 @@ impl Running {
         self.close(myself);
     }
 
-    async fn latched(&mut self, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) {
-        let Some(state) = self.core.as_ref().map(|core| core.state().clone()) else { return };
-        if state.ended.is_none() && self.media.latch(leg, stream, rtcp, source) {
-            let command = records::command(&Mutation::Put(Box::new(state)), self.media.session());
-            // Without it a next owner would begin with what the SDP says: no promise hangs on it.
-            match self.services.cluster.propose(self.vnode, command).await {
-                Ok(_) => self.media.committed(),
-                Err(error) => tracing::debug!(%error, "a learned address is not committed"),
-            }
+    async fn latched(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) {
+        let Some(core) = self.core.as_mut().filter(|core| core.state().ended.is_none()) else { return };
+        if self.media.latch(leg, stream, rtcp, source) {
+            // Without the commit a next owner begins with what the SDP says: no promise hangs on it.
+            let step = core.again();
+            self.advance(myself, step).await;
         }
     }
 
     async fn media_idle(&mut self, myself: &ActorRef<CallMsg>) {
+        if self.media.is_silent_on_purpose() {
+            return;
+        }
         tracing::info!("no media: ending the call");
         metrics::counter!("tandem_media_timeouts_total").increment(1);
-        self.input(myself, CallInput::HangUp { status: StatusCode::REQUEST_TIMEOUT, by: EndedBy::System }).await;
+        self.hang_up(myself, StatusCode::REQUEST_TIMEOUT, EndedBy::System).await;
     }
 
     /// Puts our addresses into the session descriptions that pass.
@@ -366,7 +407,7 @@ impl Running {
         let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
         let over = state.ended.is_some();
         match event {
-            LegEvent::Request(key, mut request)
+            LegEvent::Request(key, mut request, flow)
                 if request.method == Method::Invite && has_sdp(&request.headers, &request.body) =>
             {
                 let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
@@ -376,7 +417,7 @@ impl Running {
                         Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
                     })?;
                 }
-                Ok(LegEvent::Request(key, request))
+                Ok(LegEvent::Request(key, request, flow))
             }
             LegEvent::Response(mut response) if response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) => {
                 if has_sdp(&response.headers, &response.body) && !over && response.status.class() <= Class::Success {
@@ -390,7 +431,7 @@ impl Running {
                 }
                 Ok(LegEvent::Response(response))
             }
-            LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && !over => {
+            LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && state.awaits_answer_of(leg) => {
                 ack.body = self.media.translate(leg, &ack.body).map_err(|_| Refused::Answer)?;
                 Ok(LegEvent::Acked(ack))
             }
@@ -524,8 +565,42 @@ impl Running {
     async fn give_up(&mut self, myself: &ActorRef<CallMsg>) {
         tracing::error!("failed too often: ending the call");
         metrics::counter!("tandem_calls_given_up_total").increment(1);
-        let end = CallInput::HangUp { status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System };
-        self.input(myself, end).await;
+        self.hang_up(myself, StatusCode::SERVER_INTERNAL_ERROR, EndedBy::System).await;
+    }
+}
+
+/// An input of the core that may have to wait for a commit.
+#[derive(Debug, Clone)]
+enum Unsaid {
+    Event(LegId, LegEvent),
+    HangUp(StatusCode, EndedBy),
+}
+
+impl Unsaid {
+    /// Whether nobody says it again: a phone repeats its requests, save for the BYE after which it is gone.
+    fn is_said_once(&self) -> bool {
+        match self {
+            Self::Event(_, LegEvent::Request(_, request, _)) => request.method == Method::Bye,
+            Self::Event(
+                _,
+                LegEvent::Cancelled { .. }
+                | LegEvent::Acked(_)
+                | LegEvent::Response(_)
+                | LegEvent::NoResponse(_)
+                | LegEvent::NoAck,
+            )
+            | Self::HangUp(..) => true,
+        }
+    }
+}
+
+impl LegEvent {
+    /// The request whose sender must be told when it can't be taken.
+    fn asks_for_an_answer(&self) -> Option<(&TxKey, &Request)> {
+        match self {
+            Self::Request(key, request, _) => Some((key, request)).filter(|(_, request)| request.method != Method::Bye),
+            Self::Cancelled { .. } | Self::Acked(_) | Self::Response(_) | Self::NoResponse(_) | Self::NoAck => None,
+        }
     }
 }
 

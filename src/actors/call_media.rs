@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ids::LegId;
-use crate::media::core::{LegPlan, SdpError, Session};
+use crate::media::core::{LegPlan, SdpError, Session, Stream};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
 
@@ -23,6 +23,20 @@ pub struct CallMedia {
     /// The last description of each leg and what it was made into: a repeated one is no new version.
     described: [Option<(Bytes, Bytes)>; 2],
     applied: [Vec<Option<LegPlan>>; 2],
+}
+
+/// What [`CallMedia::restore`] goes back to.
+pub struct Checkpoint {
+    session: Session,
+    before_offer: Option<Session>,
+    described: [Option<(Bytes, Bytes)>; 2],
+}
+
+impl Drop for CallMedia {
+    /// Ports that no relay and no record knows of go back, however the call's actor ended.
+    fn drop(&mut self) {
+        self.give_back(|_| false);
+    }
 }
 
 impl CallMedia {
@@ -67,6 +81,26 @@ impl CallMedia {
         Ok(ours)
     }
 
+    /// As it is now, to go back to.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { session: self.session.clone(), before_offer: self.before_offer.clone(), described: self.described.clone() }
+    }
+
+    /// Goes back: what was described since then means nothing.
+    pub fn restore(&mut self, checkpoint: Checkpoint) {
+        self.session = checkpoint.session;
+        self.before_offer = checkpoint.before_offer;
+        self.described = checkpoint.described;
+        let kept: Vec<u16> = self.session.ports().collect();
+        self.give_back(|port| kept.contains(&port));
+    }
+
+    /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
+    pub fn is_silent_on_purpose(&self) -> bool {
+        let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
+        self.session.held.contains(&true) || !self.session.streams.iter().any(carried)
+    }
+
     /// A re-INVITE's offer: as [`CallMedia::translate`], and can be taken back.
     pub fn offer(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
         let before = self.session.clone();
@@ -83,6 +117,7 @@ impl CallMedia {
             for (now, then) in self.session.streams.iter_mut().zip(before.streams) {
                 *now = then;
             }
+            self.session.held = before.held;
             self.described = [None, None];
         }
     }

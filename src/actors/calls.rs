@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
@@ -12,10 +13,15 @@ use super::records::{self, RestoreError};
 use super::services::Services;
 use super::supervise::Budget;
 use crate::clock;
+use crate::cluster::ProposeError;
+use crate::cluster::state::VnodeCommand;
 use crate::ids::{CallId, VnodeId};
 use crate::media::ports::PortPool;
-use crate::sip::b2bua::CallState;
+use crate::sip::b2bua::{CallState, Mutation};
 use crate::sip::endpoint;
+
+/// The pause between two attempts to end a call without its actor.
+const BURY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What it is told.
 #[derive(RactorMessage, Debug)]
@@ -97,6 +103,10 @@ impl Actor for CallsActor {
 impl Running {
     async fn spawn(&mut self, myself: &ActorRef<CallsMsg>, id: CallId, begin: Begin) {
         let Start { services, vnode, ports } = &self.start;
+        let state = match &begin {
+            Begin::New(_) => None,
+            Begin::Resume(state, media) | Begin::Bury(state, media) => Some((state.clone(), media.clone())),
+        };
         let start = CallStart { services: services.clone(), id, vnode: *vnode, ports: ports.clone(), begin };
         match Actor::spawn_linked(None, CallActor, start, myself.get_cell()).await {
             Ok((actor, _)) => {
@@ -105,6 +115,16 @@ impl Running {
             Err(error) => {
                 tracing::error!(call_id = %id, trace_id = %id, %error, "a call's actor did not start");
                 services.directory.remove(id);
+                services.relay.close(id);
+                if let Some((state, media)) = state {
+                    let command = if state.ended.is_some() {
+                        VnodeCommand::ForgetCall { call: id }
+                    } else {
+                        let (state, cdr) = state.given_up(clock::now());
+                        records::command(&Mutation::End(Box::new(state), Box::new(cdr)), &media)
+                    };
+                    tokio::spawn(bury(services.clone(), *vnode, command));
+                }
             }
         }
     }
@@ -162,6 +182,13 @@ impl Running {
             self.resume(myself, call, &record, !again).await?;
         }
         Ok(())
+    }
+}
+
+/// Ends a call whose actor can't even begin: nobody is told, but there is a CDR, and nothing is left of it.
+async fn bury(services: Arc<Services>, vnode: VnodeId, command: VnodeCommand) {
+    while let Err(ProposeError::NoMajority | ProposeError::Late) = services.cluster.propose(vnode, command.clone()).await {
+        tokio::time::sleep(BURY_AGAIN).await;
     }
 }
 

@@ -74,7 +74,11 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         }),
         legs: state.legs.iter().map(leg_record).collect(),
         relays: state.relays.iter().map(relay_record).collect(),
-        media: MediaRecord { streams: media.streams.iter().map(stream_record).collect(), versions: media.versions },
+        media: MediaRecord {
+            streams: media.streams.iter().map(stream_record).collect(),
+            versions: media.versions,
+            held: media.held,
+        },
     }
 }
 
@@ -293,6 +297,7 @@ fn media_of(record: &MediaRecord, ip: std::net::IpAddr, id: u64) -> Session {
     let mut session = Session::new(ip, id);
     session.streams = record.streams.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect();
     session.versions = record.versions;
+    session.held = record.held;
     session
 }
 

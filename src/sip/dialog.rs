@@ -83,10 +83,6 @@ impl From<DialogError> for StatusCode {
     }
 }
 
-/// How far our CSeq jumps when a new owner goes on with a dialog: past whatever the old one may have sent
-/// without a commit (RFC 3261 §12.2.1.1 lets it grow by more than one).
-pub const TAKEOVER_JUMP: u32 = 64;
-
 impl Dialog {
     /// The dialog that an INVITE to us begins (RFC 3261 §12.1.1).
     pub fn of_server(invite: &Request, local_tag: Text, contact: Text, flow: Flow) -> Result<Self, HeaderError> {
@@ -213,11 +209,6 @@ impl Dialog {
                 Ok(())
             }
         }
-    }
-
-    /// What a new owner does before it goes on: see [`TAKEOVER_JUMP`].
-    pub fn jump(&mut self) {
-        self.local_cseq = self.local_cseq.saturating_add(TAKEOVER_JUMP);
     }
 }
 

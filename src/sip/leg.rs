@@ -24,6 +24,9 @@ use std::time::Duration;
 /// At most this many transactions of a kind are open on a leg; a peer that asks for more is answered 503.
 pub const MAX_TRANSACTIONS: usize = 16;
 
+/// At most this many requests are remembered on a leg, answered ones that linger included.
+pub const MAX_LINGERING: usize = 64;
+
 /// What makes two requests the same transaction (RFC 3261 §17.2.3): branch and sent-by. ACK and CANCEL share
 /// their INVITE's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,8 +83,8 @@ pub enum LegCommand {
 /// What a leg tells the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegEvent {
-    /// A new request, CANCEL and ACK for failures excepted.
-    Request(TxKey, Request),
+    /// A new request, CANCEL and ACK for failures excepted, and the flow by which it came.
+    Request(TxKey, Request, Flow),
     /// A CANCEL for the INVITE with `invite`; answer `cancel`.
     Cancelled {
         /// The key of the INVITE, which has no final answer yet.
@@ -204,7 +207,7 @@ impl Leg {
                     // No 100 yet: it would stop the phone's retransmissions, which are all that is left of the
                     // INVITE if we die before the call is committed.
                     self.open_invite(&request, key.clone(), flow);
-                    out.push(LegOutput::Event(LegEvent::Request(key, request)));
+                    out.push(LegOutput::Event(LegEvent::Request(key, request, flow)));
                 }
             }
             Method::Cancel => self.cancel_received(key, request, flow, now, out),
@@ -212,14 +215,20 @@ impl Leg {
                 let known = self.requests_in.iter_mut().find(|tx| tx.key == key && tx.method == request.method);
                 if let Some(tx) = known {
                     feed_server(&mut tx.machine, tx.flow, ServerInput::Retransmit, now, out);
-                } else if self.requests_in.len() >= MAX_TRANSACTIONS {
+                } else if self.is_full(&request.method) {
                     refuse(&request, flow, out);
                 } else {
                     self.open_request(&request, key.clone(), flow);
-                    out.push(LegOutput::Event(LegEvent::Request(key, request)));
+                    out.push(LegOutput::Event(LegEvent::Request(key, request, flow)));
                 }
             }
         }
+    }
+
+    /// Whether one more request is too much. A phone may always hang up.
+    fn is_full(&self, method: &Method) -> bool {
+        let open = self.requests_in.iter().filter(|tx| tx.machine.is_open()).count();
+        *method != Method::Bye && open >= MAX_TRANSACTIONS
     }
 
     fn open_invite(&mut self, request: &Request, key: TxKey, flow: Flow) {
@@ -233,6 +242,12 @@ impl Leg {
     }
 
     fn open_request(&mut self, request: &Request, key: TxKey, flow: Flow) {
+        // What is answered lingers for repetitions (Timer J): the oldest goes when there are too many.
+        if self.requests_in.len() >= MAX_LINGERING
+            && let Some(at) = self.requests_in.iter().position(|tx| !tx.machine.is_open())
+        {
+            self.requests_in.remove(at);
+        }
         self.requests_in.push(ServerTx {
             key,
             method: request.method.clone(),
@@ -261,9 +276,6 @@ impl Leg {
         if let Some(tx) = self.requests_in.iter_mut().find(|tx| tx.key == key && tx.method == Method::Cancel) {
             feed_server(&mut tx.machine, tx.flow, ServerInput::Retransmit, now, out);
             return;
-        }
-        if self.requests_in.len() >= MAX_TRANSACTIONS {
-            return refuse(&request, flow, out);
         }
         self.open_request(&request, key.clone(), flow);
         match self.invites_in.iter().find(|tx| tx.key == key) {
@@ -406,7 +418,7 @@ impl Leg {
         }
         // A machine without a deadline that is neither open nor pending is over.
         self.invites_in.retain(|tx| tx.machine.is_pending() || tx.machine.deadline().is_some());
-        self.requests_in.retain(|tx| tx.machine.deadline().is_none_or(|at| at > now));
+        self.requests_in.retain(|tx| tx.machine.is_open() || tx.machine.deadline().is_some());
         for at in (0..self.invites_out.len()).rev() {
             if self.invites_out[at].machine.deadline().is_some_and(|due| due <= now) {
                 self.feed_invite(at, ClientInput::Timeout, now, out);
@@ -554,5 +566,61 @@ fn feed_server(machine: &mut impl ServerMachine, flow: Flow, input: ServerInput,
             // The peer that never acknowledged a failure is gone; the call has ended already.
             ServerOutput::Terminated(Cause::Done | Cause::NoResponse | Cause::NoAck) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::VnodeId;
+    use crate::sip::headers::Transport;
+    use crate::sip::parse;
+
+    fn request(method: &str, cseq: u32) -> Request {
+        let text = format!(
+            "{method} sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{cseq}\r\nFrom: <sip:a@x>;tag=1\r\nTo: <sip:b@x>;tag=2\r\n\
+             Call-ID: c\r\nCSeq: {cseq} {method}\r\n\r\n"
+        );
+        match parse::datagram(&text.into()).unwrap() {
+            Message::Request(request) => request,
+            Message::Response(_) => unreachable!(),
+        }
+    }
+
+    /// A phone that sends digits for ever can still hang up, and what is answered is forgotten in its time.
+    #[test]
+    fn many_requests_one_after_the_other_are_all_taken() {
+        let flow = Flow {
+            vnode: VnodeId(1),
+            transport: Transport::Udp,
+            local: "127.0.0.11:5060".parse().unwrap(),
+            remote: "10.0.0.1:5060".parse().unwrap(),
+        };
+        let mut leg = Leg::new(Timers::RFC);
+        let mut now = Timestamp(1_000_000);
+        let taken = |leg: &mut Leg, request: Request, now| {
+            let mut out = Vec::new();
+            leg.handle(LegInput::Request(request.clone(), flow), now, &mut out);
+            let taken = matches!(&out[..], [LegOutput::Event(LegEvent::Request(..))]);
+            let answer = LegCommand::Respond(TxKey::of(&request), request.response(StatusCode::OK, None));
+            leg.handle(LegInput::Command(answer), now, &mut out);
+            taken
+        };
+        for cseq in 1..200 {
+            assert!(taken(&mut leg, request("INFO", cseq), now), "INFO {cseq}");
+        }
+        assert!(leg.requests_in.len() <= MAX_LINGERING);
+        assert!(taken(&mut leg, request("BYE", 200), now));
+        now = now + Timers::RFC.give_up();
+        leg.handle(LegInput::Timeout, now, &mut Vec::new());
+        assert_eq!((leg.requests_in.len(), leg.deadline()), (0, None));
+        // Requests that nobody answers are a phone gone wild: refused, save for its BYE.
+        let mut out = Vec::new();
+        for cseq in 300..330 {
+            leg.handle(LegInput::Request(request("INFO", cseq), flow), now, &mut out);
+        }
+        let refused = out.iter().filter(|output| matches!(output, LegOutput::Send(..))).count();
+        assert_eq!(refused, 30 - MAX_TRANSACTIONS);
+        assert!(taken(&mut leg, request("BYE", 400), now));
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::dialog::Flow;
+use super::endpoint::stateless;
 use super::headers::{HeaderError, NameAddr};
 use super::message::{Request, Response};
 use super::step::Step;
@@ -77,12 +78,12 @@ impl RegisterError {
     /// What the phone gets.
     pub fn response(&self, request: &Request) -> Response {
         match self {
-            Self::Header(_) | Self::Star => request.response(StatusCode::BAD_REQUEST, None),
+            Self::Header(_) | Self::Star => stateless(request, StatusCode::BAD_REQUEST),
             Self::IntervalTooBrief { minimum, .. } => {
-                request.response(StatusCode::INTERVAL_TOO_BRIEF, None).with(Name::MinExpires, minimum.as_secs().to_string())
+                stateless(request, StatusCode::INTERVAL_TOO_BRIEF).with(Name::MinExpires, minimum.as_secs().to_string())
             }
-            Self::OutOfOrder => request.response(StatusCode::SERVER_INTERNAL_ERROR, None),
-            Self::TooMany => request.response(StatusCode::FORBIDDEN, None),
+            Self::OutOfOrder => stateless(request, StatusCode::SERVER_INTERNAL_ERROR),
+            Self::TooMany => stateless(request, StatusCode::FORBIDDEN),
         }
     }
 }
@@ -136,16 +137,19 @@ pub fn register(
             user_agent: headers.text(&Name::UserAgent),
         });
     }
-    if live.len() > MAX_BINDINGS {
+    if contacts.len() > MAX_BINDINGS {
         return Err(RegisterError::TooMany);
     }
+    // A phone whose contact changes with each start leaves its old ones behind: the oldest go.
+    live.drain(..live.len().saturating_sub(MAX_BINDINGS));
     let answer = ok(request, &live, now);
     if live == bindings { Ok(Step::free(vec![answer])) } else { Ok(Step::promise(live, vec![answer])) }
 }
 
 /// The contact that calls go to: the highest q, and of those the one registered last.
 pub fn best(bindings: &[Binding], now: Timestamp) -> Option<&Binding> {
-    bindings.iter().filter(|binding| binding.expires > now).max_by_key(|binding| (binding.q, binding.expires))
+    // Bindings stand in the order in which they were registered, and of equals the last one counts.
+    bindings.iter().filter(|binding| binding.expires > now).max_by_key(|binding| binding.q)
 }
 
 fn lifetime(contact: &NameAddr, expires: Option<u32>, policy: &Policy) -> Result<Duration, RegisterError> {
@@ -178,7 +182,7 @@ fn thousandths(q: Option<&str>) -> u16 {
 }
 
 fn ok(request: &Request, bindings: &[Binding], now: Timestamp) -> Response {
-    let mut response = request.response(StatusCode::OK, None);
+    let mut response = stateless(request, StatusCode::OK);
     for binding in bindings {
         let seconds = binding.expires.since(now).as_millis().div_ceil(1000);
         let mut value = format!("<{}>;expires={seconds}", binding.contact);

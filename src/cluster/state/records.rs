@@ -174,6 +174,9 @@ pub struct MediaRecord {
     pub streams: Vec<StreamRecord>,
     /// How often our own description was written, by leg: the version in its `o=` line only grows.
     pub versions: [u64; 2],
+    /// Whether a leg is on hold.
+    #[serde(default)]
+    pub held: [bool; 2],
 }
 
 /// One stream (an `m=` line) and its two ends.

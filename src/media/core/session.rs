@@ -49,6 +49,8 @@ pub struct Session {
     pub streams: Vec<Stream>,
     /// The version in our `o=` line toward each leg.
     pub versions: [u64; 2],
+    /// Whether a leg has asked for less than both directions (RFC 3264 §8.4).
+    pub held: [bool; 2],
 }
 
 /// One stream.
@@ -88,7 +90,7 @@ impl Session {
     /// No streams yet.
     pub fn new(ip: IpAddr, id: u64) -> Self {
         // RFC 4566 §5.2 has no bound, but phones keep it in 64 signed bits.
-        Self { ip, id: id >> 1, streams: Vec::new(), versions: [0; 2] }
+        Self { ip, id: id >> 1, streams: Vec::new(), versions: [0; 2], held: [false; 2] }
     }
 
     /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. `take_port` gives
@@ -105,6 +107,9 @@ impl Session {
         }
         let mut next = self.clone();
         let session_address = sdp.connection.take();
+        let one_way = |attribute: &Attribute| ["sendonly", "recvonly", "inactive"].contains(&attribute.attribute.as_str());
+        let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
+        next.held[from] = everything.any(one_way);
         for (at, media) in sdp.medias.iter_mut().enumerate() {
             next.describe_stream(from, at, media, session_address.as_ref(), take_port)?;
         }
@@ -150,6 +155,7 @@ impl Session {
         if ip.is_unspecified() {
             // RFC 3264 §8.4: the old way to hold. The other side must see it.
             stream.legs[from].signal(None, None);
+            self.held[from] = true;
             media.connections = connection.into_iter().chain(session_address.cloned()).take(1).collect();
         } else {
             let rtp = SocketAddr::new(ip, media.port);

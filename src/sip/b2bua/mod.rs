@@ -100,6 +100,8 @@ pub struct NewCall {
 pub const RING_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long an ended call answers what is repeated: 64·T1, and room for a takeover.
 pub const LINGER: Duration = Duration::from_secs(40);
+/// So many CSeq numbers are committed at once.
+pub const CSEQ_BLOCK: u32 = 32;
 /// What in-dialog requests may be.
 pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE";
 
@@ -110,6 +112,10 @@ pub struct Call {
     committed: CallState,
     incarnation: u32,
     branches: u32,
+    /// The CSeq numbers that the committed record lets each leg use: a new owner goes on behind them.
+    reserved: [u32; 2],
+    /// The same in the mutation that is on its way.
+    asked: [u32; 2],
 }
 
 impl Call {
@@ -129,7 +135,7 @@ impl Call {
             call.to,
         );
         let state = CallState::new(&call, caller, callee, now);
-        let mut this = Self { committed: state.clone(), state, incarnation, branches: 0 };
+        let mut this = Self { committed: state.clone(), state, incarnation, branches: 0, reserved: [0; 2], asked: [0; 2] };
         let invite = this.first_invite(&call);
         let key = TxKey::of(&call.invite);
         let refused = unavailable(&call.invite);
@@ -146,13 +152,19 @@ impl Call {
         Ok((this, step))
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the others are ours to set")]
     fn first_invite(&mut self, call: &NewCall) -> Request {
         let mut invite = self.dialog_request(LegId::CALLEE, Method::Invite);
         // RFC 3261 §16.6 step 3: a B2BUA that doesn't count lets two of them play tennis for ever.
         let hops = call.invite.headers.max_forwards().unwrap_or(70).saturating_sub(1);
         invite.headers.set(Name::MaxForwards, hops.to_string());
         for (name, value) in call.invite.headers.iter() {
-            let passes = matches!(name, Name::Other(_) | Name::Subject | Name::Priority | Name::AlertInfo | Name::CallInfo);
+            let passes = match name {
+                // Who calls is what From says, which was checked; a caller's other claims are not.
+                Name::Other(other) => !other.eq_ignore_ascii_case("Remote-Party-ID"),
+                Name::Subject | Name::Priority | Name::AlertInfo | Name::CallInfo | Name::Privacy => true,
+                _ => false,
+            };
             if passes {
                 invite.headers.push(name.clone(), value.clone());
             }
@@ -170,11 +182,22 @@ impl Call {
     /// The last step was committed.
     pub fn committed(&mut self) {
         self.committed = self.state.clone();
+        self.reserved = self.asked;
     }
 
     /// The last step could not be committed: nothing of it has happened.
     pub fn roll_back(&mut self) {
-        self.state = self.committed.clone();
+        let spent = std::mem::replace(&mut self.state, self.committed.clone());
+        // Numbers are not given back: some may have left with requests that commit nothing.
+        for (leg, spent) in self.state.legs.iter_mut().zip(&spent.legs) {
+            leg.dialog.local_cseq = spent.dialog.local_cseq;
+        }
+        self.asked = self.reserved;
+    }
+
+    /// The state once more: something beside it has changed that is kept with it.
+    pub fn again(&mut self) -> Step {
+        self.put(Vec::new())
     }
 
     /// When [`CallInput::Timeout`] is due.
@@ -208,7 +231,7 @@ impl Call {
 
     fn leg_event(&mut self, leg: LegId, event: LegEvent, now: Timestamp) -> Step {
         match event {
-            LegEvent::Request(key, request) => self.request(leg, key, request, now),
+            LegEvent::Request(key, request, flow) => self.request(leg, key, request, flow, now),
             LegEvent::Cancelled { invite, cancel } => self.cancelled(leg, invite, cancel, now),
             LegEvent::Acked(ack) => self.acked(leg, &ack),
             LegEvent::Response(response) => self.response(leg, response, now),
@@ -223,7 +246,7 @@ impl Call {
     // --- what phones ask ---
 
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
-    fn request(&mut self, leg: LegId, key: TxKey, request: Request, now: Timestamp) -> Step {
+    fn request(&mut self, leg: LegId, key: TxKey, request: Request, flow: Flow, now: Timestamp) -> Step {
         let is_first = self.state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
         if is_first {
             // The INVITE that made this call, told again by a leg that was made anew.
@@ -246,8 +269,8 @@ impl Call {
                 self.state.leg_mut(leg).gone = true;
                 self.end(StatusCode::REQUEST_TERMINATED, by, now, vec![answer])
             }
-            Method::Invite => self.reinvite(leg, key, request),
-            Method::Info | Method::Message => self.relay(leg, key, request),
+            Method::Invite => self.reinvite(leg, key, request, flow),
+            Method::Info | Method::Message => self.relay(leg, key, request, flow),
             Method::Options => respond_with(leg, key, request.response(StatusCode::OK, None).with(Name::Allow, ALLOW)),
             Method::Other(_) => respond_with(leg, key, request.response(StatusCode::NOT_IMPLEMENTED, None)),
             _ => {
@@ -258,7 +281,7 @@ impl Call {
     }
 
     /// A re-INVITE goes through to the other side (RFC 3261 §14).
-    fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request) -> Step {
+    fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
         let other = leg.other();
         let busy = self.state.relays.iter().find(|relay| relay.is_invite());
         if self.state.answered.is_none() || self.state.leg(leg).inbound.is_some() {
@@ -275,7 +298,8 @@ impl Call {
         }
         let refused = Effect::Leg(leg, LegCommand::Respond(key.clone(), unavailable(&request)));
         let trying = Effect::Leg(leg, LegCommand::Respond(key, trying(&request)));
-        let came_by = self.state.leg(leg).dialog.flow;
+        // The phone may have moved: this is where it is now.
+        self.state.leg_mut(leg).dialog.flow = came_by;
         self.state.leg_mut(leg).dialog.retarget(&request.headers);
         let body = Body::of(&request.headers, &request.body);
         let mut onward = self.dialog_request(other, Method::Invite);
@@ -294,7 +318,7 @@ impl Call {
     }
 
     /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.
-    fn relay(&mut self, leg: LegId, key: TxKey, request: Request) -> Step {
+    fn relay(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
         let other = leg.other();
         if self.state.leg(other).dialog.remote_tag.is_none() {
             return respond(leg, key, &request, StatusCode::TEMPORARILY_UNAVAILABLE);
@@ -307,11 +331,12 @@ impl Call {
         }
         onward.body = request.body.clone();
         let flow = self.state.leg(other).dialog.flow;
-        let came_by = self.state.leg(leg).dialog.flow;
         let relay =
             Relay { from: leg, came_by, request: without_body(request), onward: onward.clone(), answer: None, late_offer: false };
         self.state.relays.push(relay);
-        Step::free(vec![Effect::Leg(other, LegCommand::Send(onward, flow))])
+        let send = vec![Effect::Leg(other, LegCommand::Send(onward, flow))];
+        let spent = self.state.leg(other).dialog.local_cseq > self.reserved[usize::from(other.0)];
+        if spent { self.put(send) } else { Step::free(send) }
     }
 
     fn cancelled(&mut self, leg: LegId, invite: TxKey, cancel: TxKey, now: Timestamp) -> Step {
@@ -322,7 +347,10 @@ impl Call {
             return self.end(StatusCode::REQUEST_TERMINATED, EndedBy::Caller, now, vec![answer]);
         }
         let Some(relay) = self.state.relays.iter().find(|relay| relay.from == leg && TxKey::of(&relay.request) == invite) else {
-            return Step::default();
+            // Too late: the final answer is on its way. The CANCEL is answered all the same (RFC 3261 §9.2).
+            let crossed = self.state.leg(leg).inbound.as_ref().filter(|inbound| inbound.key == invite);
+            let answer = crossed.map(|inbound| cancel_response(&inbound.request, &self.state.leg(leg).dialog.local_tag));
+            return Step::free(answer.map(|answer| Effect::Leg(leg, LegCommand::Respond(cancel, answer))).into_iter().collect());
         };
         let answer = cancel_response(&relay.request, &self.state.leg(leg).dialog.local_tag);
         Step::free(vec![Effect::Leg(leg, LegCommand::Respond(cancel, answer)), Effect::Leg(leg.other(), LegCommand::Cancel)])
@@ -373,6 +401,10 @@ impl Call {
         if cseq.method == Method::Invite && response.status.class() == Class::Success {
             return Step::free(vec![self.acknowledge_number(leg, cseq.number, None)]);
         }
+        // A failure that nobody waits for any more: its sender repeats it until it is acknowledged.
+        if cseq.method == Method::Invite && response.status.class() > Class::Success {
+            return Step::free(vec![Effect::Leg(leg, LegCommand::Acknowledge)]);
+        }
         Step::default()
     }
 
@@ -418,6 +450,10 @@ impl Call {
     }
 
     fn answer(&mut self, leg: LegId, response: &Response, body: Option<Body>, now: Timestamp) -> Step {
+        if self.state.answered.is_some() {
+            // Repeated while the caller's ACK is awaited, which ours waits for.
+            return Step::default();
+        }
         let caller = leg.other();
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         self.state.answered = Some(now);
@@ -538,7 +574,7 @@ impl Call {
         }
         then.push(Effect::CloseMedia);
         let cdr = self.state.cdr();
-        Step::promise(Mutation::End(Box::new(self.state.clone()), Box::new(cdr)), then)
+        Step::promise(Mutation::End(self.record(), Box::new(cdr)), then)
     }
 
     fn end_leg(&mut self, leg: LegId, status: StatusCode) -> Option<Effect> {
@@ -573,8 +609,22 @@ impl Call {
 
     // --- messages ---
 
-    fn put(&self, then: Vec<Effect>) -> Step {
-        Step::promise(Mutation::Put(Box::new(self.state.clone())), then)
+    fn put(&mut self, then: Vec<Effect>) -> Step {
+        Step::promise(Mutation::Put(self.record()), then)
+    }
+
+    /// The state as it is committed. It says that all numbers of a block are used, so that requests in between
+    /// need no commit of their own (RFC 3261 §12.2.1.1 lets CSeq grow by more than one). What is only passed on is left
+    /// out: a new owner must not say it twice.
+    fn record(&mut self) -> Box<CallState> {
+        let mut record = self.state.clone();
+        record.relays.retain(Relay::is_invite);
+        for (at, leg) in record.legs.iter_mut().enumerate() {
+            let used = leg.dialog.local_cseq;
+            self.asked[at] = if used > self.reserved[at] { used + CSEQ_BLOCK } else { self.reserved[at] };
+            leg.dialog.local_cseq = self.asked[at];
+        }
+        Box::new(record)
     }
 
     /// A request in this leg's dialog, with a Via of ours.
@@ -668,7 +718,7 @@ fn trying(request: &Request) -> Response {
 
 /// 503 with the time to try again (RFC 3261 §21.5.4).
 fn unavailable(request: &Request) -> Response {
-    request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
+    crate::sip::endpoint::stateless(request, StatusCode::SERVICE_UNAVAILABLE).with(Name::RetryAfter, "5")
 }
 
 fn respond(leg: LegId, key: TxKey, request: &Request, status: StatusCode) -> Step {

@@ -9,12 +9,10 @@ use crate::ids::LegId;
 use crate::sip::leg::LegCommand;
 
 impl Call {
-    /// Goes on from what was committed. The dialogs' numbers jump ahead ([`crate::sip::dialog::TAKEOVER_JUMP`]).
-    pub fn resume(mut state: CallState, incarnation: u32) -> (Self, Vec<Effect>) {
-        for leg in &mut state.legs {
-            leg.dialog.jump();
-        }
-        let call = Self { committed: state.clone(), state, incarnation, branches: 0 };
+    /// Goes on from what was committed: its CSeq numbers are past whatever a former owner may have used.
+    pub fn resume(state: CallState, incarnation: u32) -> (Self, Vec<Effect>) {
+        let reserved = state.legs.each_ref().map(|leg| leg.dialog.local_cseq);
+        let call = Self { committed: state.clone(), state, incarnation, branches: 0, reserved, asked: reserved };
         let effects = [LegId::CALLER, LegId::CALLEE].into_iter().flat_map(|leg| call.resume_leg(leg)).collect();
         (call, effects)
     }

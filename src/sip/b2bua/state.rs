@@ -228,6 +228,19 @@ impl CallState {
         &mut self.legs[usize::from(leg.0)]
     }
 
+    /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).
+    pub fn awaits_answer_of(&self, leg: LegId) -> bool {
+        let first = self.leg(leg.other()).out.as_ref().is_some_and(|out| out.stage == StageOut::AckWaits);
+        first || self.relays.iter().any(|relay| relay.from == leg && relay.late_offer && relay.answer.is_some())
+    }
+
+    /// The call as over, and its CDR: for one that nobody can carry on.
+    pub fn given_up(mut self, now: Timestamp) -> (Self, Cdr) {
+        self.ended = Some(Ending { at: now, status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System });
+        let cdr = self.cdr();
+        (self, cdr)
+    }
+
     /// The token of a leg.
     pub fn token(&self, leg: LegId) -> Token {
         Token { vnode: self.vnode, call: self.id, leg }

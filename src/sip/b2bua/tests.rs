@@ -558,3 +558,127 @@ fn no_promise_leaves_without_its_commit() {
     call.roll_back();
     assert!(call.state().ended.is_none(), "what was not committed has not happened");
 }
+
+/// An established call, committed.
+fn established() -> (Call, World) {
+    let world = World::new(Story::CallerHangsUp, None);
+    let invite = world.phone_request(0, "INVITE", 1, "offer");
+    let new = NewCall {
+        id: CallId(1),
+        vnode: VnodeId(1),
+        body: Body::of(&invite.headers, &invite.body),
+        invite: invite.clone(),
+        from: flow(0),
+        target: "sip:b@10.0.0.2".into(),
+        to: flow(1),
+        caller: String::new(),
+        callee: String::new(),
+    };
+    let (mut call, _) = Call::new(new, 1, world.now).unwrap();
+    call.committed();
+    let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(ok(&sent, 1))), world.now);
+    call.committed();
+    let ack = in_dialog(&call, "ACK", 1);
+    let _ = call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Acked(ack)), world.now);
+    call.committed();
+    (call, world)
+}
+
+/// A request of the caller's.
+fn in_dialog(call: &Call, method: &str, cseq: u32) -> Request {
+    let dialog = &call.state().leg(LegId::CALLER).dialog;
+    text_request(format!(
+        "{method} sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{method}{cseq}\r\nFrom: {};tag={}\r\nTo: {};tag={}\r\n\
+         Call-ID: {}\r\nCSeq: {cseq} {method}\r\nContact: <sip:a@10.0.0.1:5060>\r\n\r\n",
+        dialog.remote,
+        dialog.remote_tag.clone().unwrap_or_default(),
+        dialog.local,
+        dialog.local_tag,
+        dialog.call_id
+    ))
+}
+
+fn ask(call: &mut Call, request: Request, flow: Flow, now: Timestamp) -> Step {
+    let key = TxKey::of(&request);
+    call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Request(key, request, flow)), now)
+}
+
+fn sent_cseq(step: &Step) -> u32 {
+    let sent = step.then.iter().find_map(|effect| match effect {
+        Effect::Leg(LegId::CALLEE, LegCommand::Send(request, _)) => request.headers.cseq().ok(),
+        _ => None,
+    });
+    sent.expect("a request to the callee").number
+}
+
+/// Numbers of requests that commit nothing are not used again by a later owner, however often the call moves.
+#[test]
+fn cseq_numbers_only_grow_over_takeovers() {
+    let (mut call, world) = established();
+    let (mut last, mut theirs, mut free) = (1, 1, 0);
+    for _ in 0..3 {
+        for _ in 0..CSEQ_BLOCK + 8 {
+            theirs += 1;
+            let info = in_dialog(&call, "INFO", theirs);
+            let step = ask(&mut call, info, flow(0), world.now);
+            let number = sent_cseq(&step);
+            assert!(number > last, "{number} after {last}");
+            last = number;
+            match step.commit {
+                Some(_) => call.committed(),
+                None => free += 1,
+            }
+        }
+        // What a new owner gets is what was committed last, not what is in memory.
+        let Step { commit: Some(Mutation::Put(record)), .. } = call.again() else { panic!("a state to commit") };
+        let mut record = *record;
+        for (leg, reserved) in record.legs.iter_mut().zip(call.reserved) {
+            leg.dialog.local_cseq = reserved;
+        }
+        assert!(record.relays.is_empty(), "a new owner says nothing twice");
+        (call, _) = Call::resume(record, 2);
+    }
+    assert!(free > 3 * CSEQ_BLOCK / 2, "most of them need no commit");
+    let bye = in_dialog(&call, "BYE", theirs + 1);
+    assert!(sent_cseq(&ask(&mut call, bye, flow(0), world.now)) > last);
+}
+
+/// A phone that comes back from another address is answered and called there from then on.
+#[test]
+fn a_dialog_follows_its_phone() {
+    let (mut call, world) = established();
+    let moved = Flow { remote: "192.0.2.9:777".parse().unwrap(), ..flow(0) };
+    let reinvite = in_dialog(&call, "INVITE", 2);
+    let step = ask(&mut call, reinvite, moved, world.now);
+    assert!(step.commit.is_some());
+    assert_eq!(call.state().leg(LegId::CALLER).dialog.flow, moved);
+}
+
+/// RFC 3261 §9.2: a CANCEL is answered even when it comes too late.
+#[test]
+fn a_cancel_that_crosses_the_answer_is_answered() {
+    let world = World::new(Story::CallerHangsUp, None);
+    let invite = world.phone_request(0, "INVITE", 1, "offer");
+    let key = TxKey::of(&invite);
+    let new = NewCall {
+        id: CallId(1),
+        vnode: VnodeId(1),
+        body: None,
+        invite,
+        from: flow(0),
+        target: "sip:b@10.0.0.2".into(),
+        to: flow(1),
+        caller: String::new(),
+        callee: String::new(),
+    };
+    let (mut call, _) = Call::new(new, 1, world.now).unwrap();
+    let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(ok(&sent, 1))), world.now);
+    let cancelled = LegEvent::Cancelled { invite: key.clone(), cancel: key };
+    let step = call.handle(CallInput::Leg(LegId::CALLER, cancelled), world.now);
+    assert!(
+        matches!(&step.then[..], [Effect::Leg(LegId::CALLER, LegCommand::Respond(_, answer))] if answer.status == StatusCode::OK)
+    );
+    assert!(call.state().ended.is_none());
+}

@@ -36,6 +36,11 @@ impl Server {
         Self { state: State::Open, reliable, timers, last: None }
     }
 
+    /// Whether the request has no final answer yet.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
     /// When [`ServerInput::Timeout`] is due.
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.state {
