@@ -57,6 +57,7 @@ pub struct Node {
     /// What its actors share.
     pub services: Arc<Services>,
     root: ActorRef<NodeMsg>,
+    tree: JoinHandle<()>,
     api: JoinHandle<()>,
 }
 
@@ -85,14 +86,22 @@ impl Node {
         let links = links(&config, tls);
         let services = Arc::new(Services::new(Arc::new(config), cluster, relay));
         let start = Start { services: services.clone(), events, links };
-        let (root, _) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
+        let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
         let router = Api::new(services.clone(), &token, metrics).router();
         let api = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the API has ended");
             }
         });
-        Ok(Self { services, root, api })
+        Ok(Self { services, root, tree, api })
+    }
+
+    /// Waits for what must not happen: the end of the supervision tree, or of a Raft group.
+    pub async fn broken(&mut self) {
+        tokio::select! {
+            _ = &mut self.tree => tracing::error!("the supervision tree has ended"),
+            () = self.services.cluster.broken() => tracing::error!("a Raft group has ended"),
+        }
     }
 
     /// Hands the vnodes over, then ends the actors and closes the storage.

@@ -1,7 +1,8 @@
 //! The edge of one vnode: SIP's sockets on its address (UDP now). Layer: shell.
 //!
 //! Binding is taking (`address.mode = "loopback"`): a former owner that is still closing makes us wait, and
-//! never are two bound at once. What comes in is routed where it is read; nothing queues here.
+//! never are two bound at once. What comes in is routed where it is read; nothing queues here. Whoever ends the edge
+//! closes its socket ([`super::transport::Sockets::close`]).
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -13,7 +14,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
 
 use super::router;
 use super::services::Services;
@@ -55,7 +55,6 @@ pub struct EdgeActor;
 pub struct Running {
     start: Start,
     address: SocketAddr,
-    reader: Option<JoinHandle<()>>,
 }
 
 impl Actor for EdgeActor {
@@ -66,7 +65,7 @@ impl Actor for EdgeActor {
     async fn pre_start(&self, myself: ActorRef<EdgeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let address = start.services.config.sip_address_of(start.vnode).ok_or("a vnode without an address")?;
         myself.cast(EdgeMsg::Bind { attempt: 0 })?;
-        Ok(Running { start, address, reader: None })
+        Ok(Running { start, address })
     }
 
     async fn handle(&self, myself: ActorRef<EdgeMsg>, message: EdgeMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
@@ -75,9 +74,9 @@ impl Actor for EdgeActor {
         match bind(running.address) {
             Ok(socket) => {
                 let socket = Arc::new(socket);
-                services.sockets.open(vnode, socket.clone());
+                let reader = tokio::spawn(read(services.clone(), vnode, running.address, socket.clone()));
+                services.sockets.open(vnode, socket, reader);
                 tracing::debug!(%vnode, address = %running.address, "listening");
-                running.reader = Some(tokio::spawn(read(services.clone(), vnode, running.address, socket)));
             }
             Err(error) => {
                 if attempt % ATTEMPTS_BEFORE_WARNING == ATTEMPTS_BEFORE_WARNING - 1 {
@@ -87,15 +86,6 @@ impl Actor for EdgeActor {
             }
         }
         Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.start.services.sockets.close(self.start.vnode);
-        if let Some(reader) = self.reader.take() {
-            reader.abort();
-        }
     }
 }
 

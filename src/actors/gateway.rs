@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, call_t, pg};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, call_t, pg};
 use ractor_cluster::node::NodeConnectionMode;
-use ractor_cluster::{IncomingEncryptionMode, NodeServer, NodeServerMessage, RactorClusterMessage, client_connect_enc};
+use ractor_cluster::{
+    IncomingEncryptionMode, NetworkStream, NodeServer, NodeServerMessage, RactorClusterMessage, client_connect_enc,
+};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 
 use super::call::CallMsg;
 use super::services::Services;
@@ -189,52 +192,90 @@ pub struct LinkSettings {
     pub tls: NodeTls,
 }
 
-/// Listens for the other nodes' links, and makes ours.
+/// Listens for the other nodes' links, and makes ours. The link's end is the node's: it has no other restart.
 pub async fn link(
     services: &Arc<Services>,
     settings: LinkSettings,
     supervisor: ractor::ActorCell,
-) -> Result<(), ractor::SpawnErr> {
+) -> Result<(), ActorProcessingErr> {
     let LinkSettings { listen, peers, tls } = settings;
+    let listener = TcpListener::bind(listen).await?;
+    // ractor_cluster's own listener waits for each handshake in turn, without a deadline: ours takes its place, and
+    // its own gets a port that nobody is told of.
     let server = NodeServer::new(
-        listen.port(),
+        0,
         services.config.cluster.secret.0.clone(),
         services.node.to_string(),
         listen.ip().to_string(),
         Some(IncomingEncryptionMode::Tls(tls.acceptor.clone())),
         Some(NodeConnectionMode::Isolated),
     );
-    let server = server.with_listen_addr(listen.ip());
+    let server = server.with_listen_addr(std::net::Ipv4Addr::LOCALHOST.into());
     let (server, _) = Actor::spawn_linked(None, server, (), supervisor).await?;
+    tokio::spawn(accept(listener, server.clone(), tls.clone()));
     for (peer, address) in peers {
-        if services.node < peer {
-            tokio::spawn(keep(services.clone(), server.clone(), peer, address, tls.clone()));
-        }
+        tokio::spawn(keep(services.clone(), server.clone(), peer, address, tls.clone()));
     }
     Ok(())
 }
 
+/// Takes the others' connections, for ever; a slow handshake holds nobody up.
+async fn accept(listener: TcpListener, server: ActorRef<NodeServerMessage>, tls: NodeTls) {
+    while server.get_status() < ActorStatus::Stopping {
+        let Ok(Ok((stream, peer_addr))) = tokio::time::timeout(LOOK, listener.accept()).await else { continue };
+        let (server, tls) = (server.clone(), tls.clone());
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let Ok(local_addr) = stream.local_addr() else { return };
+            if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, tls.acceptor.accept(stream)).await {
+                let stream = Box::new(NetworkStream::TlsServer { peer_addr, local_addr, stream });
+                let _ = server.cast(NodeServerMessage::ConnectionOpened { stream, is_server: true });
+            }
+        });
+    }
+}
+
+/// Keeps the link to one peer: makes it (the lower number does), and ends it when the peer is not to be reached, since
+/// ractor_cluster doesn't notice by itself.
 async fn keep(services: Arc<Services>, server: ActorRef<NodeServerMessage>, peer: NodeId, address: SocketAddr, tls: NodeTls) {
     let Some(mut reach) = services.cluster.reach(peer) else { return };
-    loop {
+    while server.get_status() < ActorStatus::Stopping {
         let up = matches!(*reach.borrow_and_update(), Reach::Up(_));
-        if up && pg::get_members(&group(peer)).is_empty() {
-            let connecting = client_connect_enc(&server, address, tls.connector.clone(), NodeTls::server_name());
-            match tokio::time::timeout(CONNECT, connecting).await {
-                Ok(Ok(())) => {
-                    // The handshake goes on by itself.
-                    let deadline = tokio::time::Instant::now() + CONNECT;
-                    while pg::get_members(&group(peer)).is_empty() && tokio::time::Instant::now() < deadline {
-                        tokio::time::sleep(LOOK / 10).await;
-                    }
-                }
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "actor link"),
-                Err(_) => tracing::debug!(%peer, "actor link: no answer"),
-            }
-        }
-        if server.get_status() >= ractor::ActorStatus::Stopping {
-            return;
+        let linked = !pg::get_members(&group(peer)).is_empty();
+        match (up, linked) {
+            (true, false) if services.node < peer => connect(&server, peer, address, &tls).await,
+            (false, true) => end_session(&server, peer).await,
+            (true | false, _) => {}
         }
         let _ = tokio::time::timeout(LOOK, reach.changed()).await;
+    }
+}
+
+async fn connect(server: &ActorRef<NodeServerMessage>, peer: NodeId, address: SocketAddr, tls: &NodeTls) {
+    let connecting = client_connect_enc(server, address, tls.connector.clone(), NodeTls::server_name());
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(Ok(())) => {
+            // The handshake goes on by itself.
+            let deadline = tokio::time::Instant::now() + CONNECT;
+            while pg::get_members(&group(peer)).is_empty() && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(LOOK / 10).await;
+            }
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "actor link"),
+        Err(_) => tracing::debug!(%peer, "actor link: no answer"),
+    }
+}
+
+async fn end_session(server: &ActorRef<NodeServerMessage>, peer: NodeId) {
+    let millis = u64::try_from(ASK.as_millis()).unwrap_or(u64::MAX);
+    let Ok(sessions) = call_t!(server, NodeServerMessage::GetSessions, millis) else { return };
+    let name = peer.to_string();
+    for session in sessions.into_values() {
+        let theirs =
+            session.peer_name.as_ref().is_some_and(|known| known.name == name || known.name.starts_with(&format!("{name}@")));
+        if theirs {
+            tracing::info!(%peer, "ending the actor link to a peer that doesn't answer");
+            session.actor.stop(None);
+        }
     }
 }

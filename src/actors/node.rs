@@ -93,7 +93,10 @@ impl Actor for NodeActor {
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
-            let Some(at) = running.children.iter().position(|(id, _)| *id == cell.get_id()) else { return Ok(()) };
+            let Some(at) = running.children.iter().position(|(id, _)| *id == cell.get_id()) else {
+                // The actor link: without it this node is half a node, and whoever started it starts it again.
+                return Err(error);
+            };
             let (_, child) = running.children.swap_remove(at);
             tracing::error!(?child, %error, "failed");
             metrics::counter!("tandem_actor_restarts_total", "actor" => "node").increment(1);

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
 
 use super::gateway::Parcel;
 use super::services::Services;
@@ -16,22 +17,33 @@ use crate::sip::message::{Message, Response};
 /// The sockets of the vnodes that are here.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    udp: RwLock<HashMap<VnodeId, Arc<UdpSocket>>>,
+    udp: RwLock<HashMap<VnodeId, Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    socket: Arc<UdpSocket>,
+    reader: JoinHandle<()>,
 }
 
 impl Sockets {
-    /// A vnode's socket is open.
-    pub fn open(&self, vnode: VnodeId, socket: Arc<UdpSocket>) {
-        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, socket);
+    /// A vnode's socket is open, and read by a task.
+    pub fn open(&self, vnode: VnodeId, socket: Arc<UdpSocket>, reader: JoinHandle<()>) {
+        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, Open { socket, reader });
     }
 
-    /// A vnode's socket is closed.
-    pub fn close(&self, vnode: VnodeId) {
-        self.udp.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
+    /// Closes a vnode's socket; when this returns nothing is read from it any more.
+    pub async fn close(&self, vnode: VnodeId) {
+        let open = self.udp.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
+        if let Some(Open { socket, reader }) = open {
+            drop(socket);
+            reader.abort();
+            let _ = reader.await;
+        }
     }
 
     fn udp(&self, vnode: VnodeId) -> Option<Arc<UdpSocket>> {
-        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).cloned()
+        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).map(|open| open.socket.clone())
     }
 }
 

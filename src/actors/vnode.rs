@@ -58,7 +58,7 @@ pub struct Running {
     ownership: Ownership,
     open: Option<Children>,
     budget: Budget,
-    watching: JoinHandle<()>,
+    watching: Option<JoinHandle<()>>,
 }
 
 struct Children {
@@ -68,7 +68,9 @@ struct Children {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.watching.abort();
+        if let Some(watching) = self.watching.take() {
+            watching.abort();
+        }
     }
 }
 
@@ -80,15 +82,19 @@ impl Actor for VnodeActor {
     async fn pre_start(&self, myself: ActorRef<VnodeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let ip = start.services.config.address_of(start.vnode).ok_or("a vnode without an address")?;
         let mut ownership = start.services.cluster.ownership(start.vnode).ok_or("a vnode without a group")?;
-        let watching = tokio::spawn(async move {
+        // What a former actor of this vnode may have left open.
+        let mut running =
+            Running { start, ip, ownership: Ownership::None, open: None, budget: Budget::default(), watching: None };
+        running.close().await;
+        running.watching = Some(tokio::spawn(async move {
             loop {
                 let now = *ownership.borrow_and_update();
                 if myself.cast(VnodeMsg::Ownership(now)).is_err() || ownership.changed().await.is_err() {
                     return;
                 }
             }
-        });
-        Ok(Running { start, ip, ownership: Ownership::None, open: None, budget: Budget::default(), watching })
+        }));
+        Ok(running)
     }
 
     async fn handle(
@@ -145,6 +151,11 @@ impl Running {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
         services.cluster.sockets_open(vnode, true);
+        // It may have been taken away again while this waited in the mailbox; whoever takes it looks at what we say.
+        if !services.ownership(vnode).is_active() {
+            services.cluster.sockets_open(vnode, false);
+            return Ok(());
+        }
         let media = services.config.media;
         let ports = Arc::new(PortPool::new(self.ip, media.first_port, media.last_port));
         self.open_media(&ports);
@@ -185,16 +196,21 @@ impl Running {
 
     /// Ends the actors; the relay goes on.
     async fn end_actors(&mut self) {
-        let Some(Children { cells, calls }) = self.open.take() else { return };
         let Start { services, vnode } = &self.start;
         services.closed(*vnode);
-        for call in calls.get_children() {
-            let _ = call.kill_and_wait(Some(END)).await;
+        if let Some(Children { cells, calls }) = self.open.take() {
+            // The edge first: what comes now is for the next owner.
+            for cell in &cells {
+                if cell.get_id() != calls.get_id() {
+                    let _ = cell.kill_and_wait(Some(END)).await;
+                }
+            }
+            services.sockets.close(*vnode).await;
+            let children = calls.get_children();
+            futures_util::future::join_all(children.iter().map(|call| call.kill_and_wait(Some(END)))).await;
+            let _ = calls.kill_and_wait(Some(END)).await;
         }
-        for cell in cells {
-            let _ = cell.kill_and_wait(Some(END)).await;
-        }
-        services.sockets.close(*vnode);
+        services.sockets.close(*vnode).await;
         for call in services.directory.of_vnode(*vnode) {
             services.directory.remove(call);
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,6 +13,9 @@ use super::EXIT_USAGE;
 use crate::config::Config;
 use crate::node::Node;
 use crate::telemetry;
+
+/// The exit code of a node that can't go on (sysexits' EX_SOFTWARE).
+const EXIT_BROKEN: i32 = 70;
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -49,6 +53,7 @@ impl Serve {
                 return ExitCode::from(EXIT_USAGE);
             }
         };
+        raise_descriptor_limit();
         match serve(config, metrics).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -59,13 +64,23 @@ impl Serve {
     }
 }
 
+/// A call takes four sockets: as many descriptors as the system lets us have.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let node = Node::start(config, metrics).await?;
+    let mut node = Node::start(config, metrics).await?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        // Others take its calls over: half a node would only be in their way.
+        () = node.broken() => std::process::exit(EXIT_BROKEN),
     }
     tracing::info!("stopping");
     node.stop().await;

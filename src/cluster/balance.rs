@@ -49,7 +49,10 @@ pub async fn hand_everything_over(cluster: &Cluster) {
     while tokio::time::Instant::now() < deadline {
         let led: Vec<VnodeId> =
             cluster.vnodes().into_iter().filter(|vnode| cluster.owner_of(*vnode) == Some(cluster.node)).collect();
-        if led.is_empty() || cluster.links.values().all(|link| !matches!(*link.reach().borrow(), Reach::Up(_))) {
+        let stays = |link: &std::sync::Arc<super::wire::Link>| {
+            matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining)
+        };
+        if led.is_empty() || !cluster.links.values().any(stays) {
             return;
         }
         for vnode in led {

@@ -136,6 +136,7 @@ pub struct Cluster {
     life: Arc<recovery::Life>,
     owners: BTreeMap<VnodeId, Arc<owner::Owner>>,
     stopping: AtomicBool,
+    broken: watch::Sender<bool>,
     /// When the last look at meta's leader began that ended well.
     meta_looked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -175,12 +176,16 @@ impl Cluster {
             life,
             owners,
             stopping: AtomicBool::new(false),
+            broken: watch::Sender::new(false),
             meta_looked: tokio::sync::Mutex::new(None),
         });
         tokio::spawn(recovery::run(cluster.clone()));
         recovery::watch_for_the_dead(&cluster);
         for vnode in cluster.vnodes() {
             tokio::spawn(owner::run(cluster.clone(), vnode));
+        }
+        for id in cluster.groups.keys() {
+            tokio::spawn(cluster.clone().watch(*id));
         }
         tokio::spawn(balance::run(cluster.clone()));
         Ok(cluster)
@@ -333,6 +338,30 @@ impl Cluster {
             tokio::time::sleep(RETRY * 5).await;
         }
         Err(last)
+    }
+
+    /// Waits until a group has ended that should not have: its storage failed, say.
+    pub async fn broken(&self) {
+        let mut broken = self.broken.subscribe();
+        if broken.wait_for(|broken| *broken).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Watches a group for its end.
+    async fn watch(self: Arc<Self>, id: GroupId) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let mut metrics = group.raft.metrics();
+        loop {
+            let failed = metrics.borrow_watched().running_state.is_err();
+            if failed || metrics.changed().await.is_err() {
+                if !self.is_stopping() {
+                    tracing::error!(group = id.0, "the group has ended");
+                    self.broken.send_replace(true);
+                }
+                return;
+            }
+        }
     }
 
     /// Hands every vnode over and brings the storage to rest. The sockets must be closed already.
