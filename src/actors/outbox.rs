@@ -12,7 +12,7 @@ use crate::cluster::state::{MetaCommand, VnodeCommand};
 use crate::ids::VnodeId;
 
 /// So long CDRs are gathered before they are shipped.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(200);
 /// When shipping failed, it is tried again after this.
 const AGAIN: Duration = Duration::from_millis(250);
 /// At most this many go at once.

@@ -49,9 +49,7 @@ pub async fn hand_everything_over(cluster: &Cluster) {
     while tokio::time::Instant::now() < deadline {
         let led: Vec<VnodeId> =
             cluster.vnodes().into_iter().filter(|vnode| cluster.owner_of(*vnode) == Some(cluster.node)).collect();
-        let stays = |link: &std::sync::Arc<super::wire::Link>| {
-            matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining)
-        };
+        let stays = |link: &std::sync::Arc<super::wire::Link>| matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining);
         if led.is_empty() || !cluster.links.values().any(stays) {
             return;
         }

@@ -9,14 +9,17 @@
 //! journal: plain appends to one of two files, dropped when sled has flushed what they say. One thread does
 //! everything that may block; nobody who answers phones ever waits for it, save for meta.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::raft::types::GroupId;
 use super::wire::Memory;
@@ -34,7 +37,7 @@ pub enum Change {
         /// Which group.
         group: u16,
         /// Index and encoded entry.
-        entries: Vec<(u64, serde_bytes::ByteBuf)>,
+        entries: Vec<(u64, ByteBuf)>,
     },
     /// Everything from this index on is gone.
     Truncate {
@@ -50,7 +53,7 @@ pub enum Change {
         /// The last that goes.
         upto: u64,
         /// Encoded.
-        id: serde_bytes::ByteBuf,
+        id: ByteBuf,
     },
     /// A value by name: votes, snapshots.
     Put {
@@ -59,7 +62,7 @@ pub enum Change {
         /// Which value.
         name: String,
         /// Encoded.
-        value: serde_bytes::ByteBuf,
+        value: ByteBuf,
     },
 }
 
@@ -92,6 +95,7 @@ pub struct Stored {
 /// The node's disk.
 pub struct Storage {
     db: sled::Db,
+    gathered: Arc<Mutex<Gathered>>,
     journal: Arc<Mutex<Journal>>,
     queue: Sender<Job>,
     memory: Memory,
@@ -127,17 +131,20 @@ impl Storage {
         let platter = File::open(dir.join("sled").join("db")).map_err(of)?;
         let blank = db.open_tree("values")?.is_empty();
         let (journal, writes) = Journal::open(dir).map_err(of)?;
-        for write in &writes {
-            apply(&db, write)?;
+        let mut gathered = Gathered::default();
+        for write in writes {
+            gathered.take(&db, write)?;
         }
+        gathered.write(&db)?;
         let memory = memory(&db, blank)?;
         flush(&db, &platter).map_err(of)?;
         // What was replayed is in sled: both files begin anew.
         let journal = Arc::new(Mutex::new(journal.begin_anew().map_err(of)?));
         let (queue, jobs) = channel();
-        let thread = Writer { db: db.clone(), platter, journal: journal.clone() };
+        let gathered: Arc<Mutex<Gathered>> = Arc::default();
+        let thread = Writer { db: db.clone(), gathered: gathered.clone(), platter, journal: journal.clone() };
         std::thread::Builder::new().name("storage".into()).spawn(move || thread.run(&jobs)).map_err(of)?;
-        Ok(Arc::new(Self { db, journal, queue, memory }))
+        Ok(Arc::new(Self { db, gathered, journal, queue, memory }))
     }
 
     /// What the disk remembers.
@@ -163,7 +170,13 @@ impl Storage {
 
     /// Reads a value.
     pub fn value(&self, group: GroupId, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(self.db.open_tree("values")?.get(value_key(group.0, name))?.map(|value| value.to_vec()))
+        let key = value_key(group.0, name);
+        let gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = gathered.values.get(&key) {
+            return Ok(value.as_ref().map(|value| value.to_vec()));
+        }
+        drop(gathered);
+        Ok(self.db.open_tree("values")?.get(key)?.map(|value| value.to_vec()))
     }
 
     /// Reads a group's log.
@@ -192,8 +205,67 @@ impl Storage {
     }
 }
 
+/// What sled is to be told with the next flush: one batch costs it much less than each change by itself.
+#[derive(Default)]
+struct Gathered {
+    log: BTreeMap<[u8; 10], Option<ByteBuf>>,
+    values: BTreeMap<Vec<u8>, Option<ByteBuf>>,
+}
+
+impl Gathered {
+    fn take(&mut self, db: &sled::Db, change: Change) -> Result<(), sled::Error> {
+        match change {
+            Change::Append { group, entries } => {
+                self.log.extend(entries.into_iter().map(|(index, entry)| (log_key(group, index), Some(entry))));
+            }
+            Change::Truncate { group, from } => self.remove(db, log_key(group, from)..=log_key(group, u64::MAX))?,
+            Change::Purge { group, upto, id } => {
+                self.values.insert(value_key(group, "purged"), Some(id));
+                self.remove(db, log_key(group, 0)..=log_key(group, upto))?;
+            }
+            Change::Put { group, name, value } => {
+                self.values.insert(value_key(group, &name), Some(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is gathered and what sled has.
+    fn remove(&mut self, db: &sled::Db, keys: RangeInclusive<[u8; 10]>) -> Result<(), sled::Error> {
+        for (_, entry) in self.log.range_mut(keys.clone()) {
+            *entry = None;
+        }
+        for key in db.open_tree("log")?.range(keys).keys() {
+            let key: Result<[u8; 10], _> = key?.as_ref().try_into();
+            self.log.extend(key.ok().map(|key| (key, None)));
+        }
+        Ok(())
+    }
+
+    /// Tells sled, and forgets it; what fails stays for the next time.
+    fn write(&mut self, db: &sled::Db) -> Result<(), sled::Error> {
+        db.open_tree("log")?.apply_batch(batch(&self.log))?;
+        self.log.clear();
+        db.open_tree("values")?.apply_batch(batch(&self.values))?;
+        self.values.clear();
+        Ok(())
+    }
+}
+
+fn batch<K: AsRef<[u8]>>(changes: &BTreeMap<K, Option<ByteBuf>>) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.insert(key.as_ref(), value.as_slice()),
+            None => batch.remove(key.as_ref()),
+        }
+    }
+    batch
+}
+
 struct Writer {
     db: sled::Db,
+    gathered: Arc<Mutex<Gathered>>,
     platter: File,
     journal: Arc<Mutex<Journal>>,
 }
@@ -215,9 +287,9 @@ impl Writer {
             for job in job.into_iter().chain(std::iter::from_fn(|| jobs.try_recv().ok()).take(1024)) {
                 dirty = true;
                 match job {
-                    Job::Later(write) => self.apply(&write),
-                    Job::Now(write, done) => {
-                        self.apply(&write);
+                    Job::Later(change) => self.gather(change),
+                    Job::Now(change, done) => {
+                        self.gather(change);
                         urgent.push(done);
                     }
                     Job::CaughtUp => self.mark(|values| values.remove("memory")),
@@ -251,8 +323,9 @@ impl Writer {
         }
     }
 
-    fn apply(&self, write: &Change) {
-        if let Err(error) = apply(&self.db, write) {
+    fn gather(&self, change: Change) {
+        let taken = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).take(&self.db, change);
+        if let Err(error) = taken {
             metrics::counter!("tandem_storage_errors_total").increment(1);
             tracing::error!(%error, "storage");
         }
@@ -273,9 +346,9 @@ impl Writer {
         let mut closing = Vec::new();
         for job in behind {
             match job {
-                Job::Later(write) => self.apply(&write),
-                Job::Now(write, done) => {
-                    self.apply(&write);
+                Job::Later(change) => self.gather(change),
+                Job::Now(change, done) => {
+                    self.gather(change);
                     urgent.push(done);
                 }
                 Job::CaughtUp => self.mark(|values| values.remove("memory")),
@@ -285,7 +358,8 @@ impl Writer {
                 }
             }
         }
-        let result = flush(&self.db, &self.platter);
+        let written = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).write(&self.db);
+        let result = written.map_err(io::Error::other).and_then(|()| flush(&self.db, &self.platter));
         for done in urgent {
             done(result.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
         }
@@ -382,33 +456,6 @@ impl Journal {
     }
 }
 
-fn apply(db: &sled::Db, write: &Change) -> Result<(), sled::Error> {
-    let (log, values) = (db.open_tree("log")?, db.open_tree("values")?);
-    let mut batch = sled::Batch::default();
-    match write {
-        Change::Append { group, entries } => {
-            for (index, entry) in entries {
-                batch.insert(log_key(*group, *index).to_vec(), entry.as_slice());
-            }
-            log.apply_batch(batch)
-        }
-        Change::Truncate { group, from } => {
-            for key in log.range(log_key(*group, *from)..=log_key(*group, u64::MAX)).keys() {
-                batch.remove(key?);
-            }
-            log.apply_batch(batch)
-        }
-        Change::Purge { group, upto, id } => {
-            values.insert(value_key(*group, "purged"), id.as_slice())?;
-            for key in log.range(log_key(*group, 0)..=log_key(*group, *upto)).keys() {
-                batch.remove(key?);
-            }
-            log.apply_batch(batch)
-        }
-        Change::Put { group, name, value } => values.insert(value_key(*group, name), value.as_slice()).map(drop),
-    }
-}
-
 fn log_key(group: u16, index: u64) -> [u8; 10] {
     let mut key = [0; 10];
     key[..2].copy_from_slice(&group.to_be_bytes());
@@ -455,7 +502,7 @@ mod tests {
     use super::*;
 
     fn append(index: u64) -> Change {
-        Change::Append { group: 1, entries: vec![(index, serde_bytes::ByteBuf::from(vec![7; 3]))] }
+        Change::Append { group: 1, entries: vec![(index, ByteBuf::from(vec![7; 3]))] }
     }
 
     fn indexes(storage: &Storage) -> Vec<u64> {
@@ -543,11 +590,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(dir.path()).unwrap();
         let (sender, done) = channel();
-        let put = Change::Put { group: 1, name: "vote".into(), value: serde_bytes::ByteBuf::from(b"7".to_vec()) };
+        let put = Change::Put { group: 1, name: "vote".into(), value: ByteBuf::from(b"7".to_vec()) };
         storage.write_to_platter(put, move |result| sender.send(result.is_ok()).unwrap());
         assert_eq!(done.recv_timeout(Duration::from_secs(5)), Ok(true));
         storage.write(append(1)).unwrap();
-        storage.write(Change::Purge { group: 1, upto: 1, id: serde_bytes::ByteBuf::from(b"id".to_vec()) }).unwrap();
+        storage.write(Change::Purge { group: 1, upto: 1, id: ByteBuf::from(b"id".to_vec()) }).unwrap();
         storage.write(append(2)).unwrap();
         storage.caught_up();
         storage.close();
