@@ -2,7 +2,14 @@
 //!
 //! `cargo bench --bench commit`. The three nodes share one process and the machine's cores.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a bench")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a bench"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,7 +119,8 @@ async fn round_trips() -> Vec<f64> {
 }
 
 fn at(times: &[f64], share: f64) -> f64 {
-    times[((times.len() - 1) as f64 * share) as usize]
+    let rank = (times.len() - 1) * (share * 100.0).round().max(0.0) as usize / 100;
+    times[rank]
 }
 
 /// CPU seconds of this process.

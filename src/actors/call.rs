@@ -570,6 +570,7 @@ impl Running {
 }
 
 /// An input of the core that may have to wait for a commit.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Debug, Clone)]
 enum Unsaid {
     Event(LegId, LegEvent),

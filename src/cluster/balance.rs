@@ -40,7 +40,7 @@ pub async fn run(cluster: Arc<Cluster>) {
     }
 }
 
-/// Hands everything that this node owns to whoever can take it, as long as [`DRAIN`] allows.
+/// Hands everything that this node owns to whoever can take it, as long as a drain may take.
 pub async fn hand_everything_over(cluster: &Cluster) {
     cluster.life.drain();
     // The others must have heard it, or they would send home what we send away.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every call has a deadline, every queue a bound. Beats tell whether a peer is there; a connection without
-//! an answer for [`SILENCE`] is dropped. *Refused is dead, silence is not*: only a peer whose kernel refuses
+//! an answer for a second is dropped. *Refused is dead, silence is not*: only a peer whose kernel refuses
 //! the connection is known to have no process.
 
 use std::collections::HashMap;

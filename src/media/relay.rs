@@ -156,7 +156,7 @@ impl Relay {
         self.tell(call, Command::Close { call });
     }
 
-    /// Waits until everything that was said before is done, or [`SETTLE`] has passed.
+    /// Waits until everything that was said before is done, or half a second has passed.
     pub async fn settle(&self) {
         for worker in &self.workers {
             let (done, settled) = tokio::sync::oneshot::channel();

@@ -43,7 +43,6 @@ pub enum Mutation {
 }
 
 /// What a call wants done.
-#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Tell this leg.
@@ -58,6 +57,7 @@ pub enum Effect {
 pub type Step = step::Step<Mutation, Effect>;
 
 /// What a call is told.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Debug, Clone)]
 pub enum CallInput {
     /// A leg's event.
