@@ -38,5 +38,6 @@ bench: bootstrap  ## figures, each beside a peer or a floor in the same run
 fuzz: bootstrap   ## the parsers and the machines under random input; CASES says how much
 	PROPTEST_CASES=$${CASES:-200000} $(CARGO) nextest run --release --lib -E 'test(/panics/) | test(/survives/)'
 
-deny: bootstrap   ## licences, sources and versions of what we depend on
+deny:             ## licences, sources and versions of what we depend on
+	@NEED_DENY=1 scripts/bootstrap
 	$(CARGO) deny --log-level error check bans licenses sources

@@ -43,6 +43,7 @@ pub enum Mutation {
 }
 
 /// What a call wants done.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Tell this leg.
