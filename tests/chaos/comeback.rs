@@ -39,12 +39,7 @@ async fn comes_back(empty_handed: bool) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     for talk in &talks {
         let heard = talk.heard();
-        assert!(
-            heard.gap < GAP && heard.silence().is_some_and(|silence| silence < GAP),
-            "{:?} {:?}",
-            heard.gap,
-            heard.silence()
-        );
+        assert!(heard.gap < GAP && heard.silence().is_some_and(|silence| silence < GAP), "{:?} {:?}", heard.gap, heard.silence());
     }
     let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
     hung_up.and(ended).unwrap();
