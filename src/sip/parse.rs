@@ -100,7 +100,7 @@ fn start_line(line: &Text) -> Result<Message, ParseError> {
     }
     let (method, rest) = line.split_once(' ').ok_or(Defect::StartLine)?;
     let (uri, version) = rest.rsplit_once(' ').ok_or(Defect::StartLine)?;
-    if method.is_empty() || !method.bytes().all(is_token) || uri.is_empty() {
+    if method.is_empty() || !method.bytes().all(is_token) || uri.trim().is_empty() {
         return Err(Defect::StartLine.into());
     }
     let sip_version = version.get(..4).filter(|prefix| prefix.eq_ignore_ascii_case("SIP/"));
@@ -249,6 +249,7 @@ mod tests {
         for (text, defect, answerable) in [
             ("\r\n\r\n", Defect::Keepalive, false),
             ("hello\r\n\r\n", Defect::StartLine, false),
+            ("INVITE   SIP/2.0\r\n\r\n", Defect::StartLine, false),
             ("INVITE sip:a HTTP/1.1\r\n\r\n", Defect::StartLine, false),
             ("SIP/2.0 99 x\r\n\r\n", Defect::Status, false),
             ("SIP/3.0 200 x\r\n\r\n", Defect::Version, false),
