@@ -14,7 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::cluster::Cluster;
-use lab::sipp::{Line, Load, Sipp, free_udp_port};
+use lab::sipp::{Line, Load, Sipp};
+use lab::{SIP, own_address};
 
 const CALLS: usize = 2000;
 const RATE: usize = 50;
@@ -63,10 +64,9 @@ async fn main() {
 }
 
 async fn measure(name: &'static str, server: SocketAddr, users: &[(String, String)], pids: &[i32]) -> Figure {
-    let contact = free_udp_port();
-    let _callee = Sipp::waiting(contact, "callee");
+    let callee = Sipp::waiting("callee");
     let line = |n: usize, last: String| Line { user: &users[n].0, password: &users[n].1, last };
-    let registering: Vec<_> = (0..USERS).map(|n| line(n, format!("127.0.0.1:{contact}"))).collect();
+    let registering: Vec<_> = (0..USERS).map(|n| line(n, callee.contact())).collect();
     let registered = Sipp::toward(server, "register", &registering, &Load { calls: USERS, per_second: 50, talk: 0 }).done().await;
     assert_eq!(registered.failed, 0, "{registered:?}");
     let before = cpu(pids);
@@ -108,8 +108,8 @@ struct Kamailio {
 impl Kamailio {
     fn start() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_udp_port();
-        let config = include_str!("kamailio.cfg").replace("PORT", &port.to_string());
+        let address = SocketAddr::from((own_address(), SIP));
+        let config = include_str!("kamailio.cfg").replace("ADDRESS", &address.to_string());
         let path = dir.path().join("kamailio.cfg");
         std::fs::write(&path, config).unwrap();
         let child = Command::new("kamailio")
@@ -123,7 +123,7 @@ impl Kamailio {
             .spawn()
             .ok()?;
         std::thread::sleep(Duration::from_secs(2));
-        Some(Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _dir: dir })
+        Some(Self { child, address, _dir: dir })
     }
 }
 

@@ -1,22 +1,20 @@
 //! Every registration that was answered 200 is still there: no phone has to register again.
 
 use crate::lab::cluster::Cluster;
-use crate::lab::sipp::{Line, Load, Sipp, free_udp_port};
+use crate::lab::sipp::{Line, Load, Sipp};
 
 const USERS: usize = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_registrations_outlive_any_node() {
     let mut cluster = Cluster::start(USERS);
-    let contact = free_udp_port();
-    let _busy = Sipp::waiting(contact, "busy");
+    let busy = Sipp::waiting("busy");
     let users = cluster.users.clone();
     let lines = |last: &dyn Fn(usize) -> String| -> Vec<Line<'_>> {
         users.iter().enumerate().map(|(n, (user, password))| Line { user, password, last: last(n) }).collect()
     };
     let register = Load { calls: USERS, per_second: 200, talk: 0 };
-    let registered =
-        Sipp::toward(cluster.sip_of(1), "register", &lines(&|_| format!("127.0.0.1:{contact}")), &register).done().await;
+    let registered = Sipp::toward(cluster.sip_of(1), "register", &lines(&|_| busy.contact()), &register).done().await;
     assert_eq!((registered.succeeded, registered.failed), (USERS as u64, 0), "{registered:?}");
     for victim in 1..=3 {
         cluster.kill(victim);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::cluster::DOMAIN;
-use super::sipp::free_udp_port;
+use super::{SIP, own_address};
 
 const MODULES: [&str; 3] =
     ["/usr/lib/baresip/modules", "/usr/lib/x86_64-linux-gnu/baresip/modules", "/usr/lib/aarch64-linux-gnu/baresip/modules"];
+/// Where it takes commands.
+const CONTROL: u16 = 4444;
 /// So long the phone may take for anything that it does at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -29,17 +31,16 @@ impl Baresip {
     /// A phone that registers by `server` over UDP, sends a tone and records what it hears; it answers by itself.
     pub fn start(user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let own = own_address();
         let modules =
             MODULES.into_iter().find(|dir| std::path::Path::new(dir).is_dir()).expect("baresip is installed by make bootstrap");
         let path = dir.path().display();
-        let sip = free_udp_port();
         let config = format!(
-            "poll_method epoll\nnet_interface 127.0.0.1\nsip_listen 0.0.0.0:{sip}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
+            "poll_method epoll\nnet_interface {own}\nsip_listen {own}:{SIP}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
              rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
              module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
-             module_app ctrl_tcp.so\nctrl_tcp_listen 127.0.0.1:{port}\nringback_disabled yes\nmenu_bell no\nstatmode_default off\n\
+             module_app ctrl_tcp.so\nctrl_tcp_listen {own}:{CONTROL}\nringback_disabled yes\nmenu_bell no\nstatmode_default off\n\
              snd_path {path}\n"
         );
         let account = format!(
@@ -55,7 +56,7 @@ impl Baresip {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("baresip")
+        let mut child = Command::new("baresip")
             .arg("-f")
             .arg(dir.path())
             .current_dir(dir.path())
@@ -64,7 +65,9 @@ impl Baresip {
             .stderr(log)
             .spawn()
             .expect("baresip is installed by make bootstrap");
-        let control = connect(port);
+        let Some(control) = connect((own, CONTROL).into(), &mut child) else {
+            panic!("baresip does not start:\n{}", std::fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+        };
         let events: Arc<Mutex<VecDeque<String>>> = Arc::default();
         std::thread::spawn({
             let (control, events) = (control.try_clone().unwrap(), events.clone());
@@ -131,15 +134,16 @@ impl Drop for Baresip {
     }
 }
 
-fn connect(port: u16) -> TcpStream {
+/// Its control port, as soon as it listens; none if it has ended or takes too long.
+fn connect(control: SocketAddr, child: &mut Child) -> Option<TcpStream> {
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        match TcpStream::connect(("127.0.0.1", port)) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < deadline, "baresip does not start: {error}"),
+    while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+        if let Ok(stream) = TcpStream::connect(control) {
+            return Some(stream);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    None
 }
 
 fn listen(mut control: TcpStream, events: &Mutex<VecDeque<String>>) {

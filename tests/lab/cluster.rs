@@ -9,9 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tandem::cli::dev::at_home;
 use tandem::cli::http::ApiClient;
 
-use super::until;
+use super::{address, until};
 
 const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 pub const DOMAIN: &str = "tandem.test";
@@ -43,10 +44,9 @@ impl Cluster {
         let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
         let file = dir.path().join("users");
         std::fs::write(&file, users.iter().map(|(user, password)| format!("{user},{password}\n")).collect::<String>()).unwrap();
-        let pid = std::process::id();
         let ports = free_ports(9);
         let mut dev = Command::new(TANDEM)
-            .args(["dev", "--domain", DOMAIN, "--first-address", &format!("127.{}.{}.11", 64 + pid / 250 % 60, pid % 250 + 1)])
+            .args(["dev", "--domain", DOMAIN, "--first-address", &address(11).to_string()])
             .args(["--nodes", &nodes.to_string()])
             .arg("--dir")
             .arg(dir.path().join("dev"))
@@ -124,16 +124,7 @@ impl Cluster {
 
     /// Waits until every node is up and every vnode at home.
     pub async fn at_home(&self) {
-        until("every vnode is at home", PATIENCE, || async {
-            let mut home = 0;
-            for node in 1..=3 {
-                let Ok(cluster) = self.api(node).get("/v1/cluster").await else { return false };
-                home +=
-                    cluster["vnodes"].as_array().unwrap().iter().filter(|v| v["here"] == "owner" && v["home"] == node).count();
-            }
-            home == self.sip.len()
-        })
-        .await;
+        until("every vnode is at home", PATIENCE, || at_home((1..=3).map(|node| self.api(node)))).await;
     }
 
     /// A number that one node says of itself.

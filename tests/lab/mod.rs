@@ -1,6 +1,8 @@
 //! The lab: a cluster of real processes on loopback, real phones and load, and what breaks them.
 //!
-//! Everything it starts ends with it, and each lab has addresses, ports and a directory of its own.
+//! Everything it starts ends with it, and each lab has addresses and a directory of its own: what listens does so on
+//! an address that nobody else has, so that no port has to be looked for (one that was free a moment ago may be the
+//! end of somebody's connection now).
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -9,7 +11,26 @@ pub mod cluster;
 pub mod sipp;
 pub mod tone;
 
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+
+/// SIP's port, on every address here.
+pub const SIP: u16 = 5060;
+
+/// The address of this lab that ends in `last`. The cluster's vnodes begin at 11.
+pub fn address(last: u8) -> Ipv4Addr {
+    let lab = std::process::id();
+    Ipv4Addr::new(127, 64 + u8::try_from(lab / 250 % 190).unwrap(), 1 + u8::try_from(lab % 250).unwrap(), last)
+}
+
+/// An address of this lab that nobody has yet.
+pub fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(101);
+    let last = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(last > 100, "a lab has 155 addresses to give");
+    address(last)
+}
 
 /// Waits until something is true; fails when it takes longer than `within`.
 pub async fn until<F: Future<Output = bool>>(what: &str, within: Duration, check: impl Fn() -> F) {

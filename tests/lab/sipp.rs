@@ -4,14 +4,20 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::cluster::DOMAIN;
+use super::{SIP, address};
+
+/// How many there have been.
+static STARTED: AtomicU16 = AtomicU16::new(0);
 
 /// One sipp, running or done.
 pub struct Sipp {
     child: Child,
+    contact: SocketAddr,
     out: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What it has counted.
@@ -33,6 +39,7 @@ pub struct Line<'a> {
 }
 
 /// How much of it.
+#[derive(Clone, Copy)]
 pub struct Load {
     pub calls: usize,
     pub per_second: usize,
@@ -63,38 +70,34 @@ impl Sipp {
             "5000".into(),
             target.to_string(),
         ];
-        Self::start(dir, scenario, 0, &args)
+        Self::start(dir, scenario, &args)
     }
 
-    /// A scenario that waits on 127.0.0.1:`port`.
-    pub fn waiting(port: u16, scenario: &str) -> Self {
-        Self::start(tempfile::tempdir().unwrap(), scenario, port, &[])
+    /// A scenario that waits for calls at [`Self::contact`].
+    pub fn waiting(scenario: &str) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), scenario, &[])
     }
 
-    fn start(dir: tempfile::TempDir, scenario: &str, port: u16, more: &[String]) -> Self {
+    /// Where it is called: host and port.
+    pub fn contact(&self) -> String {
+        self.contact.to_string()
+    }
+
+    fn start(dir: tempfile::TempDir, scenario: &str, more: &[String]) -> Self {
         let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/sipp");
         let out = dir.path().join("stat.csv");
-        let port = if port == 0 { free_udp_port() } else { port };
+        // All on one address: a contact elsewhere than its REGISTER comes from is behind a NAT, and not called there.
+        let nth = STARTED.fetch_add(1, Ordering::Relaxed);
+        let contact = SocketAddr::from((address(100), SIP + nth));
+        let ip = contact.ip().to_string();
         let child = Command::new("sipp")
             .current_dir(dir.path())
             .arg("-sf")
             .arg(scenarios.join(format!("{scenario}.xml")))
-            .args([
-                "-i",
-                "127.0.0.1",
-                "-mi",
-                "127.0.0.1",
-                "-nostdin",
-                "-trace_stat",
-                "-fd",
-                "1",
-                "-trace_err",
-                "-error_file",
-                "errors",
-            ])
+            .args(["-i", &ip, "-p", &contact.port().to_string(), "-mi", &ip, "-mp", &(10_000 + 100 * nth).to_string()])
+            .args(["-nostdin", "-trace_stat", "-fd", "1", "-trace_err", "-error_file", "errors"])
             .arg("-stf")
             .arg(&out)
-            .args(["-p", &port.to_string(), "-mp", &(free_udp_port() & !1).to_string()])
             .args(["-timeout", "300s", "-buff_size", "4194304"])
             .args(more)
             .stdin(Stdio::null())
@@ -102,7 +105,7 @@ impl Sipp {
             .stderr(Stdio::null())
             .spawn()
             .expect("sipp is installed by make bootstrap");
-        Self { child, out, _dir: dir }
+        Self { child, contact, out, dir }
     }
 
     /// Waits for its end without holding up the test's own tasks.
@@ -121,7 +124,7 @@ impl Sipp {
         let values = lines.next_back().unwrap_or_default().split(';');
         let all: HashMap<_, _> = names.zip(values).collect();
         let get = |name: &str| all.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
-        let errors = std::fs::read_to_string(self._dir.path().join("errors")).unwrap_or_default();
+        let errors = std::fs::read_to_string(self.dir.path().join("errors")).unwrap_or_default();
         Counts {
             succeeded: get("SuccessfulCall(C)"),
             failed: get("FailedCall(C)"),
@@ -136,9 +139,4 @@ impl Drop for Sipp {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A UDP port of 127.0.0.1 that nobody uses at the moment.
-pub fn free_udp_port() -> u16 {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
