@@ -2,7 +2,7 @@
 //!
 //! Locks are held for a look-up, never across an await.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::ActorRef;
@@ -10,8 +10,10 @@ use ractor::ActorRef;
 use super::call::CallMsg;
 use super::dialog::DialogMsg;
 use super::media_leg::MediaLegMsg;
+use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::relay::Counters;
+use crate::sip::b2bua::LINGER;
 use crate::sip::leg::TxKey;
 
 /// What tells an INVITE and its CANCEL apart from all others before they have a token.
@@ -27,7 +29,13 @@ pub struct Directory {
 struct Inner {
     calls: HashMap<CallId, Entry>,
     invites: HashMap<InviteKey, CallId>,
+    ended: HashSet<CallId>,
+    /// The same, and when they are forgotten.
+    endings: VecDeque<(Timestamp, CallId)>,
 }
+
+/// So many ended calls are remembered.
+const MAX_ENDED: usize = 1 << 16;
 
 #[derive(Debug)]
 struct Entry {
@@ -95,6 +103,24 @@ impl Directory {
     /// The call that an INVITE began.
     pub fn call_of(&self, invite: &InviteKey) -> Option<CallId> {
         self.inner().invites.get(invite).copied()
+    }
+
+    /// A call was here and is over: whoever hangs up once more is told so, for a while.
+    pub fn has_ended(&self, call: CallId, now: Timestamp) {
+        let mut inner = self.inner();
+        inner.endings.push_back((now + LINGER, call));
+        inner.ended.insert(call);
+        while let Some((until, oldest)) = inner.endings.front().copied()
+            && (until <= now || inner.endings.len() > MAX_ENDED)
+        {
+            inner.endings.pop_front();
+            inner.ended.remove(&oldest);
+        }
+    }
+
+    /// Whether a call was here a while ago.
+    pub fn is_ended(&self, call: CallId) -> bool {
+        self.inner().ended.contains(&call)
     }
 
     /// Nothing of a call is here any more.

@@ -1,7 +1,8 @@
 //! The edge of one vnode: SIP's sockets on its address (UDP now). Layer: shell.
 //!
 //! Binding is taking (`address.mode = "loopback"`): a former owner that is still closing makes us wait, and
-//! never are two bound at once. What comes in is routed where it is read; nothing queues here. Whoever ends the edge
+//! never are two bound at once. The sockets are bound first and read last: what comes in while the vnode's actors are made
+//! waits in the kernel. What is read is routed where it is read; nothing queues here. Whoever ends the edge
 //! closes its socket ([`super::transport::Sockets::close`]).
 
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ pub enum EdgeMsg {
         /// How often it has failed.
         attempt: u32,
     },
+    /// The vnode: its actors are there, so read.
+    Read,
 }
 
 /// What it is made with.
@@ -55,6 +58,8 @@ pub struct EdgeActor;
 pub struct Running {
     start: Start,
     address: SocketAddr,
+    bound: bool,
+    reads: bool,
 }
 
 impl Actor for EdgeActor {
@@ -64,28 +69,47 @@ impl Actor for EdgeActor {
 
     async fn pre_start(&self, myself: ActorRef<EdgeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let address = start.services.config.sip_address_of(start.vnode).ok_or("a vnode without an address")?;
-        myself.cast(EdgeMsg::Bind { attempt: 0 })?;
-        Ok(Running { start, address })
+        let mut running = Running { start, address, bound: false, reads: false };
+        running.bind(&myself, 0);
+        Ok(running)
     }
 
     async fn handle(&self, myself: ActorRef<EdgeMsg>, message: EdgeMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
-        let EdgeMsg::Bind { attempt } = message;
-        let (services, vnode) = (&running.start.services, running.start.vnode);
-        match bind(running.address) {
+        match message {
+            EdgeMsg::Bind { attempt } => running.bind(&myself, attempt),
+            EdgeMsg::Read => {
+                running.reads = true;
+                running.read();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    fn bind(&mut self, myself: &ActorRef<EdgeMsg>, attempt: u32) {
+        let (services, vnode) = (&self.start.services, self.start.vnode);
+        match bind(self.address) {
             Ok(socket) => {
-                let socket = Arc::new(socket);
-                let reader = tokio::spawn(read(services.clone(), vnode, running.address, socket.clone()));
-                services.sockets.open(vnode, socket, reader);
-                tracing::debug!(%vnode, address = %running.address, "listening");
+                services.sockets.bound(vnode, socket);
+                self.bound = true;
+                self.read();
             }
             Err(error) => {
                 if attempt % ATTEMPTS_BEFORE_WARNING == ATTEMPTS_BEFORE_WARNING - 1 {
-                    tracing::warn!(%vnode, address = %running.address, %error, "the address is still taken");
+                    tracing::warn!(%vnode, address = %self.address, %error, "the address is still taken");
                 }
                 myself.send_after(REBIND, move || EdgeMsg::Bind { attempt: attempt.saturating_add(1) });
             }
         }
-        Ok(())
+    }
+
+    fn read(&self) {
+        if self.bound && self.reads {
+            let (services, vnode, address) = (&self.start.services, self.start.vnode, self.address);
+            services.sockets.read(vnode, |socket| tokio::spawn(read(services.clone(), vnode, address, socket)));
+            tracing::debug!(%vnode, %address, "listening");
+        }
     }
 }
 

@@ -111,6 +111,11 @@ impl Gateways {
         pg::get_members(&group(node)).into_iter().next().map(ActorRef::from)
     }
 
+    /// Whether the link to a node is up as this node sees it; the other node may see it later.
+    pub fn is_linked(node: NodeId) -> bool {
+        !pg::get_members(&group(node)).is_empty()
+    }
+
     /// Sends something; false when the node can't be reached.
     pub fn send(&self, services: &Services, node: NodeId, parcel: &Parcel) -> bool {
         let Ok(bytes) = rmp_serde::to_vec_named(parcel) else { return false };
@@ -239,11 +244,20 @@ async fn accept(listener: TcpListener, server: ActorRef<NodeServerMessage>, tls:
 /// ractor_cluster doesn't notice by itself.
 async fn keep(services: Arc<Services>, server: ActorRef<NodeServerMessage>, peer: NodeId, address: SocketAddr, tls: NodeTls) {
     let Some(mut reach) = services.cluster.reach(peer) else { return };
+    let mut alone_since = tokio::time::Instant::now();
     while server.get_status() < ActorStatus::Stopping {
         let up = matches!(*reach.borrow_and_update(), Reach::Up(_));
-        let linked = !pg::get_members(&group(peer)).is_empty();
+        let linked = Gateways::is_linked(peer);
+        if !up || linked {
+            alone_since = tokio::time::Instant::now();
+        }
         match (up, linked) {
             (true, false) if services.node < peer => connect(&server, peer, address, &tls).await,
+            // The peer may take for a link what is none here: it makes another when this one ends.
+            (true, false) if alone_since.elapsed() > CONNECT * 2 => {
+                end_session(&server, peer).await;
+                alone_since = tokio::time::Instant::now();
+            }
             (false, true) => end_session(&server, peer).await,
             (true | false, _) => {}
         }
@@ -257,7 +271,7 @@ async fn connect(server: &ActorRef<NodeServerMessage>, peer: NodeId, address: So
         Ok(Ok(())) => {
             // The handshake goes on by itself.
             let deadline = tokio::time::Instant::now() + CONNECT;
-            while pg::get_members(&group(peer)).is_empty() && tokio::time::Instant::now() < deadline {
+            while !Gateways::is_linked(peer) && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(LOOK / 10).await;
             }
         }

@@ -79,7 +79,9 @@ fn count(why: Why) {
 
 fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     let flow = packet.flow;
-    if services.vnode(token.vnode).is_none() {
+    let dialog = services.directory.dialog(token.call, token.leg);
+    // Calls that have gone on answer already while the vnode's others are still being made.
+    if dialog.is_none() && services.vnode(token.vnode).is_none() {
         let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
         if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
             let bytes = packet.bytes.clone();
@@ -89,12 +91,16 @@ fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Pac
         // No owner at the moment: the phone repeats it, and there is one then.
         return;
     }
-    match (services.directory.dialog(token.call, token.leg), message) {
+    match (dialog, message) {
         (Some(dialog), Message::Request(request)) => {
             let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
         }
         (Some(dialog), Message::Response(response)) => {
             let _ = dialog.cast(DialogMsg::Response(Box::new(response)));
+        }
+        // Its 200 was lost, and with it the last thing that its phone waited for.
+        (None, Message::Request(request)) if request.method == Method::Bye && services.directory.is_ended(token.call) => {
+            transport::respond(services, flow, endpoint::stateless(&request, StatusCode::OK));
         }
         (None, Message::Request(request)) if request.method != Method::Ack => {
             count(Why::NoSuchDialog);
@@ -169,8 +175,8 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
 }
 
 /// Sends an answer that turns somebody away; if that is for want of a user, only after a look whether our replica
-/// lags behind (design, *Tokens*).
-fn turn_away(services: &Arc<Services>, packet: &Packet, response: Response) {
+/// lags behind (design, *Tokens*). When that can't be found out, nobody is told more than that.
+fn turn_away(services: &Arc<Services>, packet: &Packet, request: Request, response: Response) {
     let permit = if packet.fresh { None } else { services.second_looks.clone().try_acquire_owned().ok() };
     let Some(permit) = permit else {
         metrics::counter!("tandem_turned_away_total", "status" => response.status.code().to_string()).increment(1);
@@ -179,8 +185,11 @@ fn turn_away(services: &Arc<Services>, packet: &Packet, response: Response) {
     let services = services.clone();
     let again = Packet { bytes: packet.bytes.clone(), fresh: true, ..*packet };
     tokio::spawn(async move {
-        services.cluster.catch_up_meta().await;
-        dispatch(&services, &again);
+        if services.cluster.catch_up_meta().await {
+            dispatch(&services, &again);
+        } else {
+            transport::respond(&services, again.flow, unavailable(&request));
+        }
         drop(permit);
     });
 }
@@ -211,7 +220,7 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
             // §10.3 step 4: nobody registers for somebody else.
             Ok(_) => return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN)),
             Err(Denied::Asked(response)) => return refuse(*response),
-            Err(Denied::Wrong(response)) => return turn_away(services, packet, *response),
+            Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
         }
     }
     let Some(vnode) = aor.vnode(&services.cluster.vnodes()) else { return };
@@ -245,7 +254,7 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     let caller = match authenticate(services, &request, Challenge::Proxy) {
         Ok(caller) => caller,
         Err(Denied::Asked(response)) => return refuse(*response),
-        Err(Denied::Wrong(response)) => return turn_away(services, packet, *response),
+        Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
     };
     let claimed = request.headers.from().ok().and_then(|from| aor_of(services, &from.uri));
     if claimed.as_ref() != Some(&caller) {
@@ -255,7 +264,8 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
     if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
-        return turn_away(services, packet, endpoint::stateless(&request, StatusCode::NOT_FOUND));
+        let response = endpoint::stateless(&request, StatusCode::NOT_FOUND);
+        return turn_away(services, packet, request, response);
     }
     match services.ownership(vnode) {
         Ownership::Owner { .. } => {}

@@ -23,13 +23,22 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Open {
     socket: Arc<UdpSocket>,
-    reader: JoinHandle<()>,
+    /// None while its vnode's actors are still being made.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Sockets {
-    /// A vnode's socket is open, and read by a task.
-    pub fn open(&self, vnode: VnodeId, socket: Arc<UdpSocket>, reader: JoinHandle<()>) {
-        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, Open { socket, reader });
+    /// A vnode's socket is bound: what its actors say leaves, what comes in waits.
+    pub fn bound(&self, vnode: VnodeId, socket: UdpSocket) {
+        let open = Open { socket: Arc::new(socket), reader: None };
+        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, open);
+    }
+
+    /// From now on a task reads a vnode's socket.
+    pub fn read(&self, vnode: VnodeId, read: impl FnOnce(Arc<UdpSocket>) -> JoinHandle<()>) {
+        if let Some(open) = self.udp.write().unwrap_or_else(PoisonError::into_inner).get_mut(&vnode) {
+            open.reader = Some(read(open.socket.clone()));
+        }
     }
 
     /// Closes a vnode's socket; when this returns nothing is read from it any more.
@@ -37,9 +46,16 @@ impl Sockets {
         let open = self.udp.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
         if let Some(Open { socket, reader }) = open {
             drop(socket);
-            reader.abort();
-            let _ = reader.await;
+            if let Some(reader) = reader {
+                reader.abort();
+                let _ = reader.await;
+            }
         }
+    }
+
+    /// Whether a vnode's socket is open here and read.
+    pub fn is_read(&self, vnode: VnodeId) -> bool {
+        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).is_some_and(|open| open.reader.is_some())
     }
 
     fn udp(&self, vnode: VnodeId) -> Option<Arc<UdpSocket>> {

@@ -6,8 +6,9 @@
 //!                                  └─┘ another epoch, or a child failed: the actors are made again, media stays
 //! ```
 //!
-//! Opening: media sockets first, so that packets flow; then calls from their records; SIP's socket last, so that
-//! nobody is told 481 meanwhile. Closing goes the other way, and only then may the address move.
+//! Opening: media sockets first, so that packets flow; SIP's socket, by which the calls will speak; then calls from their
+//! records; SIP's socket is read last, so that nobody is told 481 meanwhile. Closing goes the other way, and only
+//! then may the address move.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -160,6 +161,8 @@ impl Running {
         let ports = Arc::new(PortPool::new(self.ip, media.first_port, media.last_port));
         self.open_media(&ports);
         let supervisor = || myself.get_cell();
+        let start = edge::Start { services: services.clone(), vnode };
+        let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
         let start = calls::Start { services: services.clone(), vnode, ports: ports.clone() };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
@@ -167,7 +170,7 @@ impl Running {
         services.opened(vnode, OpenVnode { calls: calls.clone(), registrar: registrar.clone(), ports });
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
-        let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, edge::Start { services, vnode }, supervisor()).await?;
+        edge.cast(edge::EdgeMsg::Read)?;
         let calls = calls.get_cell();
         let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
         self.open = Some(Children { cells, calls });

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use crate::actors::gateway::Gateways;
 use crate::cluster::Ownership;
 use crate::cluster::wire::Reach;
 
@@ -28,6 +29,8 @@ struct NodeView {
     id: u64,
     /// `up`, `catching_up`, `refused` (no process there), `silent` or `unknown`.
     state: &'static str,
+    /// Whether what belongs to it can be passed on to it.
+    linked: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -41,6 +44,8 @@ struct VnodeView {
     home: Option<u64>,
     /// What this node is to it: `owner`, `custodian` or `none`.
     here: &'static str,
+    /// Whether its address is open on this node.
+    listening: bool,
 }
 
 /// The nodes and the vnodes
@@ -48,9 +53,10 @@ struct VnodeView {
 pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
     let services = &api.services;
     let cluster = &services.cluster;
-    let own = NodeView { id: services.node.0, state: if cluster.is_ready() { "up" } else { "catching_up" } };
+    let own = NodeView { id: services.node.0, state: if cluster.is_ready() { "up" } else { "catching_up" }, linked: true };
     let others = cluster.peers().into_iter().map(|(node, reach)| NodeView {
         id: node.0,
+        linked: Gateways::is_linked(node),
         state: match reach {
             Reach::Up(beat) if beat.ready => "up",
             Reach::Up(_) => "catching_up",
@@ -71,6 +77,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
             Some(Ownership::Custodian) => "custodian",
             Some(Ownership::None) | None => "none",
         },
+        listening: services.sockets.is_read(vnode),
     });
     Json(ClusterView {
         node: services.node.0,

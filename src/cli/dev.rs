@@ -156,6 +156,22 @@ fn tell_people(nodes: &Nodes, users: &[User]) {
     eprintln!("Logs are in {}. Ctrl-C ends all of it.\n", nodes.layout.dir.display());
 }
 
+/// Whether every node is ready and linked to the others, and listens for all the vnodes that are at home on it.
+pub async fn at_home(nodes: impl Iterator<Item = ApiClient>) -> bool {
+    for api in nodes {
+        if api.get("/readyz").await.is_err() {
+            return false;
+        }
+        let Ok(cluster) = api.get("/v1/cluster").await else { return false };
+        let all = |key: &str, is: &dyn Fn(&Value) -> bool| cluster[key].as_array().is_some_and(|all| all.iter().all(is));
+        let home = |vnode: &Value| vnode["home"] != cluster["node"] || (vnode["here"] == "owner" && vnode["listening"] == true);
+        if !all("nodes", &|node| node["linked"] == true) || !all("vnodes", &home) {
+            return false;
+        }
+    }
+    true
+}
+
 /// The child processes.
 pub struct Nodes {
     /// Where they are.
@@ -216,7 +232,7 @@ impl Nodes {
                 let last = std::fs::read_to_string(&log).unwrap_or_default();
                 bail!("node {node} has ended: {}", last.lines().last().unwrap_or("without a word"));
             }
-            if self.all_at_home().await {
+            if at_home(self.layout.node_ids().map(|node| self.api(node))).await {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -224,20 +240,6 @@ impl Nodes {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    async fn all_at_home(&self) -> bool {
-        let mut owned = 0;
-        for node in self.layout.node_ids() {
-            let api = self.api(node);
-            if api.get("/readyz").await.is_err() {
-                return false;
-            }
-            let Ok(cluster) = api.get("/v1/cluster").await else { return false };
-            let vnodes = cluster["vnodes"].as_array().cloned().unwrap_or_default();
-            owned += vnodes.iter().filter(|v| v["here"] == "owner" && v["home"] == node).count();
-        }
-        owned == self.layout.sip().len()
     }
 
     fn ended(&mut self) -> Option<u16> {

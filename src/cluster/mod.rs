@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftMetrics;
@@ -45,8 +46,8 @@ use wire::{Kind, Link, Reach, WireError};
 
 /// How long a proposal may take before its promise is refused.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a look at meta's leader may take.
-const FRESH_DEADLINE: Duration = Duration::from_millis(300);
+/// How long a look at meta's leader may take: a phone waits longer than an election does.
+const FRESH_DEADLINE: Duration = Duration::from_secs(2);
 /// The pause before a proposal is tried again at a group that has no leader at the moment.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -120,10 +121,24 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
+    /// What a replica must have applied to have all that was committed when this was called; none when this node doesn't
+    /// lead, or no majority says so in time.
+    async fn read_index(&self, within: Duration) -> Option<u64> {
+        let asked = tokio::time::timeout(within, self.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+        Some(asked.ok()?.ok()?.read_log_id().index())
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.metrics().current_leader.map(NodeId)
     }
+}
+
+/// When a look at meta's leader began, and whether it ended well.
+#[derive(Clone, Copy)]
+struct Look {
+    began: Instant,
+    caught_up: bool,
 }
 
 /// The handle. Cheap to share; one a node.
@@ -137,8 +152,8 @@ pub struct Cluster {
     owners: BTreeMap<VnodeId, Arc<owner::Owner>>,
     stopping: AtomicBool,
     broken: watch::Sender<bool>,
-    /// When the last look at meta's leader began that ended well.
-    meta_looked: tokio::sync::Mutex<Option<Instant>>,
+    /// The last look at meta's leader.
+    meta_look: tokio::sync::Mutex<Option<Look>>,
 }
 
 impl Cluster {
@@ -177,7 +192,7 @@ impl Cluster {
             owners,
             stopping: AtomicBool::new(false),
             broken: watch::Sender::new(false),
-            meta_looked: tokio::sync::Mutex::new(None),
+            meta_look: tokio::sync::Mutex::new(None),
         });
         tokio::spawn(recovery::run(cluster.clone()));
         recovery::watch_for_the_dead(&cluster);
@@ -260,29 +275,38 @@ impl Cluster {
     }
 
     /// Waits until the local replica of meta has what its leader had when this was called: nobody is turned away
-    /// because a replica lags. Those who wait at once share one look.
-    pub async fn catch_up_meta(&self) {
+    /// because a replica lags. False when no leader could be asked, or the replica stayed behind. Those who wait at
+    /// once share one look.
+    pub async fn catch_up_meta(&self) -> bool {
         let asked = Instant::now();
-        let mut looked = self.meta_looked.lock().await;
-        if looked.is_some_and(|at| at > asked) {
-            return;
+        let mut last = self.meta_look.lock().await;
+        if let Some(look) = last.filter(|look| look.began > asked) {
+            return look.caught_up;
         }
         let began = Instant::now();
-        let Some(group) = self.groups.get(&GroupId::META) else { return };
-        let deadline = began + FRESH_DEADLINE;
-        let target = match group.leader() {
-            Some(leader) if leader != self.node => {
-                let Some(link) = self.links.get(&leader) else { return };
-                let asked = link.call::<(), Option<u64>>(Kind::Progress, GroupId::META, &(), FRESH_DEADLINE).await;
-                asked.ok().flatten()
+        let caught_up = tokio::time::timeout(FRESH_DEADLINE, self.look_at_meta()).await.unwrap_or(false);
+        *last = Some(Look { began, caught_up });
+        caught_up
+    }
+
+    async fn look_at_meta(&self) -> bool {
+        let Some(group) = self.groups.get(&GroupId::META) else { return false };
+        let target = loop {
+            match self.progress(group, FRESH_DEADLINE).await {
+                Some(target) => break target,
+                None => tokio::time::sleep(RETRY * 5).await,
             }
-            Some(_) => group.metrics().last_log_index,
-            None => None,
         };
-        let Some(target) = target else { return };
-        let mut applied = group.machine.applied();
-        let _ = tokio::time::timeout_at(deadline, applied.wait_for(|applied| *applied >= target)).await;
-        *looked = Some(began);
+        group.machine.applied().wait_for(|applied| *applied >= target).await.is_ok()
+    }
+
+    /// How far a replica of a group must be to have all that was committed when this was called; none when there is no
+    /// leader that a majority follows.
+    async fn progress(&self, group: &Group, within: Duration) -> Option<u64> {
+        match group.leader()? {
+            leader if leader == self.node => group.read_index(within).await,
+            leader => self.links.get(&leader)?.call::<(), u64>(Kind::Progress, group.id, &(), within).await.ok(),
+        }
     }
 
     /// Changes whenever something was applied to the vnode's replica here.

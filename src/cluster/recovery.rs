@@ -15,7 +15,7 @@ use std::time::Duration;
 use openraft::EmptyNode;
 use openraft::raft::TransferLeaderRequest;
 
-use super::wire::{Beat, Kind, Memory, Reach};
+use super::wire::{Beat, Memory, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
 
@@ -145,17 +145,8 @@ async fn begin_together(cluster: &Cluster) {
 
 /// Whether this node has applied all that each group's leader had when it was asked.
 async fn has_caught_up(cluster: &Cluster) -> bool {
-    for (id, group) in cluster.groups.iter() {
-        let metrics = group.metrics();
-        let Some(leader) = metrics.current_leader.map(NodeId) else { return false };
-        let target = if leader == cluster.node {
-            metrics.last_log_index
-        } else {
-            let Some(link) = cluster.links.get(&leader) else { return false };
-            let asked = link.call::<(), Option<u64>>(Kind::Progress, *id, &(), LOOK * 4).await;
-            let Ok(target) = asked else { return false };
-            target
-        };
+    for group in cluster.groups.values() {
+        let target = cluster.progress(group, LOOK * 4).await;
         let applied = group.metrics().last_applied.map(|id| id.index());
         if target.is_none() || applied < target {
             return false;

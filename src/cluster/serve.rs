@@ -18,7 +18,7 @@ use super::{Group, write_here};
 
 /// At most this many appends of a group wait to be taken.
 const APPENDS: usize = 1024;
-/// A forwarded proposal is given up after this.
+/// A proposal or a question for the leader is given up after this.
 const FORWARDED: Duration = Duration::from_secs(2);
 
 /// The wire's other side.
@@ -115,11 +115,7 @@ impl Server {
                 let Ok(command) = rmp_serde::from_slice::<Command>(body) else { return answer.send::<()>(None) };
                 answer.send(write_here(group, command, FORWARDED).await.ok().as_ref());
             }
-            Kind::Progress => {
-                let metrics = group.metrics();
-                let leads = metrics.current_leader == Some(metrics.id);
-                answer.send(metrics.last_log_index.filter(|_| leads).as_ref());
-            }
+            Kind::Progress => answer.send(group.read_index(FORWARDED).await.as_ref()),
         }
     }
 }

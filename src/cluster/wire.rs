@@ -60,7 +60,7 @@ pub enum Kind {
     Transfer = 5,
     /// A proposal for the group's leader.
     Propose = 6,
-    /// How far the leader's log is.
+    /// How far a replica must be to have all that its leader has committed.
     Progress = 7,
     /// Are you there, and in what state.
     Beat = 8,

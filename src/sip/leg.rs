@@ -401,6 +401,10 @@ impl Leg {
             }
             feed_server(&mut tx.machine, tx.flow, ServerInput::Respond(response), now, out);
         } else if let Some(tx) = self.requests_in.iter_mut().find(|tx| request_key(tx) == *key) {
+            if tx.method == Method::Bye && response.status.class() == Class::Success {
+                // Who hangs up has heard the answer, or wants none any more.
+                self.answers.clear();
+            }
             feed_server(&mut tx.machine, tx.flow, ServerInput::Respond(response), now, out);
         }
     }

@@ -1,13 +1,15 @@
 //! A call between two legs: a back-to-back user agent (RFC 7092's "signalling/media-plane" kind). Layer: pure.
 //!
 //! ```text
-//!  invite ─▶ Inviting ──18x──▶ Ringing ──2xx──▶ Answered ──BYE──▶ Ended ──linger──▶ forgotten
+//!  invite ─▶ Inviting ──18x──▶ Ringing ──2xx──▶ Answered ──BYE──▶ Ended ──settled──▶ forgotten
 //!               └─────┬──────────┴─ failure, CANCEL, no answer ─────▶ ▲
 //! ```
 //!
 //! The call owns both dialogs and all that must survive ([`CallState`]); its legs ([`super::leg::Leg`]) own the
 //! transactions. Every answer is a [`Step`]: what a phone gets to see leaves only after the state behind it is
-//! committed. An ended call lingers, so that what was lost on the wire can be repeated, and is then forgotten.
+//! committed. An ended call is forgotten as soon as both sides have heard its end ([`CallState::is_settled`]): a new owner
+//! has nothing to say to phones that have heard it all. One that was refused lingers ([`LINGER`]), to acknowledge what its
+//! callee repeats.
 //!
 //! Invariants: one [`Mutation::End`] (so one CDR) per call; a call that failed to commit goes back to what was
 //! committed last ([`Call::roll_back`]).
@@ -225,9 +227,18 @@ impl Call {
             return Step::default();
         }
         if self.state.ended.is_some() {
-            return Step::promise(Mutation::Forget(self.state.id), vec![Effect::Close]);
+            return self.forget();
         }
         self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new())
+    }
+
+    /// What a call does that has one thing less to wait for.
+    fn settle(&self) -> Step {
+        if self.state.is_settled() { self.forget() } else { Step::default() }
+    }
+
+    fn forget(&self) -> Step {
+        Step::promise(Mutation::Forget(self.state.id), vec![Effect::Close])
     }
 
     fn leg_event(&mut self, leg: LegId, event: LegEvent, now: Timestamp) -> Step {
@@ -392,11 +403,11 @@ impl Call {
             return self.relayed_response(leg, at, response, now);
         }
         if self.state.leg(leg).bye.as_ref().is_some_and(number) {
-            // Not worth a commit: a new owner would say the BYE once more, and hear that the call is gone.
-            if response.status.is_final() {
-                self.state.leg_mut(leg).bye = None;
+            if !response.status.is_final() {
+                return Step::default();
             }
-            return Step::default();
+            self.state.leg_mut(leg).bye = None;
+            return self.settle();
         }
         // A 2xx that a former owner acknowledged, and whose ACK was lost (RFC 3261 §13.2.2.4).
         if cseq.method == Method::Invite && response.status.class() == Class::Success {
@@ -534,11 +545,11 @@ impl Call {
         let same = |own: &Request| own.headers.get(&Name::Via) == request.headers.get(&Name::Via);
         if self.state.leg(leg).bye.as_ref().is_some_and(same) {
             self.state.leg_mut(leg).bye = None;
-            return self.put(Vec::new());
+            return self.settle();
         }
         if self.state.ended.is_some() {
             self.state.leg_mut(leg).out = None;
-            return Step::default();
+            return self.settle();
         }
         if self.state.leg(leg).out.as_ref().is_some_and(|out| same(&out.request)) {
             self.state.leg_mut(leg).out = None;

@@ -228,6 +228,12 @@ impl CallState {
         &mut self.legs[usize::from(leg.0)]
     }
 
+    /// Whether the call is over, and nobody has to be told any more.
+    pub fn is_settled(&self) -> bool {
+        let done = |leg: &CallLeg| leg.bye.is_none() && leg.inbound.is_none() && leg.out.is_none();
+        self.ended.is_some() && self.relays.is_empty() && self.legs.iter().all(done)
+    }
+
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).
     pub fn awaits_answer_of(&self, leg: LegId) -> bool {
         let first = self.leg(leg.other()).out.as_ref().is_some_and(|out| out.stage == StageOut::AckWaits);
