@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use lab::cluster::Cluster;
 use lab::sipp::{Line, Load, Sipp};
-use lab::{SIP, own_address};
+use lab::{SIP, children, own_address};
 
 const CALLS: usize = 2000;
 const RATE: usize = 50;
@@ -92,9 +92,8 @@ fn cpu(pids: &[i32]) -> f64 {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for task in tasks {
             total += nanoseconds(task.path());
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            left.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
+        left.extend(children(pid));
     }
     total / 1e9
 }

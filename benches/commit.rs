@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tandem::cluster::state::VnodeCommand;
+use tandem::cluster::storage::Place;
 use tandem::cluster::tls::{NodeTls, development_ca};
 use tandem::cluster::{Cluster, Ownership, Settings};
 use tandem::ids::{CallId, NodeId, VnodeId};
@@ -39,6 +40,7 @@ async fn main() {
     let mut nodes = Vec::new();
     for (node, files) in (1..=3).zip(&tls) {
         let settings = Settings {
+            storage: Place::Thread,
             node: NodeId(node),
             members: members.clone(),
             vnodes: [(VNODE, NodeId(1))].into(),

@@ -15,5 +15,6 @@ async fn main() -> ExitCode {
         Command::Dev(dev) => dev.run().await,
         Command::Demo(demo) => demo.run().await,
         Command::Status(status) => status.run().await,
+        Command::Storage(storage) => storage.run().await,
     }
 }

@@ -12,6 +12,7 @@ use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
 use crate::actors::services::Services;
 use crate::api::{self, Api};
+use crate::cluster::storage::Place;
 use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
 use crate::cluster::{Cluster, Settings, StartError};
 use crate::config::Config;
@@ -63,7 +64,7 @@ pub struct Node {
 
 impl Node {
     /// Starts everything; it is *ready* some time later ([`Cluster::is_ready`]).
-    pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, NodeError> {
+    pub async fn start(config: Config, storage: Place, metrics: PrometheusHandle) -> Result<Self, NodeError> {
         let files =
             TlsFiles { ca: config.cluster.ca.clone(), cert: config.cluster.cert.clone(), key: config.cluster.key.clone() };
         let tls = NodeTls::load(&files)?;
@@ -76,6 +77,7 @@ impl Node {
             members: config.cluster.member.iter().map(|member| (member.id, member.raft)).collect(),
             vnodes: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.home)).collect(),
             dir: config.node.data.clone(),
+            storage,
             tls: tls.clone(),
         })
         .await?;

@@ -6,6 +6,7 @@ pub mod http;
 pub mod layout;
 pub mod serve;
 pub mod status;
+pub mod storage;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +30,9 @@ pub enum Command {
     Demo(demo::Demo),
     /// Show the nodes, the vnodes and who owns them.
     Status(status::Status),
+    /// Keep a node's disk: `serve` starts this.
+    #[command(hide = true)]
+    Storage(storage::Storage),
 }
 
 /// The exit code of a command that was told something impossible.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::EXIT_USAGE;
+use crate::cluster::storage::Place;
 use crate::config::Config;
 use crate::node::Node;
 use crate::telemetry;
@@ -75,7 +77,8 @@ fn raise_descriptor_limit() {
 async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut node = Node::start(config, metrics).await?;
+    let storage = Place::Process(std::env::current_exe().context("cannot find this program's file")?);
+    let mut node = Node::start(config, storage, metrics).await?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

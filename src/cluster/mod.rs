@@ -40,7 +40,7 @@ use raft::network::Network;
 use raft::{GroupId, Raft, TypeConfig};
 use serve::Server;
 use state::{Command, GroupState, MetaCommand, MetaState, Reply, VnodeCommand, VnodeState};
-use storage::{Storage, StorageError};
+use storage::{Place, Storage, StorageError};
 use tls::NodeTls;
 use wire::{Kind, Link, Reach, WireError};
 
@@ -61,6 +61,8 @@ pub struct Settings {
     pub vnodes: BTreeMap<VnodeId, NodeId>,
     /// Where to store.
     pub dir: PathBuf,
+    /// What does it.
+    pub storage: Place,
     /// The links' certificates.
     pub tls: NodeTls,
 }
@@ -159,10 +161,9 @@ pub struct Cluster {
 impl Cluster {
     /// Opens the storage, starts the groups and the links, and everything that keeps them going.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
-        let Settings { node, members, vnodes, dir, tls } = settings;
+        let Settings { node, members, vnodes, dir, storage, tls } = settings;
         let listen = *members.get(&node).ok_or(StartError::NotAMember(node))?;
-        let dir_for_open = dir.clone();
-        let storage = tokio::task::spawn_blocking(move || Storage::open(&dir_for_open))
+        let storage = tokio::task::spawn_blocking(move || Storage::open(&dir, &storage))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         let life = Arc::new(recovery::Life::new(node, storage.memory()));

@@ -1,7 +1,7 @@
 //! Coming into the cluster, and noticing who has left it. Layer: shell.
 //!
 //! A node that may have forgotten what it acknowledged (an empty disk, a machine that stopped without
-//! warning) neither votes nor stands until a leader has caught it up. Only when every member is in that
+//! warning) neither votes nor stands until a leader has caught it up that no other node has deposed. Only when every member is in that
 //! state do they begin: all blank founds a cluster, some doubtful starts again from the longest log.
 //!
 //! *Refused is dead, silence is not*: when a leader's kernel refuses connections, its followers elect one of
@@ -15,7 +15,7 @@ use std::time::Duration;
 use openraft::EmptyNode;
 use openraft::raft::TransferLeaderRequest;
 
-use super::wire::{Beat, Memory, Reach};
+use super::wire::{Beat, Kind, Memory, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
 
@@ -149,6 +149,21 @@ async fn has_caught_up(cluster: &Cluster) -> bool {
         let target = cluster.progress(group, LOOK * 4).await;
         let applied = group.metrics().last_applied.map(|id| id.index());
         if target.is_none() || applied < target {
+            return false;
+        }
+        if cluster.life.memory() != Memory::Whole && !is_latest(cluster, group).await {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether no node that answers knows of a later term than this one. A node that has forgotten its vote may hear first from
+/// the leader that the vote deposed: caught up by that one, it would help it to commit beside the other.
+async fn is_latest(cluster: &Cluster, group: &Group) -> bool {
+    for link in cluster.links.values().filter(|link| matches!(*link.reach().borrow(), Reach::Up(_))) {
+        let term = link.call::<(), u64>(Kind::Term, group.id, &(), LOOK * 4).await;
+        if term.is_ok_and(|term| term > group.metrics().current_term) || term.is_err() {
             return false;
         }
     }

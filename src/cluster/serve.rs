@@ -115,6 +115,7 @@ impl Server {
                 let Ok(command) = rmp_serde::from_slice::<Command>(body) else { return answer.send::<()>(None) };
                 answer.send(write_here(group, command, FORWARDED).await.ok().as_ref());
             }
+            Kind::Term => answer.send(Some(&group.metrics().current_term)),
             Kind::Progress => answer.send(group.read_index(FORWARDED).await.as_ref()),
         }
     }

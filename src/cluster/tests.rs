@@ -38,6 +38,7 @@ impl Nodes {
             node: NodeId(node),
             members: self.members.clone(),
             vnodes: (1..=3).map(|vnode| (VnodeId(vnode), NodeId(vnode.into()))).collect(),
+            storage: Place::Thread,
             dir: self.dir.path().join(format!("n{node}")),
             tls: NodeTls::load(&self.tls[usize::try_from(node - 1).unwrap()]).unwrap(),
         });

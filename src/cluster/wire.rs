@@ -64,13 +64,24 @@ pub enum Kind {
     Progress = 7,
     /// Are you there, and in what state.
     Beat = 8,
+    /// The term of the group, as the peer has it.
+    Term = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Append, Self::Vote, Self::PreVote, Self::Snapshot, Self::Transfer, Self::Propose, Self::Progress, Self::Beat]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        let all = [
+            Self::Append,
+            Self::Vote,
+            Self::PreVote,
+            Self::Snapshot,
+            Self::Transfer,
+            Self::Propose,
+            Self::Progress,
+            Self::Beat,
+            Self::Term,
+        ];
+        all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 

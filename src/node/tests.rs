@@ -44,7 +44,7 @@ impl World {
         layout.write().unwrap();
         let config = Config::load(&layout.config_file(1)).unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        let node = Node::start(config, metrics).await.unwrap();
+        let node = Node::start(config, Place::Thread, metrics).await.unwrap();
         until(|| node.services.cluster.is_ready() && node.services.vnode(crate::ids::VnodeId(1)).is_some()).await;
         for name in ["1001", "1002", "1003"] {
             let ha1 = Ha1::of(name, DOMAIN, "secret");

@@ -2,34 +2,22 @@
 
 use std::time::Duration;
 
-use tandem::cli::demo::phone::Phone;
-use tandem::cli::demo::talk::Talk;
-use tokio::net::UdpSocket;
-
-use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
-use crate::lab::until;
+use crate::lab::cluster::{Cluster, PATIENCE};
+use crate::lab::{call, until};
 
 /// The longest that a call may be without sound, over the death and the way home: what the promise allows a takeover.
 const GAP: Duration = Duration::from_millis(300);
 
-async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
-    let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (name, password) = &cluster.users[user];
-    let mut phone = Phone::new(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap()).await.unwrap();
-    phone.register().await.unwrap();
-    (phone, media)
-}
-
 async fn comes_back(empty_handed: bool) {
     let mut cluster = Cluster::start(2);
-    let (mut a, a_media) = phone(&cluster, 0, 2).await;
-    let (mut b, b_media) = phone(&cluster, 1, 1).await;
-    let callee = cluster.users[1].0.clone();
-    let (a_to, b_to) = tokio::join!(a.call(&callee), b.answer());
-    let talks = [Talk::start(a_media, a_to.unwrap()), Talk::start(b_media, b_to.unwrap())];
+    let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
+    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
+    a.register().await.unwrap();
+    b.register().await.unwrap();
+    let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
     cluster.kill(2);
     if empty_handed {
-        cluster.wipe(2);
+        cluster.wipe(2).await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.start_again(2);

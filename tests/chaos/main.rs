@@ -7,6 +7,7 @@ mod lab;
 
 mod calls;
 mod comeback;
+mod disk;
 mod load;
 mod majority;
 mod registrations;

@@ -2,19 +2,10 @@
 
 use std::time::Duration;
 
-use tandem::cli::demo::phone::Phone;
-use tandem::cli::demo::talk::Talk;
 use tandem::sip::{Name, Response, StatusCode};
-use tokio::net::UdpSocket;
 
-use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
-use crate::lab::until;
-
-async fn phone(cluster: &Cluster, user: usize) -> (Phone, UdpSocket) {
-    let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (name, password) = &cluster.users[user];
-    (Phone::new(name, password, DOMAIN, cluster.sip_of(1), media.local_addr().unwrap()).await.unwrap(), media)
-}
+use crate::lab::cluster::{Cluster, PATIENCE};
+use crate::lab::{call, until};
 
 fn is_503(response: &Response) -> bool {
     response.status == StatusCode::SERVICE_UNAVAILABLE && response.headers.get(&Name::RetryAfter).is_some()
@@ -24,11 +15,10 @@ fn is_503(response: &Response) -> bool {
 async fn without_a_majority_new_promises_are_refused_and_calls_go_on() {
     let mut cluster = Cluster::start(3);
     let callee = cluster.users[1].0.clone();
-    let (mut a, a_media) = phone(&cluster, 0).await;
-    let (mut b, b_media) = phone(&cluster, 1).await;
+    let (mut a, a_media) = call::phone(&cluster, 0, 1).await;
+    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
     b.register().await.unwrap();
-    let (a_to, b_to) = tokio::join!(a.call(&callee), b.answer());
-    let talks = [Talk::start(a_media, a_to.unwrap()), Talk::start(b_media, b_to.unwrap())];
+    let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
     cluster.kill(2);
     cluster.kill(3);
     until("node 1 keeps its vnodes", PATIENCE, || async {
@@ -37,7 +27,7 @@ async fn without_a_majority_new_promises_are_refused_and_calls_go_on() {
     })
     .await;
     assert!(cluster.api(1).get("/readyz").await.is_err());
-    let (mut c, _) = phone(&cluster, 2).await;
+    let (mut c, _) = call::phone(&cluster, 2, 1).await;
     let registered = c.try_register().await.unwrap();
     assert!(is_503(&registered), "{registered:?}");
     let sdp = c.sdp();
@@ -45,7 +35,7 @@ async fn without_a_majority_new_promises_are_refused_and_calls_go_on() {
     assert!(is_503(&called), "{called:?}");
     // Whose password seems to be wrong may have got a new one that this node has not heard of.
     cluster.users[2].1.push_str(" or not");
-    let (mut wrong, _) = phone(&cluster, 2).await;
+    let (mut wrong, _) = call::phone(&cluster, 2, 1).await;
     let registered = wrong.try_register().await.unwrap();
     assert!(is_503(&registered), "{registered:?}");
     cluster.users[2].1.truncate("pu0003".len());
@@ -55,7 +45,7 @@ async fn without_a_majority_new_promises_are_refused_and_calls_go_on() {
     cluster.start_again(2);
     until("service resumes", PATIENCE, || async { cluster.api(1).get("/readyz").await.is_ok() }).await;
     until("registrations are taken again", PATIENCE, || async {
-        let (mut c, _) = phone(&cluster, 2).await;
+        let (mut c, _) = call::phone(&cluster, 2, 1).await;
         c.try_register().await.is_ok_and(|response| response.status == StatusCode::OK)
     })
     .await;

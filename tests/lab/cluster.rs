@@ -12,7 +12,7 @@ use serde_json::Value;
 use tandem::cli::dev::at_home;
 use tandem::cli::http::ApiClient;
 
-use super::{address, until};
+use super::{address, children, until};
 
 const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 pub const DOMAIN: &str = "tandem.test";
@@ -30,6 +30,8 @@ pub struct Cluster {
     dev: Child,
     pids: Vec<i32>,
     own: Vec<(usize, Child)>,
+    /// The storage process of each node; it outlives its node by a moment.
+    disks: Vec<i32>,
 }
 
 impl Cluster {
@@ -61,12 +63,15 @@ impl Cluster {
         BufReader::new(dev.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("tandem dev did not say ready: {line:?}"));
         assert_eq!(ready["event"], "ready");
+        let pids: Vec<_> =
+            ready["pids"].as_array().unwrap().iter().map(|pid| i32::try_from(pid.as_i64().unwrap()).unwrap()).collect();
         let addresses = |key: &str| ready[key].as_array().unwrap().iter().map(|a| a.as_str().unwrap().parse().unwrap()).collect();
         Self {
             sip: addresses("sip"),
             api: addresses("api"),
             token: ready["token"].as_str().unwrap().into(),
-            pids: ready["pids"].as_array().unwrap().iter().map(|pid| i32::try_from(pid.as_i64().unwrap()).unwrap()).collect(),
+            disks: pids.iter().flat_map(|pid| children(*pid)).collect(),
+            pids,
             dir,
             users,
             dev,
@@ -113,8 +118,17 @@ impl Cluster {
         self.own.push((node, child));
     }
 
+    /// Every node's disk stalls, or goes on.
+    pub fn stall_disks(&self, stall: bool) {
+        for disk in &self.disks {
+            kill(Pid::from_raw(*disk), if stall { Signal::SIGSTOP } else { Signal::SIGCONT }).unwrap();
+        }
+    }
+
     /// What a dead node had on its disk is gone.
-    pub fn wipe(&self, node: usize) {
+    pub async fn wipe(&self, node: usize) {
+        let disk = std::path::PathBuf::from(format!("/proc/{}", self.disks[node - 1]));
+        until("the disk is at rest", PATIENCE, || async { !disk.exists() }).await;
         std::fs::remove_dir_all(self.data(node)).unwrap();
     }
 
@@ -135,6 +149,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        for disk in &self.disks {
+            let _ = kill(Pid::from_raw(*disk), Signal::SIGCONT);
+        }
         for (_, child) in &mut self.own {
             let _ = child.kill();
             let _ = child.wait();

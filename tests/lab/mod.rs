@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod baresip;
+pub mod call;
 pub mod cluster;
 pub mod sipp;
 pub mod tone;
@@ -30,6 +31,13 @@ pub fn own_address() -> Ipv4Addr {
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(last > 100, "a lab has 155 addresses to give");
     address(last)
+}
+
+/// The processes that a process has started.
+pub fn children(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    tasks.map(of).flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 /// Waits until something is true; fails when it takes longer than `within`.

@@ -35,20 +35,17 @@ struct Inner {
 impl Log {
     /// Reads what is stored.
     pub fn open(group: GroupId, storage: Arc<Storage>) -> Result<Self, StorageError> {
-        let bad = |error: rmp_serde::decode::Error| StorageError::Io {
-            path: format!("log of group {}", group.0).into(),
-            source: io::Error::other(error),
-        };
-        let stored = storage.log(group)?;
+        let unreadable = |what: &'static str| move |source| StorageError::Unreadable { what, group: group.0, source };
+        let stored = storage.log(group).map_err(unreadable("the log"))?;
         let mut inner = Inner::default();
         if let Some(bytes) = stored.purged {
-            inner.purged = Some(rmp_serde::from_slice(&bytes).map_err(bad)?);
+            inner.purged = Some(decode(&bytes).map_err(unreadable("the log"))?);
         }
-        if let Some(bytes) = storage.value(group, "vote")? {
-            inner.vote = Some(rmp_serde::from_slice(&bytes).map_err(bad)?);
+        if let Some(bytes) = storage.value(group, "vote").map_err(unreadable("the vote"))? {
+            inner.vote = Some(decode(&bytes).map_err(unreadable("the vote"))?);
         }
         for (index, bytes) in stored.entries {
-            inner.entries.insert(index, rmp_serde::from_slice(&bytes).map_err(bad)?);
+            inner.entries.insert(index, decode(&bytes).map_err(unreadable("the log"))?);
         }
         Ok(Self { group, storage, inner: Arc::new(Mutex::new(inner)) })
     }
@@ -56,6 +53,10 @@ impl Log {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    rmp_serde::from_slice(bytes).map_err(io::Error::other)
 }
 
 impl RaftLogReader<TypeConfig> for Log {
@@ -84,12 +85,17 @@ impl RaftLogStorage<TypeConfig> for Log {
         self.clone()
     }
 
-    /// A vote is on the platter before it counts: a node that forgot one might vote twice.
+    /// A vote is as lasting as what follows from it. A node that may have forgotten one doesn't vote before it has caught up
+    /// (`cluster/recovery.rs`), so a vnode's election waits for no disk.
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
-        let (sender, done) = oneshot::channel();
         let put = Change::Put { group: self.group.0, name: "vote".into(), value: ByteBuf::from(encode(vote)) };
-        self.storage.write_to_platter(put, move |result| drop(sender.send(result)));
-        done.await.map_err(io::Error::other)??;
+        if self.group == GroupId::META {
+            let (sender, done) = oneshot::channel();
+            self.storage.write_to_platter(put, move |result| drop(sender.send(result)));
+            done.await.map_err(io::Error::other)??;
+        } else {
+            self.storage.write(put)?;
+        }
         self.inner().vote = Some(*vote);
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::types::{GroupId, SnapshotData, TypeConfig};
 use crate::cluster::state::{GroupState, Reply};
-use crate::cluster::storage::{Change, Storage, StorageError};
+use crate::cluster::storage::{Storage, StorageError};
 use crate::cluster::wire::encode;
 
 /// One group's state; clones share it.
@@ -44,10 +44,10 @@ impl Machine {
     pub fn open(group: GroupId, storage: Arc<Storage>, empty: GroupState) -> Result<Self, StorageError> {
         let mut state = empty;
         let mut position = Position::default();
-        if let Some(bytes) = storage.value(group, "snapshot")? {
-            let bad = |source| StorageError::Io { path: format!("snapshot of group {}", group.0).into(), source };
-            let stored: StoredSnapshot = rmp_serde::from_slice(&bytes).map_err(|e| bad(io::Error::other(e)))?;
-            state = decode(&stored.state).map_err(bad)?;
+        let unreadable = |source| StorageError::Unreadable { what: "the snapshot", group: group.0, source };
+        if let Some(bytes) = storage.value(group, "snapshot").map_err(unreadable)? {
+            let stored: StoredSnapshot = decode(&bytes).map_err(unreadable)?;
+            state = decode(&stored.state).map_err(unreadable)?;
             position = Position { applied: stored.meta.last_log_id, membership: stored.meta.last_membership };
         }
         Ok(Self {
@@ -74,7 +74,7 @@ impl Machine {
     }
 }
 
-fn decode(bytes: &[u8]) -> io::Result<GroupState> {
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     rmp_serde::from_slice(bytes).map_err(io::Error::other)
 }
 
@@ -89,16 +89,20 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
         };
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: position.applied, last_membership: position.membership };
         let data = tokio::task::spawn_blocking(move || encode(&state)).await.map_err(io::Error::other)?;
-        self.keep(&meta, &data)?;
+        let data = self.keep(&meta, data).await?;
         Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data })
     }
 }
 
 impl Machine {
-    fn keep(&self, meta: &SnapshotMetaOf<TypeConfig>, data: &[u8]) -> io::Result<()> {
-        let stored = StoredSnapshot { meta: meta.clone(), state: ByteBuf::from(data.to_vec()) };
-        let value = ByteBuf::from(encode(&stored));
-        self.storage.write(Change::Put { group: self.group.0, name: "snapshot".into(), value })
+    /// Stores a snapshot, and gives its state back.
+    async fn keep(&self, meta: &SnapshotMetaOf<TypeConfig>, data: SnapshotData) -> io::Result<SnapshotData> {
+        let (storage, group) = (self.storage.clone(), self.group);
+        let stored = StoredSnapshot { meta: meta.clone(), state: ByteBuf::from(data) };
+        let kept = tokio::task::spawn_blocking(move || {
+            storage.write_large(group, "snapshot", &encode(&stored)).map(|()| stored.state.into_vec())
+        });
+        kept.await.map_err(io::Error::other)?
     }
 }
 
@@ -150,12 +154,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
             *self.position() = Position { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         }
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
-        self.keep(meta, &data)
+        self.keep(meta, data).await.map(drop)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
-        let Some(bytes) = self.storage.value(self.group, "snapshot").map_err(io::Error::other)? else { return Ok(None) };
-        let stored: StoredSnapshot = rmp_serde::from_slice(&bytes).map_err(io::Error::other)?;
+        let (storage, group) = (self.storage.clone(), self.group);
+        let read = tokio::task::spawn_blocking(move || storage.value(group, "snapshot"));
+        let Some(bytes) = read.await.map_err(io::Error::other)?? else { return Ok(None) };
+        let stored: StoredSnapshot = decode(&bytes)?;
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta: stored.meta, snapshot: stored.state.into_vec() }))
     }
 }
