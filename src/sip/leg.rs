@@ -591,15 +591,37 @@ mod tests {
         }
     }
 
-    /// A phone that sends digits for ever can still hang up, and what is answered is forgotten in its time.
-    #[test]
-    fn many_requests_one_after_the_other_are_all_taken() {
-        let flow = Flow {
+    fn flow() -> Flow {
+        Flow {
             vnode: VnodeId(1),
             transport: Transport::Udp,
             local: "127.0.0.11:5060".parse().unwrap(),
             remote: "10.0.0.1:5060".parse().unwrap(),
-        };
+        }
+    }
+
+    /// Its ACK was lost with the former owner, say.
+    #[test]
+    fn who_hangs_up_is_not_answered_any_more() {
+        let (mut leg, mut now) = (Leg::new(Timers::RFC), Timestamp(1_000_000));
+        for (method, cseq) in [("INVITE", 1), ("BYE", 2)] {
+            let request = request(method, cseq);
+            let answer = LegCommand::Respond(TxKey::of(&request), request.response(StatusCode::OK, None));
+            leg.handle(LegInput::Request(request, flow()), now, &mut Vec::new());
+            leg.handle(LegInput::Command(answer), now, &mut Vec::new());
+        }
+        let mut out = Vec::new();
+        while let Some(due) = leg.deadline() {
+            now = due;
+            leg.handle(LegInput::Timeout, now, &mut out);
+        }
+        assert_eq!(out, []);
+    }
+
+    /// A phone that sends digits for ever can still hang up, and what is answered is forgotten in its time.
+    #[test]
+    fn many_requests_one_after_the_other_are_all_taken() {
+        let flow = flow();
         let mut leg = Leg::new(Timers::RFC);
         let mut now = Timestamp(1_000_000);
         let taken = |leg: &mut Leg, request: Request, now| {

@@ -655,6 +655,19 @@ fn a_dialog_follows_its_phone() {
     assert_eq!(call.state().leg(LegId::CALLER).dialog.flow, moved);
 }
 
+/// Else the next owner would hang up on everybody once more.
+#[test]
+fn a_call_whose_end_everybody_knows_is_forgotten() {
+    let (mut call, world) = established();
+    let bye = in_dialog(&call, "BYE", 2);
+    let step = ask(&mut call, bye, flow(0), world.now);
+    assert!(matches!(step.commit, Some(Mutation::End(..))));
+    call.committed();
+    let ours = call.state().leg(LegId::CALLEE).bye.clone().unwrap();
+    let answered = CallInput::Leg(LegId::CALLEE, LegEvent::Response(ours.response(StatusCode::OK, None)));
+    assert_eq!(call.handle(answered, world.now), Step::promise(Mutation::Forget(call.state().id), vec![Effect::Close]));
+}
+
 /// RFC 3261 §9.2: a CANCEL is answered even when it comes too late.
 #[test]
 fn a_cancel_that_crosses_the_answer_is_answered() {
