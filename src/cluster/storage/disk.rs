@@ -1,7 +1,7 @@
 //! The storage process: sled, told by the node over a pipe. Layer: shell.
 //!
 //! Changes are gathered and told to sled in one batch with each flush, which costs it much less than each by itself. When
-//! the pipe ends, by [`Ask::Close`] or because the node has died, everything that was in it is brought to the platter, and
+//! the pipe ends, by `Close` or because the node has died, everything that was in it is brought to the platter, and
 //! only then the mark is set that this memory is whole: a start that doesn't find the mark may have forgotten something.
 
 use std::collections::{BTreeMap, HashMap};
@@ -280,7 +280,7 @@ const FORMAT: &[u8] = b"2";
 const ENDED: &str = "ended";
 
 /// What this disk remembers: all, if the last storage process came to its end. What is not whole stays so, however often
-/// it is opened, until [`Ask::CaughtUp`].
+/// it is opened, until `CaughtUp`.
 fn memory(values: &sled::Tree) -> io::Result<Memory> {
     let format = values.get("format").map_err(io::Error::other)?;
     if format.as_deref().is_some_and(|format| format != FORMAT) {
