@@ -1,0 +1,44 @@
+//! A vnode's log over three replicas: the real records and the real `apply`, committed in one step or not at all.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tandem::actors::records;
+use tandem::cluster::state::records::CdrRecord;
+use tandem::cluster::state::{VnodeCommand, VnodeState};
+use tandem::media::core::Session;
+use tandem::sip::b2bua::{CallState, Mutation};
+
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+#[derive(Debug, Default)]
+pub struct Log {
+    replicas: [VnodeState; 3],
+    /// What meta has got.
+    pub cdrs: Vec<CdrRecord>,
+}
+
+impl Log {
+    pub fn commit(&mut self, mutation: &Mutation) {
+        let id = match mutation {
+            Mutation::Put(state) | Mutation::End(state, _) => state.id,
+            Mutation::Forget(id) => *id,
+        };
+        let command = records::command(mutation, &Session::new(OURS, records::media_id(id)));
+        for replica in &mut self.replicas {
+            replica.apply(&command);
+        }
+        assert!(self.replicas.iter().all(|replica| *replica == self.replicas[0]), "replicas are alike");
+        // Shipped now or later: it is in the entry that ended the call.
+        let shipped = self.replicas[0].outbox(usize::MAX);
+        let calls: Vec<_> = shipped.iter().map(|cdr| cdr.call).collect();
+        self.cdrs.extend(shipped);
+        for replica in &mut self.replicas {
+            replica.apply(&VnodeCommand::CdrsShipped { calls: calls.clone() });
+        }
+    }
+
+    /// The calls that a new owner finds.
+    pub fn calls(&self) -> Vec<CallState> {
+        self.replicas[2].calls().map(|(_, entry)| records::restore(&entry.record, OURS).unwrap().0).collect()
+    }
+}

@@ -1,0 +1,100 @@
+//! The simulator: the pure parts of a cluster, two phones that keep RFC 3261's timers, a network, and a fate that strikes
+//! owners at the worst moments, in virtual time. Layer: test.
+//!
+//! ```text
+//!  phones ◀─ network (loss, delay, repetition) ─▶ owner: legs, call ─▶ log of three replicas (real records, real apply)
+//!                                                  └─ dies or is deposed before a commit, after it, between two sends
+//! ```
+//!
+//! Crash points: every story is cut at each of its points in turn, exhaustively. Random schedules: stories, losses and fates
+//! under one seed; what fails prints it, and `make sim SEED=n` replays it exactly.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
+
+mod fate;
+mod log;
+mod phone;
+mod world;
+
+use fate::{Blow, Fate};
+use world::{Story, World};
+
+/// Random schedules in `make test`; `make sim` sets SCHEDULES.
+const SCHEDULES: u64 = 500;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn cut_everywhere(story: Story) {
+    let whole = World::new(story, Fate::none()).run();
+    whole.check();
+    assert!(whole.points() > 8, "the story has points to be cut at");
+    for blow in [Blow::Dies, Blow::Deposed] {
+        for at in 1..=whole.points() {
+            World::new(story, Fate::strikes(blow, at)).run().check();
+        }
+    }
+}
+
+#[test]
+fn a_call_survives_death_at_every_point_when_the_caller_hangs_up() {
+    cut_everywhere(Story::CallerHangsUp);
+}
+
+#[test]
+fn a_call_survives_death_at_every_point_when_the_callee_hangs_up() {
+    cut_everywhere(Story::CalleeHangsUp);
+}
+
+#[test]
+fn a_call_survives_death_at_every_point_when_both_hang_up() {
+    cut_everywhere(Story::BothHangUp);
+}
+
+#[test]
+fn a_cancelled_call_ends_as_it_should_whenever_we_die() {
+    cut_everywhere(Story::CallerCancels);
+}
+
+#[test]
+fn a_cancel_that_crosses_the_answer_ends_the_call_whenever_we_die() {
+    cut_everywhere(Story::CancelCrosses);
+}
+
+#[test]
+fn a_refused_call_ends_as_it_should_whenever_we_die() {
+    cut_everywhere(Story::CalleeIsBusy);
+}
+
+#[test]
+fn a_hold_finishes_or_goes_on_whenever_we_die() {
+    cut_everywhere(Story::CallerHolds);
+}
+
+/// Two blows: the successor is struck while it repeats what the first one left open.
+#[test]
+fn a_successor_that_dies_at_once_has_a_successor() {
+    for story in Story::ALL {
+        let whole = World::new(story, Fate::none()).run();
+        for first in 1..=whole.points() {
+            World::new(story, Fate::strikes_twice(first, 1)).run().check();
+            World::new(story, Fate::strikes_twice(first, 2)).run().check();
+        }
+    }
+}
+
+/// Losses, delays and several blows, by the thousand.
+#[test]
+fn random_schedules_break_no_promise() {
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SCHEDULES").unwrap_or(SCHEDULES),
+    };
+    let last = seeds.end;
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| World::random(seed).run().check());
+        assert!(run.is_ok(), "schedule {seed} (of {last}) breaks a promise; replay it: make sim SEED={seed}");
+    }
+}

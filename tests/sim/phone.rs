@@ -1,0 +1,313 @@
+//! A phone: it repeats its requests until they are answered and its final answers to INVITEs until they are acknowledged
+//! (RFC 3261 §17, §13.3.1.4), and answers what comes twice as it did the first time.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tandem::clock::Timestamp;
+use tandem::sip::leg::TxKey;
+use tandem::sip::status::Class;
+use tandem::sip::transaction::Timers;
+use tandem::sip::{Message, Method, Name, Request, Response, StatusCode, Text, parse};
+
+/// The shortest talk: a side whose every copy of a 200 or an ACK is lost has had time to get one.
+const TALK: Duration = Duration::from_secs(10);
+
+/// Something that is sent again until something comes back.
+#[derive(Debug, Clone)]
+struct Repeated<T> {
+    what: T,
+    at: Timestamp,
+    gap: Duration,
+    until: Timestamp,
+}
+
+impl<T: Clone> Repeated<T> {
+    fn new(what: T, now: Timestamp) -> Self {
+        let Timers { t1, .. } = Timers::RFC;
+        Self { what, at: now + t1, gap: t1, until: now + Timers::RFC.give_up() }
+    }
+
+    fn due(&mut self, now: Timestamp) -> Option<T> {
+        (now >= self.at).then(|| {
+            self.gap = (self.gap * 2).min(Timers::RFC.t2);
+            self.at = now + self.gap;
+            self.what.clone()
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct Phone {
+    name: &'static str,
+    host: &'static str,
+    now: Timestamp,
+    /// Requests that wait for an answer.
+    open: Vec<Repeated<Request>>,
+    /// The final answer to an INVITE that waits for its ACK.
+    answer: Option<Repeated<Response>>,
+    /// Every request that was answered, with the answer.
+    answered: Vec<(String, Response)>,
+    /// The INVITE that called it.
+    invite: Option<Request>,
+    peer: Option<(Text, Text)>,
+    out: Vec<Message>,
+    /// What it was told, in order.
+    pub saw: Vec<String>,
+    pub rings_at: Option<Timestamp>,
+    /// It has talked.
+    pub up: bool,
+    up_at: Option<Timestamp>,
+    /// It knows that the call is over.
+    pub down: bool,
+    /// Its INVITE is being worked on.
+    proceeding: bool,
+    /// It has sent CANCEL.
+    cancelled: bool,
+    hung_up: bool,
+    pub gave_up: bool,
+    pub distinct_invites: usize,
+}
+
+impl Phone {
+    pub fn new(name: &'static str, host: &'static str, now: Timestamp) -> Self {
+        Self {
+            name,
+            host,
+            now,
+            open: Vec::new(),
+            answer: None,
+            answered: Vec::new(),
+            invite: None,
+            peer: None,
+            out: Vec::new(),
+            saw: Vec::new(),
+            rings_at: None,
+            up: false,
+            up_at: None,
+            down: false,
+            proceeding: false,
+            cancelled: false,
+            hung_up: false,
+            gave_up: false,
+            distinct_invites: 0,
+        }
+    }
+
+    /// What it sends.
+    pub fn sent(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.out)
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.open.is_empty() && self.answer.is_none()
+    }
+
+    // --- what its user does ---
+
+    pub fn call(&mut self) {
+        let invite = self.request("INVITE", 1, "offer");
+        self.send(invite);
+    }
+
+    pub fn hold(&mut self) {
+        let hold = self.request("INVITE", 2, "hold");
+        self.send(hold);
+    }
+
+    /// Cancels its call as soon as that is allowed (RFC 3261 §9.1), and once.
+    pub fn cancel(&mut self) {
+        if self.proceeding && !self.up && !self.down && !self.cancelled {
+            self.cancelled = true;
+            let mut cancel = self.request("CANCEL", 1, "");
+            cancel.headers.replace_first(&Name::Via, self.via("INVITE", 1));
+            self.send(cancel);
+        }
+    }
+
+    /// Hangs up when it has talked for a while.
+    pub fn hang_up(&mut self) {
+        if self.up_at.is_some_and(|at| self.now.since(at) >= TALK) {
+            self.hang_up_now();
+        }
+    }
+
+    fn hang_up_now(&mut self) {
+        if self.up && !self.down && !self.hung_up {
+            self.hung_up = true;
+            let bye = self.request("BYE", 10, "");
+            self.send(bye);
+        }
+    }
+
+    pub fn pick_up(&mut self, status: StatusCode) {
+        let Some(invite) = self.invite.clone().filter(|_| self.rings_at.take().is_some()) else { return };
+        let answer = if status == StatusCode::OK { ok(&invite, self.name) } else { invite.response(status, Some(self.name)) };
+        (self.up, self.down) = (status == StatusCode::OK, status != StatusCode::OK);
+        self.up_at = Some(self.now);
+        self.answered.retain(|(key, _)| *key != key_of(&invite));
+        self.answer_invite(&invite, answer);
+    }
+
+    // --- time ---
+
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = now;
+        let requests: Vec<_> = self.open.iter_mut().filter_map(|open| open.due(now)).collect();
+        self.out.extend(requests.into_iter().map(Message::Request));
+        let answer = self.answer.as_mut().and_then(|answer| answer.due(now));
+        self.out.extend(answer.map(Message::Response));
+        let before = self.open.len();
+        self.open.retain(|open| now < open.until);
+        self.gave_up |= self.open.len() < before;
+        if self.answer.as_ref().is_some_and(|answer| now >= answer.until) {
+            self.answer = None;
+        }
+    }
+
+    // --- what comes ---
+
+    pub fn receive(&mut self, message: Message) {
+        match message {
+            Message::Request(request) => self.asked(&request),
+            Message::Response(response) => self.told(&response),
+        }
+    }
+
+    fn asked(&mut self, request: &Request) {
+        let key = key_of(request);
+        if let Some((_, response)) = self.answered.iter().find(|(own, _)| *own == key) {
+            self.out.push(Message::Response(response.clone()));
+            return;
+        }
+        self.saw.push(request.method.to_string());
+        match request.method {
+            Method::Ack => self.answer = None,
+            Method::Invite if self.invite.is_none() => {
+                self.distinct_invites += 1;
+                self.rings_at = Some(self.now);
+                let contact = request.headers.contacts().unwrap()[0].uri.to_string();
+                self.peer = Some((contact.into(), request.headers.text(&Name::From).unwrap()));
+                self.invite = Some(request.clone());
+                let ringing = request.response(StatusCode::RINGING, Some(self.name)).with(Name::Contact, self.contact());
+                self.respond(request, ringing);
+            }
+            Method::Invite if self.down => {
+                let gone = request.response(StatusCode::CALL_DOES_NOT_EXIST, None);
+                self.answer_invite(request, gone);
+            }
+            Method::Invite => self.answer_invite(request, ok(request, self.name)),
+            Method::Cancel => {
+                if let Some(invite) = self.invite.clone().filter(|_| self.rings_at.take().is_some()) {
+                    self.down = true;
+                    self.answered.retain(|(key, _)| *key != key_of(&invite));
+                    self.answer_invite(&invite, invite.response(StatusCode::REQUEST_TERMINATED, Some(self.name)));
+                }
+                self.respond(request, request.response(StatusCode::OK, Some(self.name)));
+            }
+            Method::Bye => {
+                self.down = true;
+                self.answer = None;
+                self.respond(request, request.response(StatusCode::OK, None));
+            }
+            ref other => panic!("{other}"),
+        }
+    }
+
+    fn told(&mut self, response: &Response) {
+        let cseq = response.headers.cseq().unwrap();
+        self.saw.push(format!("{} {}", response.status, cseq.method));
+        let provisional = !response.status.is_final();
+        if !provisional || cseq.method == Method::Invite {
+            self.open.retain(|open| open.what.headers.cseq() != Ok(cseq.clone()));
+        }
+        if provisional {
+            self.proceeding |= cseq.method == Method::Invite;
+            return;
+        }
+        match cseq.method {
+            Method::Invite => self.invite_answered(response, cseq.number),
+            Method::Bye => self.down = true,
+            _ => {}
+        }
+    }
+
+    fn invite_answered(&mut self, response: &Response, number: u32) {
+        let success = response.status.class() == Class::Success;
+        let mut ack = self.request("ACK", number, "");
+        if success {
+            let contact = response.headers.contacts().unwrap()[0].uri.to_string();
+            self.peer = Some((contact.into(), response.headers.text(&Name::To).unwrap()));
+            self.up = true;
+            self.up_at.get_or_insert(self.now);
+            ack = self.request("ACK", number, "");
+        } else {
+            // RFC 3261 §17.1.1.3: an ACK for a failure has its INVITE's branch.
+            ack.headers.replace_first(&Name::To, response.headers.get(&Name::To).unwrap().clone());
+            ack.headers.replace_first(&Name::Via, self.via("INVITE", number));
+            self.down |= number == 1;
+        }
+        self.out.push(Message::Request(ack));
+        if success && self.cancelled {
+            // Its CANCEL came too late (RFC 3261 §9.1).
+            self.hang_up_now();
+        }
+    }
+
+    // --- messages ---
+
+    fn send(&mut self, request: Request) {
+        self.open.push(Repeated::new(request.clone(), self.now));
+        self.out.push(Message::Request(request));
+    }
+
+    fn respond(&mut self, request: &Request, response: Response) {
+        self.answered.push((key_of(request), response.clone()));
+        self.out.push(Message::Response(response));
+    }
+
+    fn answer_invite(&mut self, invite: &Request, response: Response) {
+        self.answer = Some(Repeated::new(response.clone(), self.now));
+        self.respond(invite, response);
+    }
+
+    fn contact(&self) -> String {
+        format!("<sip:{}@{}:5060>", self.name, self.host)
+    }
+
+    fn via(&self, method: &str, cseq: u32) -> String {
+        format!("SIP/2.0/UDP {};branch=z9hG4bK{}{method}{cseq}", self.host, self.name)
+    }
+
+    fn request(&self, method: &str, cseq: u32, body: &str) -> Request {
+        let (target, to) = self.peer.clone().unwrap_or(("sip:b@x".into(), "<sip:b@x>".into()));
+        let (from, call_id) = match &self.invite {
+            Some(invite) => {
+                let us = invite.headers.text(&Name::To).unwrap();
+                (format!("{us};tag={}", self.name), invite.headers.call_id().unwrap().to_string())
+            }
+            None => (format!("<sip:a@x>;tag={}", self.name), "a-call".to_owned()),
+        };
+        let text = format!(
+            "{method} {target} SIP/2.0\r\nVia: {}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
+             Contact: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.via(method, cseq),
+            self.contact(),
+            body.len()
+        );
+        match parse::datagram(&text.into()).unwrap() {
+            Message::Request(request) => request,
+            Message::Response(_) => unreachable!(),
+        }
+    }
+}
+
+fn key_of(request: &Request) -> String {
+    format!("{} {}", TxKey::of(request).0, request.method)
+}
+
+fn ok(invite: &Request, tag: &str) -> Response {
+    let contact = if tag == "a" { "<sip:a@10.0.0.1:5060>" } else { "<sip:b@10.0.0.2:5060>" };
+    let response = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, contact);
+    response.with_body("application/sdp", Bytes::from_static(b"answer"))
+}

@@ -1,0 +1,403 @@
+//! One call between two phones, the owner that carries it, and the owners that come after.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+use tandem::clock::Timestamp;
+use tandem::ids::{CallId, LegId, VnodeId};
+use tandem::sip::b2bua::{Body, Call, CallInput, Effect, NewCall, Step};
+use tandem::sip::dialog::Flow;
+use tandem::sip::headers::Transport;
+use tandem::sip::leg::{Leg, LegCommand, LegInput, LegOutput};
+use tandem::sip::transaction::Timers;
+use tandem::sip::{Message, Method, Request, StatusCode, encode, endpoint};
+
+use crate::fate::{Blow, Fate, Point};
+use crate::log::Log;
+use crate::phone::Phone;
+
+const TICK: Duration = Duration::from_millis(100);
+/// How long a dead owner's successor takes.
+const TAKEOVER: Duration = Duration::from_millis(300);
+/// A run's length: the last thing that may be repeated has been, and what lingers is gone.
+const RUN: Duration = Duration::from_secs(160);
+/// How long the callee lets it ring.
+const RING: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Story {
+    CallerHangsUp,
+    CalleeHangsUp,
+    BothHangUp,
+    CallerCancels,
+    CancelCrosses,
+    CalleeIsBusy,
+    CallerHolds,
+}
+
+impl Story {
+    pub const ALL: [Self; 7] = [
+        Self::CallerHangsUp,
+        Self::CalleeHangsUp,
+        Self::BothHangUp,
+        Self::CallerCancels,
+        Self::CancelCrosses,
+        Self::CalleeIsBusy,
+        Self::CallerHolds,
+    ];
+}
+
+struct Owner {
+    call: Option<Call>,
+    legs: [Leg; 2],
+    /// Ports are open; they close when the process dies.
+    media: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Toward {
+    Us,
+    Phone,
+}
+
+pub struct World {
+    now: Timestamp,
+    story: Story,
+    seed: Option<u64>,
+    fate: Fate,
+    points: usize,
+    owner: Option<Owner>,
+    next_owner: Option<Timestamp>,
+    log: Log,
+    phones: [Phone; 2],
+    /// What is on its way: when it arrives, which phone it is from or for.
+    network: BTreeMap<(Timestamp, u64), (Toward, usize, Message)>,
+    packets: u64,
+    incarnation: u32,
+    calls: u128,
+    trace: Vec<String>,
+}
+
+fn flow(phone: usize) -> Flow {
+    Flow {
+        vnode: VnodeId(1),
+        transport: Transport::Udp,
+        local: "127.0.0.11:5060".parse().unwrap(),
+        remote: format!("10.0.0.{}:5060", phone + 1).parse().unwrap(),
+    }
+}
+
+impl World {
+    pub fn new(story: Story, fate: Fate) -> Self {
+        let now = Timestamp(1_000_000);
+        Self {
+            now,
+            story,
+            seed: None,
+            fate,
+            points: 0,
+            owner: Some(Owner::new()),
+            next_owner: None,
+            log: Log::default(),
+            phones: [Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)],
+            network: BTreeMap::new(),
+            packets: 0,
+            incarnation: 1,
+            calls: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    /// The schedule of a seed.
+    pub fn random(seed: u64) -> Self {
+        let (fate, mut dice) = Fate::random(seed);
+        let story = Story::ALL[dice.random_range(0..Story::ALL.len())];
+        Self { seed: Some(seed), ..Self::new(story, fate) }
+    }
+
+    /// How many points were passed.
+    pub fn points(&self) -> usize {
+        self.points
+    }
+
+    /// True when the owner is no more.
+    fn struck(&mut self, point: Point) -> bool {
+        self.points += 1;
+        if let Some(blow) = self.fate.at(point) {
+            self.trace.push(format!("{} {blow:?} at {point:?}", self.now));
+            self.owner = None;
+            self.next_owner = Some(if blow == Blow::Dies { self.now + TAKEOVER } else { self.now });
+        }
+        self.owner.is_none()
+    }
+
+    fn post(&mut self, toward: Toward, phone: usize, message: &Message) {
+        for delay in self.fate.arrivals(TICK) {
+            self.packets += 1;
+            self.network.insert((self.now + delay, self.packets), (toward, phone, message.clone()));
+        }
+    }
+
+    // --- our side ---
+
+    fn arrives(&mut self, from: usize, message: &Message) {
+        if self.owner.is_none() {
+            return;
+        }
+        // Through the wire form, so that nothing is passed on that could not be.
+        match endpoint::datagram(&encode::encode(message), flow(from).remote) {
+            endpoint::Arrival::Leg(token, message) => {
+                let call = self.owner.as_ref().and_then(|owner| owner.call.as_ref());
+                let here = call.is_some_and(|call| call.state().id == token.call);
+                match message {
+                    Message::Request(request) if here => self.leg_input(token.leg, LegInput::Request(request, flow(from))),
+                    Message::Response(response) if here => self.leg_input(token.leg, LegInput::Response(response)),
+                    Message::Request(request) if request.method != Method::Ack => {
+                        let gone = endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST);
+                        self.post(Toward::Phone, from, &Message::Response(gone));
+                    }
+                    _ => {}
+                }
+            }
+            endpoint::Arrival::Invite(request) => self.invite(from, request),
+            endpoint::Arrival::Cancel(request) => {
+                if self.owner.as_ref().is_some_and(|owner| owner.call.is_some()) {
+                    self.leg_input(LegId::CALLER, LegInput::Request(request, flow(from)));
+                } else {
+                    let gone = endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST);
+                    self.post(Toward::Phone, from, &Message::Response(gone));
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn invite(&mut self, from: usize, request: Request) {
+        let Some(owner) = &mut self.owner else { return };
+        if owner.call.is_some() {
+            return self.leg_input(LegId::CALLER, LegInput::Request(request, flow(from)));
+        }
+        self.calls += 1;
+        // The call is the leg's first event.
+        owner.legs[0].handle(LegInput::Request(request.clone(), flow(from)), self.now, &mut Vec::new());
+        let new = NewCall {
+            id: CallId(self.calls),
+            vnode: VnodeId(1),
+            body: Body::of(&request.headers, &request.body),
+            invite: request,
+            from: flow(from),
+            target: "sip:b@10.0.0.2:5060".into(),
+            to: flow(1),
+            caller: "a@x".into(),
+            callee: "b@x".into(),
+        };
+        let (call, step) = Call::new(new, self.incarnation, self.now).unwrap();
+        owner.call = Some(call);
+        owner.media = true;
+        self.perform(step);
+    }
+
+    fn leg_input(&mut self, leg: LegId, input: LegInput) {
+        let mut out = Vec::new();
+        let Some(owner) = &mut self.owner else { return };
+        owner.legs[usize::from(leg.0)].handle(input, self.now, &mut out);
+        for output in out {
+            match output {
+                LegOutput::Send(message, flow) => {
+                    if self.struck(Point::Sends) {
+                        return;
+                    }
+                    let phone = usize::from(flow.remote != self::flow(0).remote);
+                    self.trace.push(format!("{} to {phone}: {}", self.now, first_line(&message)));
+                    self.post(Toward::Phone, phone, &message);
+                }
+                LegOutput::Event(event) => self.call_input(CallInput::Leg(leg, event)),
+            }
+        }
+    }
+
+    fn call_input(&mut self, input: CallInput) {
+        let now = self.now;
+        let Some(call) = self.owner.as_mut().and_then(|owner| owner.call.as_mut()) else { return };
+        let step = call.handle(input, now);
+        self.perform(step);
+    }
+
+    fn perform(&mut self, step: Step) {
+        if let Some(mutation) = &step.commit {
+            if self.struck(Point::Asked) {
+                return;
+            }
+            self.log.commit(mutation);
+            if self.struck(Point::Held) {
+                return;
+            }
+            if let Some(call) = self.owner.as_mut().and_then(|owner| owner.call.as_mut()) {
+                call.committed();
+            }
+        }
+        for effect in step.then {
+            match (effect, &mut self.owner) {
+                (_, None) => return,
+                (Effect::Leg(leg, command), _) => self.command(leg, command),
+                (Effect::CloseMedia, Some(owner)) => owner.media = false,
+                (Effect::Close, Some(owner)) => *owner = Owner::new(),
+            }
+        }
+    }
+
+    fn command(&mut self, leg: LegId, command: LegCommand) {
+        self.leg_input(leg, LegInput::Command(command));
+    }
+
+    fn take_over(&mut self) {
+        self.next_owner = None;
+        self.incarnation += 1;
+        self.trace.push(format!("{} takes over", self.now));
+        self.owner = Some(Owner::new());
+        let mut calls = self.log.calls();
+        assert!(calls.len() <= 1, "one call was made, not {}", calls.len());
+        let Some(record) = calls.pop() else { return };
+        let (call, effects) = Call::resume(record, self.incarnation);
+        if let Some(owner) = &mut self.owner {
+            owner.media = call.state().ended.is_none();
+            owner.call = Some(call);
+        }
+        self.perform(Step::free(effects));
+    }
+
+    fn our_timers(&mut self) {
+        if self.next_owner.is_some_and(|at| self.now >= at) {
+            self.take_over();
+        }
+        for leg in [LegId::CALLER, LegId::CALLEE] {
+            let due = self.owner.as_ref().and_then(|owner| owner.legs[usize::from(leg.0)].deadline());
+            if due.is_some_and(|at| at <= self.now) {
+                self.leg_input(leg, LegInput::Timeout);
+            }
+        }
+        let due = self.owner.as_ref().and_then(|owner| owner.call.as_ref()).and_then(Call::deadline);
+        if due.is_some_and(|at| at <= self.now) {
+            self.call_input(CallInput::Timeout);
+        }
+    }
+
+    // --- the phones' users ---
+
+    fn users_act(&mut self, elapsed: Duration) {
+        let rang = self.phones[1].rings_at.is_some_and(|at| self.now.since(at) >= RING);
+        let after = |seconds: u64| elapsed >= Duration::from_secs(seconds);
+        let [a, b] = &mut self.phones;
+        match self.story {
+            Story::CallerCancels => {}
+            Story::CalleeIsBusy if rang => b.pick_up(StatusCode::BUSY_HERE),
+            _ if rang => b.pick_up(StatusCode::OK),
+            _ => {}
+        }
+        match self.story {
+            Story::CallerHangsUp if after(12) => a.hang_up(),
+            Story::CalleeHangsUp if after(12) => b.hang_up(),
+            Story::BothHangUp if after(12) => {
+                a.hang_up();
+                b.hang_up();
+            }
+            Story::CallerCancels if after(2) => a.cancel(),
+            // What comes too late is a call that the caller hangs up.
+            Story::CancelCrosses if elapsed >= RING => {
+                a.cancel();
+                if after(20) {
+                    a.hang_up();
+                }
+            }
+            Story::CallerHolds if elapsed == Duration::from_secs(6) && a.up => a.hold(),
+            Story::CallerHolds if after(24) => a.hang_up(),
+            _ => {}
+        }
+    }
+
+    pub fn run(mut self) -> Self {
+        let start = self.now;
+        self.phones[0].call();
+        loop {
+            self.deliver();
+            self.now = self.now + TICK;
+            let elapsed = self.now.since(start);
+            if elapsed >= RUN {
+                return self;
+            }
+            self.our_timers();
+            for phone in &mut self.phones {
+                phone.tick(self.now);
+            }
+            self.users_act(elapsed);
+        }
+    }
+
+    /// Everything that has arrived by now, and what it brings about.
+    fn deliver(&mut self) {
+        loop {
+            for phone in 0..2 {
+                for message in self.phones[phone].sent() {
+                    self.trace.push(format!("{} from {phone}: {}", self.now, first_line(&message)));
+                    self.post(Toward::Us, phone, &message);
+                }
+            }
+            let Some(entry) = self.network.first_entry().filter(|entry| entry.key().0 <= self.now) else { return };
+            let (toward, phone, message) = entry.remove();
+            match toward {
+                Toward::Us => self.arrives(phone, &message),
+                Toward::Phone => self.phones[phone].receive(message),
+            }
+        }
+    }
+
+    // --- what must be true in the end ---
+
+    pub fn check(&self) {
+        let holds = |promise: &str, held: bool| {
+            assert!(held, "{promise}: {:?}, seed {:?}, {:?}\n{}", self.story, self.seed, self.fate, self.trace.join("\n"));
+        };
+        let [a, b] = &self.phones;
+        let cdrs = &self.log.cdrs;
+        let owner = self.owner.as_ref();
+        holds("one CDR", cdrs.len() == 1);
+        holds("the media is closed", owner.is_some_and(|owner| !owner.media));
+        holds("no actor is left", owner.is_some_and(|owner| owner.call.is_none()));
+        holds("no record is left", self.log.calls().is_empty());
+        // Every copy of an INVITE may be lost that is cancelled after a second.
+        let cancelled = matches!(self.story, Story::CallerCancels | Story::CancelCrosses) && self.seed.is_some();
+        holds("the callee was called once", b.distinct_invites == 1 || (cancelled && b.distinct_invites == 0));
+        holds("nobody waits for anything", a.is_quiet() && b.is_quiet());
+        holds("no phone had to give up", !a.gave_up && !b.gave_up);
+        holds("both know that it is over", a.down && (b.down || b.distinct_invites == 0));
+        match self.story {
+            Story::CallerCancels | Story::CalleeIsBusy => holds("nobody talked", !a.up && !b.up && cdrs[0].answered.is_none()),
+            // Who was first is the network's to say; the CDR must say what the phones have seen.
+            Story::CancelCrosses => holds("the CDR is true", !a.up || cdrs[0].answered.is_some()),
+            _ => holds("both talked", a.up && b.up && cdrs[0].answered.is_some()),
+        }
+        if self.story == Story::CallerHolds && self.seed.is_none() {
+            holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);
+        }
+    }
+}
+
+impl Owner {
+    fn new() -> Self {
+        Self { call: None, legs: [Leg::new(Timers::RFC), Leg::new(Timers::RFC)], media: false }
+    }
+}
+
+fn first_line(message: &Message) -> String {
+    match message {
+        Message::Request(request) => format!("{} {}", request.method, request.headers.cseq().map_or(0, |cseq| cseq.number)),
+        Message::Response(response) => {
+            format!(
+                "{} {}",
+                response.status,
+                response.headers.cseq().map_or_else(|_| String::new(), |cseq| cseq.method.to_string())
+            )
+        }
+    }
+}
