@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix chaos bench fuzz deny
+.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -29,8 +29,14 @@ fix:              ## what can be mended by machine
 	$(CARGO) fmt
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 
+sim: bootstrap    ## calls cut at every point, and 10,000 random schedules; SEED=n replays one
+	SCHEDULES=$${SCHEDULES:-10000} SEED=$(SEED) $(CARGO) nextest run --release --test sim
+
 chaos: bootstrap  ## only the tests with real processes that die
 	$(CARGO) nextest run --test chaos
+
+upgrade-test: bootstrap ## three nodes restart one after another under load, and no call notices
+	$(CARGO) nextest run --test chaos -E 'test(restart_one_after_another)'
 
 bench: bootstrap  ## figures, each beside a peer or a floor in the same run
 	scripts/bench

@@ -14,6 +14,9 @@ async fn main() -> ExitCode {
         Command::Serve(serve) => serve.run().await,
         Command::Dev(dev) => dev.run().await,
         Command::Demo(demo) => demo.run().await,
+        Command::Move(to) => to.run().await,
+        Command::Drain(drain) => drain.run(true).await,
+        Command::Undrain(drain) => drain.run(false).await,
         Command::Status(status) => status.run().await,
         Command::Storage(storage) => storage.run().await,
     }

@@ -65,6 +65,12 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         Arrival::Invite(request) => invite(services, request, packet),
         Arrival::Cancel(request) => cancel(services, request, flow),
         Arrival::Register(request) => register(services, request, packet),
+        Arrival::Options(request) => {
+            count(Why::Options);
+            // Whoever shares load by this must hear what is true.
+            let here = services.owns(packet.vnode) && !services.cluster.is_draining();
+            transport::respond(services, flow, if here { endpoint::capabilities(&request) } else { unavailable(&request) });
+        }
         Arrival::Answer(response, why) => {
             count(why);
             transport::respond(services, flow, response);

@@ -1,14 +1,18 @@
-//! `/v1/cluster`: the nodes and the vnodes as this node sees them.
+//! `/v1/cluster`: the nodes and the vnodes as this node sees them, and where operators want them.
 
 use axum::Json;
-use axum::extract::State;
-use serde::Serialize;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::problem::{Body, Problem};
 use crate::actors::gateway::Gateways;
 use crate::cluster::Ownership;
+use crate::cluster::state::MetaCommand;
 use crate::cluster::wire::Reach;
+use crate::ids::{NodeId, VnodeId};
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct ClusterView {
@@ -27,7 +31,7 @@ pub(super) struct ClusterView {
 #[derive(Serialize, ToSchema)]
 struct NodeView {
     id: u64,
-    /// `up`, `catching_up`, `refused` (no process there), `silent` or `unknown`.
+    /// `up`, `draining`, `catching_up`, `refused` (no process there), `silent` or `unknown`.
     state: &'static str,
     /// Whether what belongs to it can be passed on to it.
     linked: bool,
@@ -53,11 +57,17 @@ struct VnodeView {
 pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
     let services = &api.services;
     let cluster = &services.cluster;
-    let own = NodeView { id: services.node.0, state: if cluster.is_ready() { "up" } else { "catching_up" }, linked: true };
+    let state = match (cluster.is_draining(), cluster.is_ready()) {
+        (true, _) => "draining",
+        (false, true) => "up",
+        (false, false) => "catching_up",
+    };
+    let own = NodeView { id: services.node.0, state, linked: true };
     let others = cluster.peers().into_iter().map(|(node, reach)| NodeView {
         id: node.0,
         linked: Gateways::is_linked(node),
         state: match reach {
+            Reach::Up(beat) if beat.draining => "draining",
             Reach::Up(beat) if beat.ready => "up",
             Reach::Up(_) => "catching_up",
             Reach::Refused => "refused",
@@ -87,4 +97,60 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         media_sockets: services.relay.open_sockets(),
         media_ports: services.ports_in_use(),
     })
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Home {
+    /// The node that the vnode shall be at home on.
+    node: u64,
+}
+
+/// Moves a vnode to another node, which is its home from then on; its calls go on
+#[utoipa::path(put, path = "/v1/vnodes/{vnode}/home", params(("vnode" = u16, Path, description = "The vnode's number")),
+    request_body = Home, responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn move_vnode(
+    State(api): State<Api>,
+    Path(vnode): Path<u16>,
+    Body(home): Body<Home>,
+) -> Result<StatusCode, Problem> {
+    let home = Some(known_node(&api, home.node)?);
+    wish(&api, MetaCommand::MoveVnode { vnode: known_vnode(&api, vnode)?, home }).await
+}
+
+/// Sends a vnode back to the node that the configuration says
+#[utoipa::path(delete, path = "/v1/vnodes/{vnode}/home", params(("vnode" = u16, Path, description = "The vnode's number")),
+    responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn move_vnode_back(State(api): State<Api>, Path(vnode): Path<u16>) -> Result<StatusCode, Problem> {
+    wish(&api, MetaCommand::MoveVnode { vnode: known_vnode(&api, vnode)?, home: None }).await
+}
+
+/// Empties a node: its vnodes move to the others, and none comes until that is taken back
+#[utoipa::path(put, path = "/v1/nodes/{node}/drain", params(("node" = u64, Path, description = "The node's number")),
+    responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn drain(State(api): State<Api>, Path(node): Path<u64>) -> Result<StatusCode, Problem> {
+    wish(&api, MetaCommand::DrainNode { node: known_node(&api, node)?, drain: true }).await
+}
+
+/// Lets a node have its vnodes again
+#[utoipa::path(delete, path = "/v1/nodes/{node}/drain", params(("node" = u64, Path, description = "The node's number")),
+    responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView)))]
+pub(super) async fn undrain(State(api): State<Api>, Path(node): Path<u64>) -> Result<StatusCode, Problem> {
+    wish(&api, MetaCommand::DrainNode { node: known_node(&api, node)?, drain: false }).await
+}
+
+fn known_node(api: &Api, node: u64) -> Result<NodeId, Problem> {
+    let known = api.services.cluster.nodes().into_iter().find(|known| known.0 == node);
+    known.ok_or_else(|| Problem::not_found("node"))
+}
+
+fn known_vnode(api: &Api, vnode: u16) -> Result<VnodeId, Problem> {
+    let known = api.services.cluster.vnodes().into_iter().find(|known| known.0 == vnode);
+    known.ok_or_else(|| Problem::not_found("vnode"))
+}
+
+/// Says what is wanted; the owners act on it as soon as they hear it.
+async fn wish(api: &Api, command: MetaCommand) -> Result<StatusCode, Problem> {
+    api.services.cluster.propose_meta(command).await?;
+    Ok(StatusCode::ACCEPTED)
 }

@@ -10,9 +10,12 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Ready: caught up with every group, and a majority answers.
+/// Ready: caught up with every group, a majority answers, and nobody wants the node empty.
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
     let cluster = &api.services.cluster;
+    if cluster.is_draining() {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "This node is being drained."));
+    }
     match (cluster.is_ready(), cluster.has_majority()) {
         (true, true) => Ok("ready\n"),
         (false, _) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "This node is still catching up.")),

@@ -54,6 +54,8 @@ impl Api {
     pub fn router(self) -> Router {
         let (v1, api) = OpenApiRouter::with_openapi(Document::openapi())
             .routes(routes!(cluster::show))
+            .routes(routes!(cluster::move_vnode, cluster::move_vnode_back))
+            .routes(routes!(cluster::drain, cluster::undrain))
             .routes(routes!(registrations::list))
             .routes(routes!(calls::list))
             .routes(routes!(calls::show, calls::hang_up))

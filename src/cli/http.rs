@@ -1,9 +1,11 @@
 //! The program's own way to a node's API. Layer: program.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -13,6 +15,26 @@ use tokio::net::TcpStream;
 
 /// No request takes longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which node a command asks.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// A node's API.
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    api: SocketAddr,
+    /// The file with the API's token.
+    #[arg(long, default_value = "dev/token")]
+    token_file: PathBuf,
+}
+
+impl Target {
+    /// The way to it.
+    pub fn client(&self) -> anyhow::Result<ApiClient> {
+        let token = std::fs::read_to_string(&self.token_file)
+            .with_context(|| format!("cannot read the token in {}", self.token_file.display()))?;
+        Ok(ApiClient::new(self.api, token.trim()))
+    }
+}
 
 /// One node's API.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ pub mod demo;
 pub mod dev;
 pub mod http;
 pub mod layout;
+pub mod moves;
 pub mod serve;
 pub mod status;
 pub mod storage;
@@ -28,6 +29,12 @@ pub enum Command {
     Dev(dev::Dev),
     /// Let two built-in phones talk, kill the node that owns their call, and show that it goes on.
     Demo(demo::Demo),
+    /// Move a vnode to another node, its calls with it.
+    Move(moves::Move),
+    /// Empty a node: its vnodes move to the others, their calls with them.
+    Drain(moves::Drain),
+    /// Let a node have its vnodes again.
+    Undrain(moves::Drain),
     /// Show the nodes, the vnodes and who owns them.
     Status(status::Status),
     /// Keep a node's disk: `serve` starts this.

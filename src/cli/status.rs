@@ -1,23 +1,16 @@
 //! `tandem status`: a cluster as one of its nodes sees it. Layer: program.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
-use super::http::ApiClient;
+use super::http::Target;
 
 /// The arguments.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// A node's API.
-    #[arg(long, default_value = "127.0.0.1:8081")]
-    api: SocketAddr,
-    /// The file with the API's token.
-    #[arg(long, default_value = "dev/token")]
-    token_file: PathBuf,
+    #[command(flatten)]
+    target: Target,
 }
 
 impl Status {
@@ -33,9 +26,7 @@ impl Status {
     }
 
     async fn show(&self) -> anyhow::Result<()> {
-        let token = std::fs::read_to_string(&self.token_file)
-            .with_context(|| format!("cannot read the token in {}", self.token_file.display()))?;
-        let api = ApiClient::new(self.api, token.trim());
+        let api = self.target.client()?;
         let cluster = api.get("/v1/cluster").await?;
         let calls = api.get("/v1/calls?limit=0").await?;
         let registrations = api.get("/v1/registrations?limit=0").await?;

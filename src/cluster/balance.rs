@@ -1,5 +1,5 @@
 //! Vnodes go home: leadership is moved to the node that a vnode is at home on, when that node is there and
-//! has caught up. Layer: shell.
+//! has caught up; or to another one, when the node that has it is being drained. Layer: shell.
 //!
 //! A move is: the sockets close here, leadership goes over (1-3 ms), the successor opens them. In this
 //! order, so that no two nodes ever answer for an address.
@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::raft::GroupId;
 use super::wire::{BEAT, Reach};
 use super::{Cluster, Group};
 use crate::ids::{NodeId, VnodeId};
@@ -24,25 +25,42 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// A home that is further behind than this has to catch up first.
 const CLOSE_BEHIND: u64 = 16;
 
-/// Sends vnodes home, one at a time, for ever.
+/// Sends vnodes to where they belong, one at a time, for ever.
 pub async fn run(cluster: Arc<Cluster>) {
+    let Some(mut wishes) = cluster.groups.get(&GroupId::META).map(|meta| meta.machine.applied()) else { return };
     loop {
-        tokio::time::sleep(LOOK).await;
+        // An operator may have said something.
+        let _ = tokio::time::timeout(LOOK, wishes.changed()).await;
         if cluster.is_stopping() {
             return;
         }
+        cluster.life.drain(cluster.read_meta(|meta| meta.is_drained(cluster.node)));
         for vnode in cluster.vnodes() {
-            let Some(home) = cluster.home(vnode).filter(|home| *home != cluster.node) else { continue };
-            if cluster.owners.get(&vnode).is_some_and(|owner| owner.now().is_active()) && may_take(&cluster, vnode, home) {
-                move_to(&cluster, vnode, home).await;
+            let owns = cluster.owners.get(&vnode).is_some_and(|owner| owner.now().is_active());
+            if let Some(node) = wanted(&cluster, vnode).filter(|_| owns) {
+                move_to(&cluster, vnode, node).await;
             }
         }
     }
 }
 
+/// The other node on which a vnode of ours should be, and can be.
+fn wanted(cluster: &Cluster, vnode: VnodeId) -> Option<NodeId> {
+    let home = cluster.home(vnode).filter(|home| *home != cluster.node && may_take(cluster, vnode, *home));
+    home.or_else(|| if cluster.is_draining() { heir(cluster, vnode) } else { None })
+}
+
+/// Who takes what this node must not keep: turn about, so that the load is shared.
+fn heir(cluster: &Cluster, vnode: VnodeId) -> Option<NodeId> {
+    let mut heirs: Vec<NodeId> = cluster.links.keys().copied().filter(|peer| may_take(cluster, vnode, *peer)).collect();
+    let turn = usize::from(vnode.0) / (cluster.links.len() + 1) % heirs.len().max(1);
+    heirs.rotate_left(turn);
+    heirs.first().copied()
+}
+
 /// Hands everything that this node owns to whoever can take it, as long as a drain may take.
 pub async fn hand_everything_over(cluster: &Cluster) {
-    cluster.life.drain();
+    cluster.life.stop();
     // The others must have heard it, or they would send home what we send away.
     tokio::time::sleep(BEAT * 2).await;
     let deadline = tokio::time::Instant::now() + DRAIN;
@@ -54,12 +72,8 @@ pub async fn hand_everything_over(cluster: &Cluster) {
             return;
         }
         for vnode in led {
-            // Turn about, so that the load is shared.
-            let mut heirs: Vec<NodeId> = cluster.links.keys().copied().filter(|peer| may_take(cluster, vnode, *peer)).collect();
-            let turn = usize::from(vnode.0) / (cluster.links.len() + 1) % heirs.len().max(1);
-            heirs.rotate_left(turn);
-            if let Some(heir) = heirs.first() {
-                move_to(cluster, vnode, *heir).await;
+            if let Some(heir) = heir(cluster, vnode) {
+                move_to(cluster, vnode, heir).await;
             }
         }
         tokio::time::sleep(AGAIN).await;

@@ -217,9 +217,21 @@ impl Cluster {
         self.homes.keys().copied().collect()
     }
 
-    /// The node that a vnode is at home on.
+    /// The node that a vnode is at home on: the one that an operator chose, or the configuration.
     pub fn home(&self, vnode: VnodeId) -> Option<NodeId> {
-        self.homes.get(&vnode).copied()
+        self.read_meta(|meta| meta.home(vnode)).or_else(|| self.homes.get(&vnode).copied())
+    }
+
+    /// Every node, in order.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<_> = self.links.keys().copied().chain([self.node]).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    /// Whether nothing should be on this node, or move to it.
+    pub fn is_draining(&self) -> bool {
+        self.life.is_draining()
     }
 
     /// Every other node, and how it looks from here.

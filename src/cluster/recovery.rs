@@ -30,7 +30,9 @@ pub struct Life {
     memory: Mutex<Memory>,
     may_vote: AtomicBool,
     ready: AtomicBool,
-    draining: AtomicBool,
+    /// An operator wants nothing to be here.
+    drained: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl Life {
@@ -41,7 +43,8 @@ impl Life {
             memory: Mutex::new(memory),
             may_vote: AtomicBool::new(memory == Memory::Whole),
             ready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         }
     }
 
@@ -55,14 +58,24 @@ impl Life {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Says to the peers that nothing should move here any more.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Whether nothing should be here, or move here.
+    pub fn is_draining(&self) -> bool {
+        self.drained.load(Ordering::Relaxed) || self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// An operator wants nothing to be here, or takes that back.
+    pub fn drain(&self, drain: bool) {
+        self.drained.store(drain, Ordering::Relaxed);
+    }
+
+    /// This process is about to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// What the peers hear.
     pub fn beat(&self) -> Beat {
-        Beat { node: self.node, memory: self.memory(), ready: self.is_ready(), draining: self.draining.load(Ordering::Relaxed) }
+        Beat { node: self.node, memory: self.memory(), ready: self.is_ready(), draining: self.is_draining() }
     }
 
     fn memory(&self) -> Memory {

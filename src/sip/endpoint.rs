@@ -27,6 +27,8 @@ pub enum Arrival {
     Cancel(Request),
     /// A REGISTER.
     Register(Request),
+    /// An OPTIONS outside of a dialog: are you there, and what can you do? Answer [`capabilities`], if that is true.
+    Options(Request),
     /// Answered already.
     Answer(Response, Why),
     /// Not to be answered.
@@ -128,11 +130,7 @@ fn request_arrived(request: Request) -> Arrival {
     }
     match request.method {
         Method::Invite | Method::Register | Method::Cancel => first_of_its_kind(request),
-        Method::Options => {
-            let response = request.response(StatusCode::OK, Some(&stateless_tag(&request)));
-            let response = response.with(Name::Allow, format!("{ALLOW}, REGISTER")).with(Name::Accept, "application/sdp");
-            Arrival::Answer(response, Why::Options)
-        }
+        Method::Options => Arrival::Options(request),
         Method::Ack => Arrival::Drop(Why::StrayAck),
         // RFC 3261 §8.2.1: known but not here is 405, never heard of is 501.
         Method::Other(_) => answer(&request, StatusCode::NOT_IMPLEMENTED, Why::UnsupportedMethod),
@@ -144,6 +142,12 @@ fn request_arrived(request: Request) -> Arrival {
             Arrival::Answer(response.with(Name::Allow, format!("{ALLOW}, REGISTER")), Why::UnsupportedMethod)
         }
     }
+}
+
+/// The 200 to an OPTIONS (RFC 3261 §11.2).
+pub fn capabilities(request: &Request) -> Response {
+    let response = request.response(StatusCode::OK, Some(&stateless_tag(request)));
+    response.with(Name::Allow, format!("{ALLOW}, REGISTER")).with(Name::Accept, "application/sdp")
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
@@ -260,7 +264,6 @@ mod tests {
             (with("BYE", "sip:b@x", "<sip:b@x>", ""), 481),
             (with("PUBLISH", "sip:b@x", "<sip:b@x>", ""), 405),
             (with("FROB", "sip:b@x", "<sip:b@x>", ""), 501),
-            (with("OPTIONS", "sip:x", "<sip:x>", ""), 200),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Max-Forwards: many\r\n"), 400),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Content-Length: 10\r\n"), 400),
             (with("INVITE", "sip:b@x", "rubbish here", ""), 400),
@@ -275,6 +278,8 @@ mod tests {
     fn what_begins_something_is_passed_on_with_its_source() {
         let Arrival::Invite(request) = arrive(&with("INVITE", "sip:b@x", "<sip:b@x>", "")) else { panic!() };
         assert_eq!(&request.headers.text(&Name::Via).unwrap()[..], "SIP/2.0/UDP a;rport=4444;branch=z9hG4bK1;received=192.0.2.7");
+        let Arrival::Options(options) = arrive(&with("OPTIONS", "sip:x", "<sip:x>", "")) else { panic!() };
+        assert_eq!(capabilities(&options).status, StatusCode::OK);
         assert!(matches!(arrive(&with("REGISTER", "sip:x", "<sip:a@x>", "")), Arrival::Register(_)));
         assert!(matches!(arrive(&with("CANCEL", "sip:x", "<sip:a@x>", "")), Arrival::Cancel(_)));
         assert!(matches!(arrive(&with("ACK", "sip:x", "<sip:a@x>;tag=s1", "")), Arrival::Drop(Why::StrayAck)));

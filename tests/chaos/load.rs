@@ -2,45 +2,11 @@
 
 use std::time::Duration;
 
-use crate::lab::cluster::{Cluster, PATIENCE};
-use crate::lab::sipp::{Line, Load, Sipp};
-use crate::lab::until;
+use crate::lab::load::{Running, settled, start};
+use crate::lab::sipp::Load;
 
 const CALLS: usize = 1200;
 const MINUTE: Load = Load { calls: CALLS, per_second: 20, talk: 3000 };
-const USERS: usize = 100;
-
-struct Running {
-    cluster: Cluster,
-    caller: Sipp,
-    callee: Sipp,
-}
-
-async fn start(load: Load) -> Running {
-    let cluster = Cluster::start(USERS);
-    let callee = Sipp::waiting("callee");
-    let line = |n: usize, last: String| Line { user: &cluster.users[n].0, password: &cluster.users[n].1, last };
-    let registering: Vec<_> = (0..USERS).map(|n| line(n, callee.contact())).collect();
-    let register = Load { calls: USERS, per_second: 100, talk: 0 };
-    let registered = Sipp::toward(cluster.sip_of(1), "register", &registering, &register).done().await;
-    assert_eq!((registered.succeeded, registered.failed), (USERS as u64, 0), "{registered:?}");
-    let calling: Vec<_> = (0..USERS).map(|n| line(n, cluster.users[(n + 1) % USERS].0.clone())).collect();
-    let caller = Sipp::toward(cluster.sip_of(2), "caller", &calling, &load);
-    Running { cluster, caller, callee }
-}
-
-/// Every call has its CDR, and nothing is left of it.
-async fn settled(cluster: &Cluster, cdrs: u64) {
-    until("every call has its CDR and no port is open", PATIENCE, || async {
-        let mut ports = 0;
-        for node in 1..=3 {
-            ports += cluster.count(node, "/v1/cluster", "media_sockets").await
-                + cluster.count(node, "/v1/cluster", "media_ports").await;
-        }
-        ports == 0 && cluster.count(1, "/v1/cdrs?limit=0", "total").await == cdrs
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_calls_a_second_for_a_minute() {

@@ -10,4 +10,5 @@ mod comeback;
 mod disk;
 mod load;
 mod majority;
+mod moves;
 mod registrations;

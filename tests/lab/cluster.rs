@@ -102,6 +102,28 @@ impl Cluster {
         }
     }
 
+    /// Asks a node to end, and waits until it has.
+    pub async fn stop(&mut self, node: usize) {
+        let pid = self.pids[node - 1];
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+        match self.own.iter().position(|(own, _)| *own == node) {
+            Some(at) => drop(self.own.swap_remove(at).1.wait()),
+            None => {
+                let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+                until("the node ends", PATIENCE, || async { !process.exists() }).await;
+            }
+        }
+    }
+
+    /// Runs one of tandem's commands on the cluster; gives what it prints.
+    pub async fn command(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = tokio::process::Command::new(TANDEM);
+        command.args(args).args(["--api", &self.api[0].to_string(), "--token-file"]).arg(self.dir.path().join("dev/token"));
+        let output = command.output().await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
     /// Starts a node again that was killed.
     pub fn start_again(&mut self, node: usize) {
         let dir = self.dir.path().join("dev");

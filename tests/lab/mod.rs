@@ -9,6 +9,7 @@
 pub mod baresip;
 pub mod call;
 pub mod cluster;
+pub mod load;
 pub mod sipp;
 pub mod tone;
 

@@ -31,7 +31,7 @@ pub enum Fate {
     /// These blows: each so many points after the one before.
     Planned { blows: Vec<(Blow, usize)>, passed: usize },
     /// Whatever the dice say.
-    Random { dice: StdRng, blow: f64, left: u32, loss: f64, delay: u64 },
+    Random { dice: Box<StdRng>, blow: f64, left: u32, loss: f64, delay: u64 },
 }
 
 impl Fate {
@@ -56,7 +56,7 @@ impl Fate {
             left: own.random_range(0..5),
             loss: if own.random_bool(0.5) { 0.0 } else { own.random_range(0.0..0.12) },
             delay: own.random_range(0..4),
-            dice: own,
+            dice: Box::new(own),
         };
         (fate, dice)
     }

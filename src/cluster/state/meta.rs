@@ -1,12 +1,12 @@
-//! What the meta group holds: users and CDRs. Layer: pure.
+//! What the meta group holds: users, CDRs, and where operators want the vnodes. Layer: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::Reply;
 use super::records::{CdrRecord, UserRecord};
-use crate::ids::{Aor, CallId};
+use crate::ids::{Aor, CallId, NodeId, VnodeId};
 
 /// This many CDRs are kept; the oldest go first. Sinks that keep them for ever are the accounting issue's.
 pub const MAX_CDRS: usize = 100_000;
@@ -38,6 +38,20 @@ pub enum MetaCommand {
         /// Which.
         cdrs: Vec<CdrRecord>,
     },
+    /// An operator wants a vnode at home on another node, or where the configuration says.
+    MoveVnode {
+        /// Which.
+        vnode: VnodeId,
+        /// Where; none takes an earlier wish back.
+        home: Option<NodeId>,
+    },
+    /// An operator wants nothing to be on a node, or takes that back.
+    DrainNode {
+        /// Which.
+        node: NodeId,
+        /// Whether nothing shall be there.
+        drain: bool,
+    },
 }
 
 impl MetaCommand {
@@ -48,6 +62,8 @@ impl MetaCommand {
             Self::PutUsers { .. } => "put_users",
             Self::DeleteUser { .. } => "delete_user",
             Self::StoreCdrs { .. } => "store_cdrs",
+            Self::MoveVnode { .. } => "move_vnode",
+            Self::DrainNode { .. } => "drain_node",
         }
     }
 }
@@ -59,6 +75,10 @@ pub struct MetaState {
     cdrs: BTreeMap<u64, CdrRecord>,
     cdr_of: BTreeMap<CallId, u64>,
     next_cdr: u64,
+    #[serde(default)]
+    homes: BTreeMap<VnodeId, NodeId>,
+    #[serde(default)]
+    drained: BTreeSet<NodeId>,
 }
 
 impl MetaState {
@@ -89,6 +109,22 @@ impl MetaState {
                 }
                 Reply::Done
             }
+            MetaCommand::MoveVnode { vnode, home: Some(home) } => {
+                self.homes.insert(*vnode, *home);
+                Reply::Done
+            }
+            MetaCommand::MoveVnode { vnode, home: None } => {
+                self.homes.remove(vnode);
+                Reply::Done
+            }
+            MetaCommand::DrainNode { node, drain: true } => {
+                self.drained.insert(*node);
+                Reply::Done
+            }
+            MetaCommand::DrainNode { node, drain: false } => {
+                self.drained.remove(node);
+                Reply::Done
+            }
         }
     }
 
@@ -104,6 +140,16 @@ impl MetaState {
                 self.cdr_of.remove(&oldest.call);
             }
         }
+    }
+
+    /// Where an operator wants a vnode to be at home.
+    pub fn home(&self, vnode: VnodeId) -> Option<NodeId> {
+        self.homes.get(&vnode).copied()
+    }
+
+    /// Whether an operator wants nothing to be on a node.
+    pub fn is_drained(&self, node: NodeId) -> bool {
+        self.drained.contains(&node)
     }
 
     /// One user.
@@ -147,6 +193,18 @@ mod tests {
             state.apply(&MetaCommand::StoreCdrs { cdrs: vec![cdr(1), cdr(2)] });
         }
         assert_eq!(state.cdrs().map(|(_, cdr)| cdr.call.0).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn what_operators_want_can_be_taken_back() {
+        let mut state = MetaState::default();
+        let (vnode, node) = (VnodeId(1), NodeId(2));
+        state.apply(&MetaCommand::MoveVnode { vnode, home: Some(node) });
+        state.apply(&MetaCommand::DrainNode { node, drain: true });
+        assert_eq!((state.home(vnode), state.is_drained(node)), (Some(node), true));
+        state.apply(&MetaCommand::MoveVnode { vnode, home: None });
+        state.apply(&MetaCommand::DrainNode { node, drain: false });
+        assert_eq!(state, MetaState::default());
     }
 
     #[test]
