@@ -9,7 +9,7 @@ use crate::lab::load::{self, Running};
 use crate::lab::sipp::Load;
 use crate::lab::{call, until};
 
-/// The longest that a stream may be silent over a planned move; `docs/failover.md` has what it was.
+/// The longest that a stream may be silent over a planned move: what the promise allows a death.
 const GAP: Duration = Duration::from_millis(100);
 /// So many packets of a stream may a move cost.
 const LOST: u64 = 2;
