@@ -521,7 +521,7 @@ impl Running {
 
     fn close(&mut self, myself: &ActorRef<CallMsg>) {
         if self.core.as_ref().is_some_and(|core| core.state().ended.is_some()) {
-            self.services.directory.has_ended(self.id, clock::now());
+            self.services.directory.remember_end(self.id, clock::now());
         }
         self.services.directory.remove(self.id);
         myself.stop(None);

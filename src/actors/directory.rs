@@ -106,7 +106,7 @@ impl Directory {
     }
 
     /// A call was here and is over: whoever hangs up once more is told so, for a while.
-    pub fn has_ended(&self, call: CallId, now: Timestamp) {
+    pub fn remember_end(&self, call: CallId, now: Timestamp) {
         let mut inner = self.inner();
         inner.endings.push_back((now + LINGER, call));
         inner.ended.insert(call);

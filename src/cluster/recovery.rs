@@ -106,6 +106,8 @@ pub async fn run(cluster: Arc<Cluster>) {
         }
         tokio::time::sleep(LOOK).await;
     }
+    // Before anybody hears that we are ready: nothing must come to a node that is being drained.
+    cluster.life.drain(cluster.read_meta(|meta| meta.is_drained(cluster.node)));
     cluster.life.caught_up();
     cluster.storage.caught_up();
     let_elect(&cluster);

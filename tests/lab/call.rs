@@ -1,5 +1,7 @@
 //! Built-in phones that talk through a cluster.
 
+use std::time::Duration;
+
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
 use tokio::net::UdpSocket;
@@ -18,4 +20,12 @@ pub async fn between(cluster: &Cluster, a: (&mut Phone, UdpSocket), b: (&mut Pho
     let callee = cluster.users[1].0.clone();
     let (a_to, b_to) = tokio::join!(a.0.call(&callee), b.0.answer());
     [Talk::start(a.1, a_to.unwrap()), Talk::start(b.1, b_to.unwrap())]
+}
+
+/// Both hear each other, and were never without sound for as long as `gap`.
+pub fn heard_each_other(talks: &[Talk; 2], gap: Duration) {
+    for talk in talks {
+        let heard = talk.heard();
+        assert!(heard.gap < gap && heard.silence().is_some_and(|silence| silence < gap), "{:?} {:?}", heard.gap, heard.silence());
+    }
 }

@@ -154,6 +154,11 @@ impl Cluster {
         std::fs::remove_dir_all(self.data(node)).unwrap();
     }
 
+    /// What a node has said so far.
+    pub fn log(&self, node: usize) -> String {
+        std::fs::read_to_string(self.dir.path().join("dev").join(format!("node{node}.log"))).unwrap()
+    }
+
     pub fn data(&self, node: usize) -> PathBuf {
         self.dir.path().join("dev").join(format!("node{node}"))
     }

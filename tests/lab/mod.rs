@@ -1,8 +1,8 @@
 //! The lab: a cluster of real processes on loopback, real phones and load, and what breaks them.
 //!
-//! Everything it starts ends with it, and each lab has addresses and a directory of its own: what listens does so on
-//! an address that nobody else has, so that no port has to be looked for (one that was free a moment ago may be the
-//! end of somebody's connection now).
+//! Everything it starts ends with it, and each lab has addresses and a directory of its own. Phones, load and vnodes have
+//! addresses that nobody else has, so that no port has to be looked for (one that was free a moment ago may be the
+//! end of somebody's connection now). The nodes' own ports are on 127.0.0.1, below those that connections get.
 
 #![allow(dead_code, reason = "each test uses its part")]
 

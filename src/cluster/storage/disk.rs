@@ -3,6 +3,7 @@
 //! Changes are gathered and told to sled in one batch with each flush, which costs it much less than each by itself. When
 //! the pipe ends, by `Close` or because the node has died, everything that was in it is brought to the platter, and
 //! only then the mark is set that this memory is whole: a start that doesn't find the mark may have forgotten something.
+//! Whatever was in the pipe counts as kept, so a change that can't be read or taken costs the mark too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,8 +20,8 @@ use super::{Ask, Change, Ends, OPEN, Stored, Tell, read_frame, write_frame};
 
 /// How far sled may be behind.
 pub const FLUSH: Duration = Duration::from_millis(200);
-/// So many changes may wait for a disk that stalls; behind that the pipe fills, and the node waits.
-const QUEUE: usize = 1 << 20;
+/// So many changes may wait for a disk that stalls, half a gigabyte of calls; behind that the pipe fills, and the node waits.
+const QUEUE: usize = 1 << 18;
 /// So many are taken between two looks at the clock.
 const BATCH: usize = 1024;
 /// How soon a database is tried again that its former process has not let go.
@@ -46,9 +47,9 @@ pub fn serve(dir: &Path, asks: impl Read + Send + 'static, answers: impl Write) 
 }
 
 /// Takes what is in the pipe to its end, so that it is nowhere but here.
-fn read(mut asks: impl Read, queue: &SyncSender<Ask>) {
-    while let Ok(Some(ask)) = read_frame(&mut asks) {
-        let last = matches!(ask, Ask::Close);
+fn read(mut asks: impl Read, queue: &SyncSender<io::Result<Ask>>) {
+    while let Some(ask) = read_frame(&mut asks).transpose() {
+        let last = matches!(ask, Ok(Ask::Close) | Err(_));
         if queue.send(ask).is_err() || last {
             return;
         }
@@ -63,6 +64,8 @@ struct Disk {
     gathered: Gathered,
     /// Large values that are not whole.
     pieces: HashMap<(u16, String), Vec<u8>>,
+    /// A change is lost that its node counts as kept.
+    lost: bool,
 }
 
 /// What sled is to be told with the next flush.
@@ -80,14 +83,14 @@ impl Disk {
         let log = db.open_tree("log").map_err(io::Error::other)?;
         let values = db.open_tree("values").map_err(io::Error::other)?;
         let memory = memory(&values)?;
-        let disk = Self { db, log, values, platter, gathered: Gathered::default(), pieces: HashMap::new() };
+        let disk = Self { db, log, values, platter, gathered: Gathered::default(), pieces: HashMap::new(), lost: false };
         // Before anything is acknowledged the platter knows that it is not whole any more.
         disk.flush()?;
         Ok((disk, memory))
     }
 
     #[allow(clippy::disallowed_methods, reason = "a process of its own")]
-    fn run(mut self, queue: &Receiver<Ask>, answers: &mut impl Write) {
+    fn run(mut self, queue: &Receiver<io::Result<Ask>>, answers: &mut impl Write) {
         let mut flushed = Instant::now();
         let mut dirty = false;
         loop {
@@ -99,28 +102,33 @@ impl Disk {
             let mut urgent = Vec::new();
             for ask in ask.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok()).take(BATCH)) {
                 let told = match ask {
-                    Ask::Write(change) => {
+                    Ok(Ask::Write(change)) => {
                         dirty = true;
-                        self.take(change)
+                        self.keep(change)
                     }
-                    Ask::Sync(id, change) => {
+                    Ok(Ask::Sync(id, change)) => {
                         urgent.push(id);
-                        self.take(change)
+                        self.keep(change)
                     }
-                    Ask::Value(id, group, name) => {
+                    Ok(Ask::Value(id, group, name)) => {
                         let value = self.value(group, &name).map_err(|error| error.to_string());
                         tell(answers, &Tell::Value(id, value));
                         Ok(())
                     }
-                    Ask::Log(id, group) => {
+                    Ok(Ask::Log(id, group)) => {
                         let log = self.stored(group).map_err(|error| error.to_string());
                         tell(answers, &Tell::Log(id, log));
                         Ok(())
                     }
-                    Ask::CaughtUp => self.values.remove("memory").map(drop).map_err(io::Error::other),
-                    Ask::Close => {
+                    Ok(Ask::CaughtUp) => self.values.remove("memory").map(drop).map_err(io::Error::other),
+                    Ok(Ask::Close) => {
                         self.end(answers);
                         return tell(answers, &Tell::Closed);
+                    }
+                    // What follows can't be told from rubbish: the node hears the pipe break, and ends.
+                    Err(error) => {
+                        self.lost = true;
+                        Err(error)
                     }
                 };
                 complain(answers, told);
@@ -141,10 +149,19 @@ impl Disk {
     /// Everything to the platter, and the mark that nothing is missing.
     fn end(mut self, answers: &mut impl Write) {
         let ended = self.write_back().and_then(|()| {
+            if self.lost {
+                return Ok(());
+            }
             self.values.insert(ENDED, b"yes").map_err(io::Error::other)?;
             self.flush()
         });
         complain(answers, ended);
+    }
+
+    fn keep(&mut self, change: Change) -> io::Result<()> {
+        let taken = self.take(change);
+        self.lost |= taken.is_err();
+        taken
     }
 
     fn take(&mut self, change: Change) -> io::Result<()> {

@@ -24,9 +24,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -45,6 +44,8 @@ const PIECE: usize = 64 << 10;
 const PIPE: i32 = 1 << 20;
 /// The storage process may wait this long for its predecessor, which is bringing the last changes to the platter.
 pub(super) const OPEN: Duration = Duration::from_secs(60);
+/// A node that ends waits this long for its disk.
+const CLOSE: Duration = Duration::from_secs(3);
 /// An answer that only needs reading may take this long.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -196,7 +197,8 @@ pub struct Storage {
     waiting: Arc<Mutex<Option<HashMap<u64, Waiting>>>>,
     next: AtomicU64,
     memory: Memory,
-    listener: Mutex<Option<JoinHandle<()>>>,
+    /// Says nothing, and ends with the storage.
+    ended: Mutex<Receiver<()>>,
     child: Mutex<Option<Child>>,
 }
 
@@ -215,15 +217,18 @@ impl Storage {
             Some(_) | None => return Err(of(io::ErrorKind::UnexpectedEof.into())),
         };
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let listener = waiting.clone();
-        let listener =
-            std::thread::Builder::new().name("storage".into()).spawn(move || listen(answers, &listener)).map_err(of)?;
+        let (listener, (ends, ended)) = (waiting.clone(), channel());
+        let listening = move || {
+            listen(answers, &listener);
+            drop(ends);
+        };
+        std::thread::Builder::new().name("storage".into()).spawn(listening).map_err(of)?;
         Ok(Arc::new(Self {
             pipe: Mutex::new(pipe),
             waiting,
             next: AtomicU64::new(1),
             memory,
-            listener: Mutex::new(Some(listener)),
+            ended: Mutex::new(ended),
             child: Mutex::new(child),
         }))
     }
@@ -286,13 +291,12 @@ impl Storage {
         let _ = self.say(&Ask::CaughtUp);
     }
 
-    /// Brings everything to the platter and ends the storage. Blocks.
+    /// Brings everything to the platter and ends the storage. Blocks, but not for longer than [`CLOSE`]: a process that
+    /// has a slow disk to wait for ends after us.
     pub fn close(&self) {
         let _ = self.say(&Ask::Close);
-        if let Some(listener) = lock(&self.listener).take() {
-            let _ = listener.join();
-        }
-        if let Some(mut child) = lock(&self.child).take() {
+        let ended = lock(&self.ended).recv_timeout(CLOSE) == Err(RecvTimeoutError::Disconnected);
+        if let Some(mut child) = lock(&self.child).take().filter(|_| ended) {
             let _ = child.wait();
         }
     }

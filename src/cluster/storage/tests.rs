@@ -144,3 +144,17 @@ fn a_disk_of_another_release_is_refused_and_left_as_it_is() {
     assert!(refused.ends_with("it is in the format of another release"), "{refused}");
     assert_eq!(sled().open_tree("values").unwrap().len(), 1);
 }
+
+/// What was in the pipe counted as kept: whoever can't read it must not say that nothing is missing.
+#[test]
+fn a_pipe_that_breaks_leaves_a_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = caught_up(dir.path());
+    storage.write(append(1)).unwrap();
+    lock(&storage.pipe).write_all(&[0, 0, 0, 2, 0xc1, 0xc1]).unwrap();
+    let (sender, ended) = channel();
+    storage.ask(|id| Ask::Value(id, 1, "vote".into()), move |answer| sender.send(answer.is_err()).unwrap());
+    assert_eq!(ended.recv_timeout(Duration::from_secs(5)), Ok(true));
+    let again = open(dir.path());
+    assert_eq!((again.memory(), indexes(&again)), (Memory::Doubtful, vec![1]));
+}
