@@ -291,7 +291,7 @@ impl Storage {
         let _ = self.say(&Ask::CaughtUp);
     }
 
-    /// Brings everything to the platter and ends the storage. Blocks, but not for longer than [`CLOSE`]: a process that
+    /// Brings everything to the platter and ends the storage. Blocks, but not for longer than three seconds: a process that
     /// has a slow disk to wait for ends after us.
     pub fn close(&self) {
         let _ = self.say(&Ask::Close);
