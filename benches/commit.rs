@@ -40,6 +40,9 @@ async fn main() {
     let mut nodes = Vec::new();
     for (node, files) in (1..=3).zip(&tls) {
         let settings = Settings {
+            addresses: BTreeMap::new(),
+            mover: tandem::cluster::address::Mover::Binding,
+            secret: b"the cluster's secret".to_vec(),
             storage: Place::Thread,
             node: NodeId(node),
             members: members.clone(),

@@ -88,6 +88,10 @@ impl std::fmt::Debug for Secret {
 #[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
 pub struct Address {
     pub mode: AddressMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
 }
 
 /// How a vnode's address gets to its owner.
@@ -96,6 +100,10 @@ pub struct Address {
 pub enum AddressMode {
     /// Addresses of 127.0.0.0/8: binding is taking.
     Loopback,
+    /// The owner puts the address on its interface and announces it.
+    Netlink,
+    /// An operator's command moves it.
+    Hook,
 }
 
 /// `[sip]`
@@ -277,13 +285,7 @@ impl Config {
         if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !members.contains(&vnode.home)) {
             return Err(("cluster.vnode.home", format!("is {}, which no cluster.member has", vnode.home.0)));
         }
-        if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !vnode.address.is_loopback()) {
-            let AddressMode::Loopback = self.address.mode;
-            return Err((
-                "cluster.vnode.address",
-                format!("is {}, and address.mode = \"loopback\" takes 127.0.0.0/8 only", vnode.address),
-            ));
-        }
+        self.check_addresses()?;
         if self.cluster.secret.0.len() < 32 {
             return Err(("cluster.secret", "must have 32 characters at least".into()));
         }
@@ -301,6 +303,33 @@ impl Config {
         let Media { first_port, last_port, .. } = self.media;
         if first_port < 1024 || last_port <= first_port || (first_port..=last_port).contains(&self.sip.port) {
             return Err(("media", "wants 1024 <= first_port < last_port, and the SIP port outside of them".into()));
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), (&'static str, String)> {
+        let loopback = |vnode: &&Vnode| vnode.address.is_loopback();
+        match self.address.mode {
+            AddressMode::Loopback => {
+                if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !loopback(vnode)) {
+                    let why = "and address.mode = \"loopback\" takes 127.0.0.0/8 only";
+                    return Err(("cluster.vnode.address", format!("is {}, {why}", vnode.address)));
+                }
+            }
+            AddressMode::Netlink | AddressMode::Hook => {
+                if let Some(vnode) = self.cluster.vnode.iter().find(loopback) {
+                    return Err((
+                        "cluster.vnode.address",
+                        format!("is {}, which only address.mode = \"loopback\" takes", vnode.address),
+                    ));
+                }
+            }
+        }
+        if self.address.mode == AddressMode::Netlink && self.address.interface.as_ref().is_none_or(String::is_empty) {
+            return Err(("address.interface", "is missing, and address.mode = \"netlink\" needs it".into()));
+        }
+        if self.address.mode == AddressMode::Hook && self.address.command.is_empty() {
+            return Err(("address.command", "is missing, and address.mode = \"hook\" needs it".into()));
         }
         Ok(())
     }
@@ -345,6 +374,7 @@ mod tests {
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
             ("min = 60", "min = 0", "x.toml: registration wants"),
             ("127.0.0.11", "192.0.2.1", "takes 127.0.0.0/8 only"),
+            ("mode = \"loopback\"", "mode = \"netlink\"", "only address.mode = \"loopback\" takes"),
             ("domain = \"tandem.test\"", "domain = \"a b\"", "sip.domain"),
         ] {
             let text = EXAMPLE.replacen(from, to, 1);

@@ -19,5 +19,6 @@ async fn main() -> ExitCode {
         Command::Undrain(drain) => drain.run(false).await,
         Command::Status(status) => status.run().await,
         Command::Storage(storage) => storage.run().await,
+        Command::Guard(guard) => guard.run().await,
     }
 }

@@ -12,10 +12,11 @@ use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
 use crate::actors::services::Services;
 use crate::api::{self, Api};
+use crate::cluster::address::Mover;
 use crate::cluster::storage::Place;
 use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
 use crate::cluster::{Cluster, Settings, StartError};
-use crate::config::Config;
+use crate::config::{self, AddressMode, Config};
 use crate::media::relay::Relay;
 
 /// Why a node did not start.
@@ -33,6 +34,9 @@ pub enum NodeError {
     /// The supervision tree.
     #[error("the actors did not start")]
     Actors(#[source] Box<ractor::SpawnErr>),
+    /// This program, which a node starts again to hold its addresses.
+    #[error("cannot find this program's file")]
+    Program(#[source] std::io::Error),
     /// The API's token.
     #[error("cannot read or make {}", path.display())]
     Token {
@@ -76,9 +80,12 @@ impl Node {
             node: config.node.id,
             members: config.cluster.member.iter().map(|member| (member.id, member.raft)).collect(),
             vnodes: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.home)).collect(),
+            addresses: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.address)).collect(),
+            mover: mover(&config.address).map_err(NodeError::Program)?,
             dir: config.node.data.clone(),
             storage,
             tls: tls.clone(),
+            secret: config.cluster.secret.0.clone().into_bytes(),
         })
         .await?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -112,6 +119,16 @@ impl Node {
         self.api.abort();
         let _ = self.root.stop_and_wait(None, Some(Duration::from_secs(1))).await;
     }
+}
+
+fn mover(address: &config::Address) -> std::io::Result<Mover> {
+    Ok(match address.mode {
+        AddressMode::Loopback => Mover::Binding,
+        AddressMode::Netlink => {
+            Mover::Guard { program: std::env::current_exe()?, interface: address.interface.clone().unwrap_or_default() }
+        }
+        AddressMode::Hook => Mover::Hook(address.command.clone()),
+    })
 }
 
 fn links(config: &Config, tls: NodeTls) -> Option<LinkSettings> {

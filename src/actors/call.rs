@@ -155,7 +155,7 @@ impl Actor for CallActor {
         let mut media_legs = Vec::new();
         for leg in LEGS {
             let dialog = spawn_dialog(&services, &myself, leg).await?;
-            let media = spawn_media(&services, &myself, id, leg).await?;
+            let media = spawn_media(&services, &myself, (vnode, id), leg).await?;
             services.directory.set_leg(id, leg, Some(dialog.clone()), Some(media.clone()));
             dialogs.push(dialog);
             media_legs.push(media);
@@ -241,12 +241,12 @@ async fn spawn_dialog(
 async fn spawn_media(
     services: &Arc<Services>,
     call: &ActorRef<CallMsg>,
-    id: CallId,
+    (vnode, id): (VnodeId, CallId),
     leg: LegId,
 ) -> Result<ActorRef<MediaLegMsg>, ActorProcessingErr> {
     let counters = services.directory.counters(id).map(|[caller, callee]| if leg == LegId::CALLER { caller } else { callee });
-    let start =
-        media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters: counters.unwrap_or_default() };
+    let (counters, fence) = (counters.unwrap_or_default(), services.fence(vnode));
+    let start = media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters, fence };
     Ok(Actor::spawn_linked(None, MediaLegActor, start, call.get_cell()).await?.0)
 }
 
@@ -552,7 +552,7 @@ impl Running {
             if self.media_legs[at].get_id() == failed {
                 tracing::error!(%leg, %error, "media leg failed");
                 metrics::counter!("tandem_actor_restarts_total", "actor" => "media_leg").increment(1);
-                self.media_legs[at] = spawn_media(&self.services, myself, self.id, leg).await?;
+                self.media_legs[at] = spawn_media(&self.services, myself, (self.vnode, self.id), leg).await?;
                 self.services.directory.set_leg(self.id, leg, None, Some(self.media_legs[at].clone()));
                 if self.media_budgets[at].failed(clock::now()) {
                     self.tell_relay(true);

@@ -119,6 +119,12 @@ fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     // The kernel gives what its limits allow.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
+    // The address may come after the socket.
+    if address.is_ipv6() {
+        socket.set_freebind_v6(true)?
+    } else {
+        socket.set_freebind_v4(true)?
+    }
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -11,6 +11,7 @@ use ractor_cluster::RactorMessage;
 
 use super::call::CallMsg;
 use super::services::Services;
+use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 use crate::media::relay::{Counters, Want};
 
@@ -48,6 +49,8 @@ pub struct Start {
     pub leg: LegId,
     /// What passes.
     pub counters: Arc<Counters>,
+    /// Its vnode's.
+    pub fence: Fence,
 }
 
 impl Actor for MediaLegActor {
@@ -61,7 +64,9 @@ impl Actor for MediaLegActor {
 
     async fn handle(&self, _: ActorRef<MediaLegMsg>, message: MediaLegMsg, start: &mut Start) -> Result<(), ActorProcessingErr> {
         match message {
-            MediaLegMsg::Apply(streams) => start.services.relay.apply(start.id, start.leg, streams, start.counters.clone()),
+            MediaLegMsg::Apply(streams) => {
+                start.services.relay.apply(start.id, start.leg, streams, start.counters.clone(), start.fence.clone());
+            }
             MediaLegMsg::Latched { stream, rtcp, source } => {
                 start.call.cast(CallMsg::Latched { leg: start.leg, stream, rtcp, source })?;
             }

@@ -13,6 +13,7 @@ use super::registrar::RegistrarMsg;
 use super::transport::Sockets;
 use crate::cluster::{Cluster, Ownership};
 use crate::config::{Config, Digest};
+use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
@@ -105,6 +106,11 @@ impl Services {
     /// What this node is to a vnode at the moment.
     pub fn ownership(&self, vnode: VnodeId) -> Ownership {
         self.cluster.ownership(vnode).map_or(Ownership::None, |ownership| *ownership.borrow())
+    }
+
+    /// What whoever sends for a vnode has to ask; one that is no vnode's lets nothing pass.
+    pub fn fence(&self, vnode: VnodeId) -> Fence {
+        self.cluster.fence(vnode).unwrap_or_default()
     }
 
     /// Whether promises can be made for a vnode here.

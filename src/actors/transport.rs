@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::gateway::Parcel;
 use super::services::Services;
+use crate::clock;
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::encode::encode;
@@ -78,7 +79,7 @@ pub fn respond(services: &Services, flow: Flow, response: Response) {
 /// Sends bytes by a flow; `onward` lets another node do it. What can't be sent now is lost, as on any network.
 pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) {
     let sent = match services.sockets.udp(flow.vnode) {
-        Some(socket) => socket.try_send_to(&bytes, flow.remote).is_ok(),
+        Some(socket) => may_send(services, flow.vnode) && socket.try_send_to(&bytes, flow.remote).is_ok(),
         None if onward => match services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node) {
             Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes }),
             None => false,
@@ -88,4 +89,8 @@ pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) {
     if !sent {
         metrics::counter!("tandem_sip_unsent_total").increment(1);
     }
+}
+
+fn may_send(services: &Services, vnode: VnodeId) -> bool {
+    services.cluster.fence(vnode).is_some_and(|fence| fence.may_send(clock::uptime()))
 }

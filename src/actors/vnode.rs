@@ -29,6 +29,8 @@ use crate::media::relay::Want;
 
 /// A vnode whose actors keep failing is opened again after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
+/// An address that didn't come is asked for again after this.
+const AGAIN: Duration = Duration::from_millis(200);
 /// An actor that is told to end has this long.
 const END: Duration = Duration::from_secs(1);
 
@@ -147,6 +149,16 @@ impl Actor for VnodeActor {
     }
 }
 
+/// Tries again to bring a vnode's address here, as long as it should be.
+async fn keep_taking(services: Arc<Services>, vnode: VnodeId) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if !services.ownership(vnode).is_active() || services.cluster.addresses().take(vnode).await.is_ok() {
+            return;
+        }
+    }
+}
+
 impl Running {
     async fn open(&mut self, myself: &ActorRef<VnodeMsg>) -> Result<(), ActorProcessingErr> {
         let Start { services, vnode } = &self.start;
@@ -163,6 +175,11 @@ impl Running {
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
+        // Everything that comes by the address finds a socket.
+        if let Err(error) = services.cluster.addresses().take(vnode).await {
+            tracing::error!(%vnode, %error, "the address does not come");
+            tokio::spawn(keep_taking(services.clone(), vnode));
+        }
         let start = calls::Start { services: services.clone(), vnode, ports: ports.clone() };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
@@ -192,7 +209,7 @@ impl Running {
             for leg in [LegId::CALLER, LegId::CALLEE] {
                 let wants = session.plan(usize::from(leg.0)).into_iter();
                 let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
-                services.relay.apply(call, leg, wants, Arc::default());
+                services.relay.apply(call, leg, wants, Arc::default(), services.fence(*vnode));
             }
         }
     }
@@ -223,6 +240,7 @@ impl Running {
     async fn close(&mut self) {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
+        services.cluster.addresses().give(vnode).await;
         let calls = services.directory.of_vnode(vnode);
         self.end_actors().await;
         for call in calls {

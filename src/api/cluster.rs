@@ -67,8 +67,8 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         id: node.0,
         linked: Gateways::is_linked(node),
         state: match reach {
-            Reach::Up(beat) if beat.draining => "draining",
-            Reach::Up(beat) if beat.ready => "up",
+            Reach::Up(hello) if hello.draining => "draining",
+            Reach::Up(hello) if hello.ready => "up",
             Reach::Up(_) => "catching_up",
             Reach::Refused => "refused",
             Reach::Silent => "silent",

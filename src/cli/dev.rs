@@ -97,7 +97,7 @@ async fn run(layout: Layout, token: String, users: &[User], show: bool, restart:
     let mut nodes = Nodes::start(layout, token)?;
     let ready = async {
         nodes.ready().await?;
-        nodes.import(users).await?;
+        import(&nodes.api(1), users).await?;
         nodes.describe().await
     };
     let ready = tokio::select! {
@@ -154,6 +154,15 @@ fn tell_people(nodes: &Nodes, users: &[User]) {
     eprintln!("Point a browser at http://{}/openapi.json, or ask with the token:", nodes.layout.api(1));
     eprintln!("  curl -H 'Authorization: Bearer {}' http://{}/v1/cluster", nodes.token, nodes.layout.api(1));
     eprintln!("Logs are in {}. Ctrl-C ends all of it.\n", nodes.layout.dir.display());
+}
+
+/// Brings users into a cluster.
+pub async fn import(api: &ApiClient, users: &[User]) -> anyhow::Result<()> {
+    for some in users.chunks(IMPORT) {
+        let body: Vec<Value> = some.iter().map(|user| json!({"user": user.name, "password": user.password})).collect();
+        api.ask(Method::PUT, "/v1/users", Some(&body.into())).await.context("cannot import the users")?;
+    }
+    Ok(())
 }
 
 /// Whether every node is ready and linked to the others, and listens for all the vnodes that are at home on it.
@@ -259,15 +268,6 @@ impl Nodes {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// Brings users into the cluster.
-    pub async fn import(&self, users: &[User]) -> anyhow::Result<()> {
-        for some in users.chunks(IMPORT) {
-            let body: Vec<Value> = some.iter().map(|user| json!({"user": user.name, "password": user.password})).collect();
-            self.api(1).ask(Method::PUT, "/v1/users", Some(&body.into())).await.context("cannot import the users")?;
-        }
-        Ok(())
     }
 
     /// The line that says where everything is.

@@ -109,7 +109,7 @@ impl Layout {
                 member: self.node_ids().map(member).collect(),
                 vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
             },
-            address: config::Address { mode: AddressMode::Loopback },
+            address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
             sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5] },
             registration: config::Registration::default(),
             media: config::Media::default(),

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod dev;
+pub mod guard;
 pub mod http;
 pub mod layout;
 pub mod moves;
@@ -40,6 +41,9 @@ pub enum Command {
     /// Keep a node's disk: `serve` starts this.
     #[command(hide = true)]
     Storage(storage::Storage),
+    /// Hold a node's addresses: `serve` starts this.
+    #[command(hide = true)]
+    Guard(guard::Guard),
 }
 
 /// The exit code of a command that was told something impossible.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::raft::GroupId;
-use super::wire::{BEAT, Reach};
+use super::wire::{HELLO, Reach};
 use super::{Cluster, Group};
 use crate::ids::{NodeId, VnodeId};
 
@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const CLOSE: Duration = Duration::from_secs(2);
 /// How long Raft's transfer may take.
 const TRANSFER: Duration = Duration::from_secs(1);
+/// How long the voters may take to hear that a vnode is let go.
+const RELEASE: Duration = Duration::from_millis(200);
 /// How long handing everything over may take.
 const DRAIN: Duration = Duration::from_secs(3);
 /// The pause before what couldn't be handed over is tried again.
@@ -62,12 +64,12 @@ fn heir(cluster: &Cluster, vnode: VnodeId) -> Option<NodeId> {
 pub async fn hand_everything_over(cluster: &Cluster) {
     cluster.life.stop();
     // The others must have heard it, or they would send home what we send away.
-    tokio::time::sleep(BEAT * 2).await;
+    tokio::time::sleep(HELLO * 2).await;
     let deadline = tokio::time::Instant::now() + DRAIN;
     while tokio::time::Instant::now() < deadline {
         let led: Vec<VnodeId> =
             cluster.vnodes().into_iter().filter(|vnode| cluster.owner_of(*vnode) == Some(cluster.node)).collect();
-        let stays = |link: &std::sync::Arc<super::wire::Link>| matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining);
+        let stays = |link: &std::sync::Arc<super::wire::Link>| matches!(*link.reach().borrow(), Reach::Up(hello) if hello.ready && !hello.draining);
         if led.is_empty() || !cluster.links.values().any(stays) {
             return;
         }
@@ -85,7 +87,7 @@ fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
     let up = cluster
         .links
         .get(&node)
-        .is_some_and(|link| matches!(*link.reach().borrow(), Reach::Up(beat) if beat.ready && !beat.draining));
+        .is_some_and(|link| matches!(*link.reach().borrow(), Reach::Up(hello) if hello.ready && !hello.draining));
     up && is_close(group, node)
 }
 
@@ -99,13 +101,32 @@ fn is_close(group: &Group, node: NodeId) -> bool {
 pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
     let (Some(group), Some(owner)) = (cluster.group(vnode), cluster.owners.get(&vnode)) else { return };
     tracing::info!(%vnode, to = %node, "moving");
-    if owner.release(true, CLOSE).await {
+    if let (true, Some(term)) = (owner.release(true, CLOSE).await, group.leads()) {
         let deadline = tokio::time::Instant::now() + TRANSFER;
-        if group.raft.trigger().transfer_leader(node.0).await.is_ok() {
+        cluster.beats.withhold(group.id, term, true);
+        if let_go(cluster, group, node).await && group.raft.trigger().transfer_leader(node.0).await.is_ok() {
             while group.leader() != Some(node) && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
+    cluster.beats.withhold(group.id, 0, false);
     owner.release(false, CLOSE).await;
+}
+
+/// Waits until the successor and a majority know that their promises are void, or all that answer do: else they would refuse
+/// to elect it.
+async fn let_go(cluster: &Cluster, group: &Group, successor: NodeId) -> bool {
+    let deadline = tokio::time::Instant::now() + RELEASE;
+    let knows = |node: &NodeId| *node == cluster.node || cluster.beats.has_heard_release(group.id, *node);
+    loop {
+        let majority = group.voters().iter().all(|voters| voters.iter().filter(|node| knows(node)).count() > voters.len() / 2);
+        if majority && knows(&successor) {
+            return true;
+        }
+        if tokio::time::Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
 }

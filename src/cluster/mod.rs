@@ -8,8 +8,13 @@
 //!                 └─ lease ─▶ owner ─▶ Ownership ─▶ the vnode's actors
 //! ```
 
+pub mod address;
 pub mod balance;
+pub mod beats;
+pub mod election;
+pub mod lease;
 pub mod owner;
+mod priority;
 pub mod raft;
 pub mod recovery;
 mod serve;
@@ -18,8 +23,8 @@ pub mod storage;
 pub mod tls;
 pub mod wire;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +38,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
+use address::{Addresses, Mover};
+use beats::Beats;
 pub use owner::Ownership;
 use raft::machine::Machine;
 use raft::network::Network;
@@ -59,12 +67,18 @@ pub struct Settings {
     pub members: BTreeMap<NodeId, SocketAddr>,
     /// The vnodes, and the node each is at home on.
     pub vnodes: BTreeMap<VnodeId, NodeId>,
+    /// Their addresses.
+    pub addresses: BTreeMap<VnodeId, IpAddr>,
+    /// What moves them.
+    pub mover: Mover,
     /// Where to store.
     pub dir: PathBuf,
     /// What does it.
     pub storage: Place,
     /// The links' certificates.
     pub tls: NodeTls,
+    /// What signs the beats: the same on all nodes.
+    pub secret: Vec<u8>,
 }
 
 /// Why the cluster could not be joined.
@@ -82,6 +96,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The process that holds the addresses.
+    #[error("the guard of the addresses does not start")]
+    Guard(#[source] std::io::Error),
     /// openraft would not start.
     #[error("group {0} did not start: {1}")]
     Raft(u16, String),
@@ -130,6 +147,31 @@ impl Group {
         Some(asked.ok()?.ok()?.read_log_id().index())
     }
 
+    /// The term that this node leads in.
+    fn leads(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state.is_leader() && metrics.current_leader == Some(metrics.id)).then_some(metrics.current_term)
+    }
+
+    /// The term that it is in.
+    fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
+    }
+
+    /// Who votes: two sets while that changes.
+    fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        configs.iter().map(|voters| voters.iter().copied().map(NodeId).collect()).collect()
+    }
+
+    /// Whether a node votes.
+    fn has_voter(&self, node: NodeId) -> bool {
+        self.voters().iter().any(|voters| voters.contains(&node))
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.metrics().current_leader.map(NodeId)
@@ -151,6 +193,9 @@ pub struct Cluster {
     links: Arc<BTreeMap<NodeId, Arc<Link>>>,
     storage: Arc<Storage>,
     life: Arc<recovery::Life>,
+    beats: Arc<Beats>,
+    fences: BTreeMap<VnodeId, Fence>,
+    addresses: Arc<Addresses>,
     owners: BTreeMap<VnodeId, Arc<owner::Owner>>,
     stopping: AtomicBool,
     broken: watch::Sender<bool>,
@@ -161,14 +206,20 @@ pub struct Cluster {
 impl Cluster {
     /// Opens the storage, starts the groups and the links, and everything that keeps them going.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
-        let Settings { node, members, vnodes, dir, storage, tls } = settings;
+        let Settings { node, members, vnodes, addresses, mover, dir, storage, tls, secret } = settings;
         let listen = *members.get(&node).ok_or(StartError::NotAMember(node))?;
         let storage = tokio::task::spawn_blocking(move || Storage::open(&dir, &storage))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        let life = Arc::new(recovery::Life::new(node, storage.memory()));
-        let server = Arc::new(Server::new(life.clone()));
-        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
+        let cannot_listen = |source| StartError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
+        let peers = members.iter().filter(|(peer, _)| **peer != node).map(|(peer, address)| (*peer, *address)).collect();
+        let fenced = |(vnode, ip): (VnodeId, IpAddr)| Some((vnode, (ip, fences.get(&vnode)?.clone())));
+        let addresses = Addresses::start(mover, addresses.into_iter().filter_map(fenced).collect()).map_err(StartError::Guard)?;
+        let beats = Beats::start(node, listen, peers, &secret, fences.clone(), addresses.clone()).map_err(cannot_listen)?;
+        let life = Arc::new(recovery::Life::new(node, beats.life(), storage.memory()));
+        let server = Arc::new(Server::new(node, life.clone(), beats.clone()));
         let links: BTreeMap<NodeId, Arc<Link>> = members
             .iter()
             .filter(|(peer, _)| **peer != node)
@@ -181,6 +232,7 @@ impl Cluster {
         }
         let groups = Arc::new(groups);
         server.open(groups.clone());
+        beats.serve(groups.clone());
         tokio::spawn(wire::accept(listener, tls, server));
         let owners = vnodes.keys().map(|vnode| (*vnode, Arc::new(owner::Owner::new()))).collect();
         let cluster = Arc::new(Self {
@@ -190,13 +242,16 @@ impl Cluster {
             links,
             storage,
             life,
+            beats,
+            fences,
+            addresses,
             owners,
             stopping: AtomicBool::new(false),
             broken: watch::Sender::new(false),
             meta_look: tokio::sync::Mutex::new(None),
         });
         tokio::spawn(recovery::run(cluster.clone()));
-        recovery::watch_for_the_dead(&cluster);
+        tokio::spawn(election::run(cluster.clone()));
         for vnode in cluster.vnodes() {
             tokio::spawn(owner::run(cluster.clone(), vnode));
         }
@@ -254,8 +309,19 @@ impl Cluster {
         self.owners.get(&vnode).map(|owner| owner.ownership())
     }
 
+    /// What brings addresses here, and takes them away.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What whoever sends for a vnode has to ask.
+    pub fn fence(&self, vnode: VnodeId) -> Option<Fence> {
+        self.fences.get(&vnode).cloned()
+    }
+
     /// The vnode's actors say whether its sockets are open: the address moves only after they are closed.
     pub fn sockets_open(&self, vnode: VnodeId, open: bool) {
+        self.beats.sockets_open(GroupId(vnode.0), open);
         if let Some(owner) = self.owners.get(&vnode) {
             owner.sockets_open(open);
         }
@@ -408,6 +474,9 @@ impl Cluster {
         for group in self.groups.values() {
             let _ = tokio::time::timeout(Duration::from_secs(2), group.raft.shutdown()).await;
         }
+        self.beats.stop();
+        let addresses = self.addresses.clone();
+        let _ = tokio::task::spawn_blocking(move || addresses.stop()).await;
         let storage = self.storage.clone();
         let _ = tokio::task::spawn_blocking(move || storage.close()).await;
     }
@@ -450,8 +519,6 @@ async fn start_group(
     let raft = Raft::new(node.0, raft::config(), network, log, machine.clone())
         .await
         .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
-    // Nobody stands before `recovery` has found out what this node remembers.
-    raft.runtime_config().elect(false);
     Ok(Group { id, raft, machine })
 }
 

@@ -5,24 +5,22 @@
 //!  None ──too few others live to elect anybody (refused, so dead)──▶ Custodian ──▶ None
 //! ```
 //!
-//! A leader's lease runs from the moment at which it *sent* what a majority answered. A voter refuses others
-//! for [`super::raft::ELECTION`]`.1` after it *heard* its leader, so an owner has stopped before anybody can
-//! have won. A **custodian** keeps the address of a vnode while most nodes are known to be dead: calls
-//! go on, new promises get 503; nobody else could own it.
+//! The lease is that of [`super::lease`]; the [`Fence`] stops what is sent at its very end, this loop gives the sockets up. A
+//! **custodian** keeps the address of a vnode while most nodes are known to be dead: calls go on, new promises get 503;
+//! nobody else could own it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Instant, ReadPolicy};
 use tokio::sync::watch;
 
 use super::wire::Reach;
 use super::{Cluster, Group, ProposeError};
+use crate::fence::{Fence, Pass};
 use crate::ids::VnodeId;
 
-/// An owner without a majority's answer for this long gives its address up.
-pub const LEASE: Duration = Duration::from_millis(250);
 /// How often the lease is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// A new leader must have applied everything before it owns; this is how long one attempt may take.
@@ -108,11 +106,21 @@ impl Owner {
 /// Keeps one vnode's ownership true, for ever.
 pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
     let (Some(group), Some(owner)) = (cluster.group(vnode), cluster.owners.get(&vnode)) else { return };
+    let Some(fence) = cluster.fence(vnode) else { return };
     let mut metrics = group.raft.metrics();
     let mut released = owner.released.subscribe();
+    let mut gained = cluster.beats.gained();
+    let mut led = None;
     let mut was_in_a_cluster = false;
     loop {
+        if led != group.leads() {
+            led = group.leads();
+            // The voters should hear of it at once.
+            cluster.beats.kick();
+        }
         let now = look(&cluster, group, owner, &mut was_in_a_cluster).await;
+        set(&fence, now);
+        cluster.addresses.renew();
         let before = owner.ownership.send_replace(now);
         if before != now {
             tracing::info!(%vnode, from = ?before, to = ?now, "ownership");
@@ -121,26 +129,31 @@ pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() {
                 // Raft has stopped: nothing is owned any more.
+                set(&fence, Ownership::None);
                 owner.ownership.send_replace(Ownership::None);
                 return;
             },
+            _ = gained.changed() => {}
             _ = released.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
 
+fn set(fence: &Fence, ownership: Ownership) {
+    fence.pass(match ownership {
+        Ownership::None => Pass::Shut,
+        Ownership::Owner { .. } => Pass::Lease,
+        Ownership::Custodian => Pass::Open,
+    });
+}
+
 async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster: &mut bool) -> Ownership {
-    let metrics = group.metrics();
-    let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
-    let lease = metrics.last_quorum_acked.is_some_and(|acked| acked.into_inner().elapsed() < LEASE);
     *was_in_a_cluster |= cluster.is_ready();
     if *owner.released.borrow() {
         return Ownership::None;
     }
-    // A node alone is its own majority; openraft doesn't measure that.
-    if leads && (lease || cluster.links.is_empty()) {
-        let epoch = metrics.current_term;
+    if let Some(epoch) = group.leads().filter(|term| cluster.beats.held_until(group, *term).is_some()) {
         if owner.now() == (Ownership::Owner { epoch }) {
             return Ownership::Owner { epoch };
         }
@@ -149,6 +162,7 @@ async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster:
             Err(_) => Ownership::None,
         };
     }
+    let metrics = group.metrics();
     let led_by_another = metrics.current_leader.is_some_and(|leader| leader != metrics.id)
         && cluster
             .links

@@ -1,11 +1,8 @@
-//! Coming into the cluster, and noticing who has left it. Layer: shell.
+//! Coming into the cluster. Layer: shell.
 //!
 //! A node that may have forgotten what it acknowledged (an empty disk, a machine that stopped without
 //! warning) neither votes nor stands until a leader has caught it up that no other node has deposed. Only when every member is in that
 //! state do they begin: all blank founds a cluster, some doubtful starts again from the longest log.
-//!
-//! *Refused is dead, silence is not*: when a leader's kernel refuses connections, its followers elect one of
-//! themselves at once, past the dead leader's lease; when it is only silent, Raft's timeouts decide.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,20 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::EmptyNode;
-use openraft::raft::TransferLeaderRequest;
 
-use super::wire::{Beat, Kind, Memory, Reach};
+use super::wire::{Hello, Kind, Memory, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
 
 /// How often we look whether we have caught up.
 const LOOK: Duration = Duration::from_millis(50);
-/// The second of the survivors stands when the first has not won after this.
-const SECOND: Duration = Duration::from_millis(100);
 
 /// What this process knows of its own past.
 pub struct Life {
     node: NodeId,
+    process: u64,
     memory: Mutex<Memory>,
     may_vote: AtomicBool,
     ready: AtomicBool,
@@ -37,9 +32,10 @@ pub struct Life {
 
 impl Life {
     /// A process that has just begun, with a disk that remembers this much.
-    pub fn new(node: NodeId, memory: Memory) -> Self {
+    pub fn new(node: NodeId, process: u64, memory: Memory) -> Self {
         Self {
             node,
+            process,
             memory: Mutex::new(memory),
             may_vote: AtomicBool::new(memory == Memory::Whole),
             ready: AtomicBool::new(false),
@@ -74,8 +70,9 @@ impl Life {
     }
 
     /// What the peers hear.
-    pub fn beat(&self) -> Beat {
-        Beat { node: self.node, memory: self.memory(), ready: self.is_ready(), draining: self.is_draining() }
+    pub fn hello(&self) -> Hello {
+        let (ready, draining) = (self.is_ready(), self.is_draining());
+        Hello { node: self.node, memory: self.memory(), ready, draining, life: self.process }
     }
 
     fn memory(&self) -> Memory {
@@ -91,9 +88,6 @@ impl Life {
 
 /// Brings this node from its start to *ready*.
 pub async fn run(cluster: Arc<Cluster>) {
-    if cluster.life.memory() == Memory::Whole {
-        let_elect(&cluster);
-    }
     tracing::info!(memory = ?cluster.life.memory(), "starting");
     let mut founded = false;
     loop {
@@ -110,27 +104,20 @@ pub async fn run(cluster: Arc<Cluster>) {
     cluster.life.drain(cluster.read_meta(|meta| meta.is_drained(cluster.node)));
     cluster.life.caught_up();
     cluster.storage.caught_up();
-    let_elect(&cluster);
     tracing::info!("ready");
-}
-
-fn let_elect(cluster: &Cluster) {
-    for group in cluster.groups.values() {
-        group.raft.runtime_config().elect(true);
-    }
 }
 
 /// Whether every member is here and none is sure of its memory.
 fn all_have_forgotten(cluster: &Cluster) -> bool {
     cluster.peers().values().all(|reach| match reach {
-        Reach::Up(beat) => beat.memory != Memory::Whole,
+        Reach::Up(hello) => hello.memory != Memory::Whole,
         Reach::Unknown | Reach::Refused | Reach::Silent => false,
     })
 }
 
 async fn begin_together(cluster: &Cluster) {
     let memories = cluster.peers().into_values().map(|reach| match reach {
-        Reach::Up(beat) => beat.memory,
+        Reach::Up(hello) => hello.memory,
         Reach::Unknown | Reach::Refused | Reach::Silent => Memory::Whole,
     });
     let nobody_knows_anything = cluster.life.memory() == Memory::Blank && memories.into_iter().all(|m| m == Memory::Blank);
@@ -141,7 +128,7 @@ async fn begin_together(cluster: &Cluster) {
     cluster.life.may_vote.store(true, Ordering::Relaxed);
     if !nobody_knows_anything {
         tracing::warn!("every member's memory is doubtful: starting again from the longest log");
-        return let_elect(cluster);
+        return;
     }
     let members: BTreeMap<u64, EmptyNode> =
         cluster.links.keys().chain([&cluster.node]).map(|node| (node.0, EmptyNode::default())).collect();
@@ -155,7 +142,6 @@ async fn begin_together(cluster: &Cluster) {
             }
         }
     }
-    let_elect(cluster);
 }
 
 /// Whether this node has applied all that each group's leader had when it was asked.
@@ -183,64 +169,4 @@ async fn is_latest(cluster: &Cluster, group: &Group) -> bool {
         }
     }
     true
-}
-
-/// Starts the watchers that act on a refused connection.
-pub fn watch_for_the_dead(cluster: &Arc<Cluster>) {
-    for (peer, link) in cluster.links.iter() {
-        let (cluster, peer, mut reach) = (cluster.clone(), *peer, link.reach());
-        tokio::spawn(async move {
-            while reach.changed().await.is_ok() {
-                if *reach.borrow_and_update() == Reach::Refused {
-                    for group in cluster.groups.values() {
-                        if group.leader() == Some(peer) && cluster.life.may_vote() {
-                            tokio::spawn(succeed(cluster.clone(), group.id, peer));
-                        }
-                    }
-                }
-            }
-        });
-    }
-}
-
-/// Elects a successor for a leader that is known to be dead.
-async fn succeed(cluster: Arc<Cluster>, id: super::GroupId, dead: NodeId) {
-    let Some(group) = cluster.groups.get(&id) else { return };
-    let Some(heirs) = heirs(&cluster, id, dead) else { return };
-    let Some(rank) = heirs.iter().position(|node| *node == cluster.node) else { return };
-    metrics::counter!("tandem_elections_by_refusal_total").increment(1);
-    if rank > 0 {
-        // Not ours to win: but our voter must let the dead leader's lease go, so that the first heir can.
-        claim(group, heirs[0]).await;
-        tokio::time::sleep(SECOND * u32::try_from(rank).unwrap_or(1)).await;
-        if group.leader().is_some_and(|leader| leader != dead) {
-            return;
-        }
-    }
-    let still_dead = cluster.links.get(&dead).is_some_and(|link| *link.reach().borrow() == Reach::Refused);
-    if still_dead {
-        claim(group, cluster.node).await;
-    }
-}
-
-/// The survivors in the order in which they stand; it turns with the group, so that load spreads.
-fn heirs(cluster: &Cluster, id: super::GroupId, dead: NodeId) -> Option<Vec<NodeId>> {
-    let mut alive: Vec<NodeId> = cluster
-        .peers()
-        .into_iter()
-        .filter(|(peer, reach)| *peer != dead && matches!(reach, Reach::Up(beat) if beat.ready && !beat.draining))
-        .map(|(peer, _)| peer)
-        .chain([cluster.node])
-        .collect();
-    alive.sort_unstable();
-    let turn = usize::from(id.0) / (cluster.links.len() + 1);
-    let turn = turn % alive.len().max(1);
-    alive.rotate_left(turn);
-    (!alive.is_empty()).then_some(alive)
-}
-
-/// Raft's own way past a lease: the leader said itself that `to` shall lead. It is dead, so we say it.
-async fn claim(group: &Group, to: NodeId) {
-    let Ok(vote) = group.raft.with_raft_state(|state| *state.vote_ref()).await else { return };
-    let _ = group.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, to.0, None)).await;
 }

@@ -5,16 +5,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::alias::LogIdOf;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::sync::mpsc;
 
+use super::beats::Beats;
 use super::raft::GroupId;
 use super::raft::network::SnapshotRpc;
 use super::raft::types::TypeConfig;
 use super::recovery::Life;
 use super::state::Command;
-use super::wire::{Answer, Beat, Kind, Serve};
+use super::wire::{Answer, Hello, Kind, Serve};
 use super::{Group, write_here};
+use crate::ids::NodeId;
 
 /// At most this many appends of a group wait to be taken.
 const APPENDS: usize = 1024;
@@ -23,15 +26,17 @@ const FORWARDED: Duration = Duration::from_secs(2);
 
 /// The wire's other side.
 pub(super) struct Server {
+    node: NodeId,
     life: Arc<Life>,
+    beats: Arc<Beats>,
     groups: OnceLock<Arc<BTreeMap<GroupId, Group>>>,
     appends: OnceLock<BTreeMap<GroupId, mpsc::Sender<(Bytes, Answer)>>>,
 }
 
 impl Server {
     /// Refuses everything until [`Server::open`].
-    pub(super) fn new(life: Arc<Life>) -> Self {
-        Self { life, groups: OnceLock::new(), appends: OnceLock::new() }
+    pub(super) fn new(node: NodeId, life: Arc<Life>, beats: Arc<Beats>) -> Self {
+        Self { node, life, beats, groups: OnceLock::new(), appends: OnceLock::new() }
     }
 
     /// Begins to serve these groups. A group's appends go through one queue, since openraft wants them in order.
@@ -77,8 +82,12 @@ impl Serve for Server {
         });
     }
 
-    fn beat(&self) -> Beat {
-        self.life.beat()
+    fn hello(&self) -> Hello {
+        self.life.hello()
+    }
+
+    fn heard(&self, hello: &Hello) {
+        self.beats.knows(hello.node, hello.life);
     }
 }
 
@@ -86,16 +95,32 @@ impl Server {
     async fn answer(&self, kind: Kind, group: &Group, body: &[u8], answer: Answer) {
         let raft = &group.raft;
         match kind {
-            Kind::Append | Kind::Beat => answer.send::<()>(None),
+            Kind::Append | Kind::Hello => answer.send::<()>(None),
             // A node that may have forgotten what it said must not be asked for its opinion.
-            Kind::Vote | Kind::PreVote if !self.life.may_vote() => answer.send::<()>(None),
+            Kind::Vote | Kind::PreVote | Kind::May | Kind::Transfer if !self.life.may_vote() => answer.send::<()>(None),
             Kind::Vote => {
                 let Ok(rpc) = rmp_serde::from_slice::<VoteRequest<TypeConfig>>(body) else { return answer.send::<()>(None) };
-                answer.send(raft.vote(rpc).await.ok().as_ref());
+                let (candidate, term) = (NodeId(rpc.vote.leader_id.node_id), rpc.vote.leader_id.term);
+                if !self.beats.pledge(group.id, candidate, term) {
+                    return answer.send::<()>(None);
+                }
+                let response = raft.vote(rpc).await.ok();
+                if let Some(response) = response.as_ref().filter(|response| !response.vote_granted) {
+                    self.beats.unpledge(group.id, response.vote.leader_id.term);
+                }
+                answer.send(response.as_ref());
             }
             Kind::PreVote => {
                 let Ok(rpc) = rmp_serde::from_slice::<VoteRequest<TypeConfig>>(body) else { return answer.send::<()>(None) };
                 answer.send(raft.pre_vote(rpc).await.ok().as_ref());
+            }
+            Kind::May => {
+                let Ok((candidate, last)) = rmp_serde::from_slice::<(NodeId, Option<LogIdOf<TypeConfig>>)>(body) else {
+                    return answer.send::<()>(None);
+                };
+                let own = raft.with_raft_state(|state| state.log_ids.last().copied()).await;
+                let behind = own.is_ok_and(|own| last < own);
+                answer.send(Some(&(!behind && self.beats.may_vote(group.id, candidate))));
             }
             Kind::Snapshot => {
                 let Ok((vote, meta, data)) = rmp_serde::from_slice::<SnapshotRpc>(body) else { return answer.send::<()>(None) };
@@ -106,7 +131,9 @@ impl Server {
                 let Ok(rpc) = rmp_serde::from_slice::<TransferLeaderRequest<TypeConfig>>(body) else {
                     return answer.send::<()>(None);
                 };
-                if !self.life.may_vote() {
+                // To stand is to vote: the leader has to have let go first.
+                let stands = *rpc.to_node_id() == self.node.0;
+                if stands && !self.beats.pledge(group.id, self.node, rpc.from_leader().leader_id.term + 1) {
                     return answer.send::<()>(None);
                 }
                 answer.send(raft.handle_transfer_leader(rpc).await.ok().as_ref());

@@ -40,6 +40,9 @@ impl Nodes {
             vnodes: (1..=3).map(|vnode| (VnodeId(vnode), NodeId(vnode.into()))).collect(),
             storage: Place::Thread,
             dir: self.dir.path().join(format!("n{node}")),
+            addresses: BTreeMap::new(),
+            mover: Mover::Binding,
+            secret: b"the cluster's secret".to_vec(),
             tls: NodeTls::load(&self.tls[usize::try_from(node - 1).unwrap()]).unwrap(),
         });
         let cluster = cluster.await.unwrap();

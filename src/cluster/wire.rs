@@ -5,7 +5,7 @@
 //!  reply     u32 length │ u64 id │ u8 outcome │ body
 //! ```
 //!
-//! Every call has a deadline, every queue a bound. Beats tell whether a peer is there; a connection without
+//! Every call has a deadline, every queue a bound. Peers tell how they are; a connection without
 //! an answer for a second is dropped. *Refused is dead, silence is not*: only a peer whose kernel refuses
 //! the connection is known to have no process.
 
@@ -32,8 +32,8 @@ use crate::ids::NodeId;
 const MAX_FRAME: usize = 256 << 20;
 /// At most this many frames wait for a connection.
 const QUEUE: usize = 8192;
-/// How often a peer is asked whether it is there.
-pub const BEAT: Duration = Duration::from_millis(50);
+/// How often a peer is asked how it is.
+pub const HELLO: Duration = Duration::from_millis(50);
 /// A connection without any answer for this long is dropped.
 const SILENCE: Duration = Duration::from_millis(1000);
 /// How long connecting may take, TLS included.
@@ -62,10 +62,12 @@ pub enum Kind {
     Propose = 6,
     /// How far a replica must be to have all that its leader has committed.
     Progress = 7,
-    /// Are you there, and in what state.
-    Beat = 8,
+    /// How are you.
+    Hello = 8,
     /// The term of the group, as the peer has it.
     Term = 9,
+    /// Whether the peer would vote for the one that asks.
+    May = 10,
 }
 
 impl Kind {
@@ -78,16 +80,17 @@ impl Kind {
             Self::Transfer,
             Self::Propose,
             Self::Progress,
-            Self::Beat,
+            Self::Hello,
             Self::Term,
+            Self::May,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
-/// What a node says of itself with each beat.
+/// What a node says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beat {
+pub struct Hello {
     /// Who.
     pub node: NodeId,
     /// Its disk.
@@ -96,6 +99,8 @@ pub struct Beat {
     pub ready: bool,
     /// It is being drained: nothing should move to it.
     pub draining: bool,
+    /// Which of the node's processes it is.
+    pub life: u64,
 }
 
 /// What a node remembers of its life before this process.
@@ -115,7 +120,7 @@ pub enum Reach {
     /// Never heard of yet.
     Unknown,
     /// It answers; this is what it said last.
-    Up(Beat),
+    Up(Hello),
     /// Its kernel refuses connections: there is no process.
     Refused,
     /// It doesn't answer, which may be anything.
@@ -144,7 +149,9 @@ pub trait Serve: Send + Sync + 'static {
     /// Takes a request; the answer goes through `reply`, none refuses.
     fn serve(self: &Arc<Self>, kind: Kind, group: GroupId, body: Bytes, reply: Answer);
     /// What we say of ourselves.
-    fn beat(&self) -> Beat;
+    fn hello(&self) -> Hello;
+    /// What a peer said of itself.
+    fn heard(&self, hello: &Hello);
 }
 
 /// The way back for one answer.
@@ -290,7 +297,7 @@ impl Link {
         *lock(&self.queue) = Some(queue);
         tokio::select! {
             _ = self.read(reader) => {}
-            () = self.beat(server) => {}
+            () = self.greet(server) => {}
         }
         *lock(&self.queue) = None;
         lock(&self.pending).clear();
@@ -315,19 +322,19 @@ impl Link {
     }
 
     /// Asks for the peer's state for ever; returns when it has been silent for too long.
-    async fn beat<S: Serve>(&self, server: &Arc<S>) {
+    async fn greet<S: Serve>(&self, server: &Arc<S>) {
         let mut heard = Instant::now();
         while heard.elapsed() < SILENCE {
-            let beat = self.call::<Beat, Beat>(Kind::Beat, GroupId::META, &server.beat(), BEAT * 4).await;
-            match beat {
-                Ok(beat) => {
+            match self.call::<Hello, Hello>(Kind::Hello, GroupId::META, &server.hello(), HELLO * 4).await {
+                Ok(hello) => {
                     heard = Instant::now();
-                    self.now(Reach::Up(beat));
+                    server.heard(&hello);
+                    self.now(Reach::Up(hello));
                 }
                 Err(WireError::Unreachable) => return,
                 Err(WireError::Full | WireError::Late | WireError::Refused) => {}
             }
-            tokio::time::sleep(BEAT).await;
+            tokio::time::sleep(HELLO).await;
         }
     }
 }
@@ -368,7 +375,12 @@ async fn answer_peer<S: Serve>(stream: impl AsyncRead + AsyncWrite + Send + Unpi
         let group = GroupId(u16::from_be_bytes([frame[9], frame[10]]));
         let answer = Answer { id, queue: queue.clone() };
         match Kind::from_byte(frame[8]) {
-            Some(Kind::Beat) => answer.send(Some(&server.beat())),
+            Some(Kind::Hello) => {
+                if let Ok(hello) = rmp_serde::from_slice(&frame[11..]) {
+                    server.heard(&hello);
+                }
+                answer.send(Some(&server.hello()));
+            }
             Some(kind) => server.serve(kind, group, frame.slice(11..), answer),
             None => answer.send::<()>(None),
         }

@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 /// So many pairs that turn out to be somebody else's are tried for one call.
 const ATTEMPTS: usize = 64;
 
@@ -24,11 +26,21 @@ impl Pair {
     /// Binds both.
     pub fn bind(rtp: SocketAddr) -> std::io::Result<Self> {
         let above = rtp.port().checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
-        let pair = Self { rtp: UdpSocket::bind(rtp)?, rtcp: UdpSocket::bind(SocketAddr::new(rtp.ip(), above))? };
-        pair.rtp.set_nonblocking(true)?;
-        pair.rtcp.set_nonblocking(true)?;
-        Ok(pair)
+        Ok(Self { rtp: bind(rtp)?, rtcp: bind(SocketAddr::new(rtp.ip(), above))? })
     }
+}
+
+/// Binds a socket that doesn't block. The address needn't be here yet (`IP_FREEBIND`): sockets are ready before it comes.
+pub fn bind(local: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if local.is_ipv6() {
+        socket.set_freebind_v6(true)?
+    } else {
+        socket.set_freebind_v4(true)?
+    }
+    socket.bind(&local.into())?;
+    Ok(socket.into())
 }
 
 /// The pool.

@@ -29,7 +29,9 @@ use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use super::core::LegPlan;
-use super::ports::Pair;
+use super::ports::{self, Pair};
+use crate::clock;
+use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 
 /// A peer's packets must have stopped for this long before another source is believed.
@@ -97,7 +99,7 @@ pub struct Want {
 }
 
 enum Command {
-    Apply { call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters> },
+    Apply { call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters>, fence: Fence },
     Close { call: CallId },
     Settle { done: tokio::sync::oneshot::Sender<()> },
 }
@@ -146,9 +148,10 @@ impl Relay {
         Ok((Self { workers, open, running }, receiver))
     }
 
-    /// Makes a leg's sockets and addresses as wanted; saying the same twice changes nothing.
-    pub fn apply(&self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters>) {
-        self.tell(call, Command::Apply { call, leg, streams, counters });
+    /// Makes a leg's sockets and addresses as wanted; saying the same twice changes nothing. Nothing is sent that `fence`
+    /// doesn't let pass.
+    pub fn apply(&self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters>, fence: Fence) {
+        self.tell(call, Command::Apply { call, leg, streams, counters, fence });
     }
 
     /// Closes all sockets of a call.
@@ -207,6 +210,8 @@ struct End {
     /// The last packet from `remote`.
     heard: Option<Instant>,
     counters: Arc<Counters>,
+    /// Of the vnode that the socket's address is.
+    fence: Fence,
 }
 
 struct Session {
@@ -289,7 +294,9 @@ impl Thread {
     fn take_commands(&mut self, now: Instant) -> bool {
         loop {
             match self.queue.try_recv() {
-                Ok(Command::Apply { call, leg, streams, counters }) => self.apply(call, leg, streams, &counters, now),
+                Ok(Command::Apply { call, leg, streams, counters, fence }) => {
+                    self.apply(call, leg, streams, &counters, &fence, now);
+                }
                 Ok(Command::Close { call }) => self.close(call),
                 Ok(Command::Settle { done }) => {
                     let _ = done.send(());
@@ -300,7 +307,15 @@ impl Thread {
         }
     }
 
-    fn apply(&mut self, call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: &Arc<Counters>, now: Instant) {
+    fn apply(
+        &mut self,
+        call: CallId,
+        leg: LegId,
+        streams: Vec<Option<Want>>,
+        counters: &Arc<Counters>,
+        fence: &Fence,
+        now: Instant,
+    ) {
         if streams.is_empty() && !self.calls.contains_key(&call) {
             return;
         }
@@ -327,6 +342,7 @@ impl Thread {
                     learned: false,
                     heard: None,
                     counters: counters.clone(),
+                    fence: fence.clone(),
                 };
                 [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
             });
@@ -383,8 +399,7 @@ impl Thread {
     /// A former owner's process may still be closing its sockets: then it fails, and is tried again.
     fn bind(&mut self, at: usize) {
         let Some(local) = self.ends[at].as_ref().map(|end| end.local) else { return };
-        let socket = UdpSocket::bind(local).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-        self.give_socket(at, socket.ok());
+        self.give_socket(at, ports::bind(local).ok());
     }
 
     fn give_socket(&mut self, at: usize, socket: Option<UdpSocket>) -> bool {
@@ -416,20 +431,21 @@ impl Thread {
     /// Reads a socket empty and passes on what may pass.
     fn forward(&mut self, at: usize, batch: &mut Batch, now: Instant) {
         for _ in 0..BATCHES {
-            let Some((fd, v6)) = self
-                .ends
-                .get(at)
-                .and_then(Option::as_ref)
-                .and_then(|end| end.socket.as_ref().map(|socket| (socket.as_raw_fd(), end.local.is_ipv6())))
-            else {
-                return;
-            };
+            let Some(end) = self.ends.get(at).and_then(Option::as_ref) else { return };
+            let Some(fd) = end.socket.as_ref().map(mio::net::UdpSocket::as_raw_fd) else { return };
+            let v6 = end.local.is_ipv6();
             let received = if v6 {
                 receive(fd, &mut batch.v6, &mut batch.buffers, |address| SocketAddrV6::from(address).into())
             } else {
                 receive(fd, &mut batch.v4, &mut batch.buffers, |address| SocketAddrV4::from(address).into())
             };
             let Ok(received) = received else { return };
+            // What has come while this process was frozen belongs to another by now.
+            let Some(end) = self.ends.get(at).and_then(Option::as_ref) else { return };
+            if !end.fence.may_send(clock::uptime()) {
+                end.counters.dropped.fetch_add(received.len() as u64, Ordering::Relaxed);
+                return;
+            }
             for (buffer, (length, source)) in batch.buffers.iter().zip(&received) {
                 self.pass(at, &buffer[..*length], *source, now);
             }
@@ -512,6 +528,7 @@ mod tests {
         relay: Relay,
         events: mpsc::Receiver<Event>,
         counters: Arc<Counters>,
+        fence: Fence,
     }
 
     const CALL: CallId = CallId(7);
@@ -529,12 +546,12 @@ mod tests {
     impl World {
         fn new(timeout: Option<Duration>) -> Self {
             let (relay, events) = Relay::start(1, timeout).unwrap();
-            Self { relay, events, counters: Arc::default() }
+            Self { relay, events, counters: Arc::default(), fence: Fence::open() }
         }
 
         fn leg(&self, leg: LegId, port: u16, remote: Option<SocketAddr>) {
             let plan = LegPlan { local: local(port), remote: [remote, None], latched: [false; 2] };
-            self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone());
+            self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
         }
 
         fn latched(&mut self) -> (LegId, SocketAddr) {

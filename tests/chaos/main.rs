@@ -8,6 +8,7 @@ mod lab;
 mod calls;
 mod comeback;
 mod disk;
+mod hosts;
 mod load;
 mod majority;
 mod moves;

@@ -10,15 +10,19 @@ use super::cluster::{Cluster, DOMAIN};
 
 /// A phone for one of the cluster's users, which speaks to the first vnode of a node.
 pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
-    let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let media = UdpSocket::bind((super::phones(), 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
     (Phone::new(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap()).await.unwrap(), media)
 }
 
 /// Lets one phone call the cluster's second user, who answers by the other; both talk until the talks are dropped.
 pub async fn between(cluster: &Cluster, a: (&mut Phone, UdpSocket), b: (&mut Phone, UdpSocket)) -> [Talk; 2] {
-    let callee = cluster.users[1].0.clone();
-    let (a_to, b_to) = tokio::join!(a.0.call(&callee), b.0.answer());
+    to(&cluster.users[1].0, a, b).await
+}
+
+/// Lets one phone call a user who answers by the other.
+pub async fn to(callee: &str, a: (&mut Phone, UdpSocket), b: (&mut Phone, UdpSocket)) -> [Talk; 2] {
+    let (a_to, b_to) = tokio::join!(a.0.call(callee), b.0.answer());
     [Talk::start(a.1, a_to.unwrap()), Talk::start(b.1, b_to.unwrap())]
 }
 

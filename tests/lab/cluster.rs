@@ -1,19 +1,26 @@
-//! Three nodes, started as an operator starts them: `tandem dev`.
+//! Three nodes, started as an operator starts them: by `tandem dev` on loopback, or each by `tandem serve` at a host of its own.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tandem::cli::dev::at_home;
+use tandem::cli::dev::{at_home, import};
 use tandem::cli::http::ApiClient;
+use tandem::cli::layout::{Layout, User};
+use tandem::config::{Address, AddressMode, Config};
 
-use super::{address, children, until};
+use super::net::{INTERFACE, Net};
+use super::{SIP, address, children, until};
 
+/// At the hosts of a network: where a node's API and its Raft wire are; the actor link is above that.
+const API: u16 = 8081;
+const WIRE: u16 = 7101;
 const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 pub const DOMAIN: &str = "tandem.test";
 /// So long anything may take that the cluster does by itself.
@@ -27,7 +34,8 @@ pub struct Cluster {
     pub users: Vec<(String, String)>,
     api: Vec<SocketAddr>,
     token: String,
-    dev: Child,
+    dev: Option<Child>,
+    net: Option<Arc<Net>>,
     pids: Vec<i32>,
     own: Vec<(usize, Child)>,
     /// The storage process of each node; it outlives its node by a moment.
@@ -74,9 +82,60 @@ impl Cluster {
             pids,
             dir,
             users,
-            dev,
+            dev: Some(dev),
+            net: None,
             own: Vec::new(),
         }
+    }
+
+    /// Starts three nodes at the hosts of a network, with so many users, and waits until they are ready. Addresses move by
+    /// `address.mode = "netlink"`.
+    pub async fn at(net: &Arc<Net>, users: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let layout = Layout {
+            dir: dir.path().join("dev"),
+            nodes: 3,
+            domain: DOMAIN.into(),
+            first_address: net.vnode(1),
+            sip_port: SIP,
+            api_port: 0,
+            wire_port: 0,
+        };
+        let token = layout.write().unwrap();
+        let api = |node: usize| SocketAddr::from((net.node(node), API));
+        for node in 1..=3 {
+            let file = layout.config_file(node);
+            let mut config: Config = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            for member in &mut config.cluster.member {
+                let host = net.node(usize::try_from(member.id.0).unwrap());
+                (member.raft, member.actors) = ((host, WIRE).into(), (host, WIRE + 1).into());
+            }
+            config.address = Address { mode: AddressMode::Netlink, interface: Some(INTERFACE.into()), command: Vec::new() };
+            config.api.listen = api(node.into());
+            std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        }
+        let mut cluster = Self {
+            sip: layout.sip(),
+            api: (1..=3).map(api).collect(),
+            token,
+            disks: Vec::new(),
+            pids: vec![0; 3],
+            dir,
+            users,
+            dev: None,
+            net: Some(net.clone()),
+            own: Vec::new(),
+        };
+        for node in 1..=3 {
+            cluster.start_again(node);
+        }
+        cluster.at_home().await;
+        let of = |pid: &i32| children(*pid).into_iter().find(|child| is_storage(*child)).unwrap();
+        cluster.disks = cluster.pids.iter().map(of).collect();
+        let users = cluster.users.iter().map(|(name, password)| User { name: name.clone(), password: password.clone() });
+        import(&cluster.api(1), &users.collect::<Vec<_>>()).await.unwrap();
+        cluster
     }
 
     /// The API of node 1, 2 or 3.
@@ -100,6 +159,12 @@ impl Cluster {
         if let Some(at) = self.own.iter().position(|(own, _)| *own == node) {
             let _ = self.own.swap_remove(at).1.wait();
         }
+    }
+
+    /// A node's process stops where it is (what it has started goes on), or goes on.
+    pub fn freeze(&self, node: usize, freeze: bool) {
+        let signal = if freeze { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(self.pids[node - 1]), signal).unwrap();
     }
 
     /// Asks a node to end, and waits until it has.
@@ -128,7 +193,8 @@ impl Cluster {
     pub fn start_again(&mut self, node: usize) {
         let dir = self.dir.path().join("dev");
         let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("node{node}.log"))).unwrap();
-        let child = Command::new(TANDEM)
+        let command = self.net.as_ref().map_or_else(|| Command::new(TANDEM), |net| net.command(node, TANDEM));
+        let child = { command }
             .args(["serve", "--parent", &std::process::id().to_string(), "--config"])
             .arg(dir.join(format!("node{node}.toml")))
             .stdin(Stdio::null())
@@ -165,7 +231,12 @@ impl Cluster {
 
     /// Waits until every node is up and every vnode at home.
     pub async fn at_home(&self) {
-        until("every vnode is at home", PATIENCE, || at_home((1..=3).map(|node| self.api(node)))).await;
+        until("every vnode is at home", PATIENCE, || self.is_at_home()).await;
+    }
+
+    /// Whether every node is up and every vnode at home.
+    pub async fn is_at_home(&self) -> bool {
+        at_home((1..=self.api.len()).map(|node| self.api(node))).await
     }
 
     /// A number that one node says of itself.
@@ -183,8 +254,10 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = kill(Pid::from_raw(i32::try_from(self.dev.id()).unwrap()), Signal::SIGTERM);
-        let _ = self.dev.wait();
+        if let Some(dev) = &mut self.dev {
+            let _ = kill(Pid::from_raw(i32::try_from(dev.id()).unwrap()), Signal::SIGTERM);
+            let _ = dev.wait();
+        }
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("tandem-chaos-{}", std::process::id()));
             let _ = std::fs::create_dir_all(&kept);
@@ -195,6 +268,10 @@ impl Drop for Cluster {
             eprintln!("the nodes' logs are in {}", kept.display());
         }
     }
+}
+
+fn is_storage(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split('\0').nth(1) == Some("storage"))
 }
 
 /// The first of `count` ports in a row that nobody uses at the moment.

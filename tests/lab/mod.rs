@@ -1,4 +1,4 @@
-//! The lab: a cluster of real processes on loopback, real phones and load, and what breaks them.
+//! The lab: a cluster of real processes on loopback or in a network of its own, real phones and load, and what breaks them.
 //!
 //! Everything it starts ends with it, and each lab has addresses and a directory of its own. Phones, load and vnodes have
 //! addresses that nobody else has, so that no port has to be looked for (one that was free a moment ago may be the
@@ -10,6 +10,7 @@ pub mod baresip;
 pub mod call;
 pub mod cluster;
 pub mod load;
+pub mod net;
 pub mod sipp;
 pub mod tone;
 
@@ -22,6 +23,9 @@ pub const SIP: u16 = 5060;
 
 /// The address of this lab that ends in `last`. The cluster's vnodes begin at 11.
 pub fn address(last: u8) -> Ipv4Addr {
+    if net::is_inside() {
+        return net::phone_address(last);
+    }
     let lab = std::process::id();
     Ipv4Addr::new(127, 64 + u8::try_from(lab / 250 % 190).unwrap(), 1 + u8::try_from(lab % 250).unwrap(), last)
 }
@@ -32,6 +36,11 @@ pub fn own_address() -> Ipv4Addr {
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(last > 100, "a lab has 155 addresses to give");
     address(last)
+}
+
+/// The address of the built-in phones.
+pub fn phones() -> Ipv4Addr {
+    if net::is_inside() { net::phone_address(1) } else { Ipv4Addr::LOCALHOST }
 }
 
 /// The processes that a process has started.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
-use super::dev::Nodes;
+use super::dev::{Nodes, import};
 use super::layout::Layout;
 use phone::Phone;
 use talk::Talk;
@@ -126,7 +126,7 @@ impl Demo {
         self.tell("three nodes start ...");
         let report = async {
             nodes.ready().await?;
-            nodes.import(&users).await?;
+            import(&nodes.api(1), &users).await?;
             self.story(&nodes, &users[0], &users[1]).await
         };
         let report = report.await;

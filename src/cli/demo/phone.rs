@@ -50,7 +50,7 @@ struct Dialog {
 impl Phone {
     /// A phone that talks SIP with `server`, and RTP at `media`.
     pub async fn new(user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0)).await?;
+        let socket = UdpSocket::bind((media.ip(), 0)).await?;
         let local = socket.local_addr()?;
         Ok(Self {
             user: user.into(),

@@ -11,10 +11,10 @@ use openraft::{Config, SnapshotPolicy};
 
 pub use types::{GroupId, Raft, TypeConfig};
 
-/// Times in milliseconds. A voter refuses for `ELECTION.1` after its leader's last word, so a leader whose
-/// last majority was [`super::owner::LEASE`] ago has stopped long before anybody else can be one.
+/// Milliseconds. How often a leader says what is committed when nothing else is to be said.
 pub const HEARTBEAT: u64 = 100;
-/// See [`HEARTBEAT`].
+/// Milliseconds. Elections are started by [`super::election`] alone; a leader takes no writes when no majority has answered
+/// for the latter.
 pub const ELECTION: (u64, u64) = (300, 600);
 
 /// The same for every group.
@@ -24,6 +24,7 @@ pub fn config() -> Arc<Config> {
         heartbeat_interval: HEARTBEAT,
         election_timeout_min: ELECTION.0,
         election_timeout_max: ELECTION.1,
+        enable_elect: false,
         enable_pre_vote: Some(true),
         // A leader that comes back must ask: its followers may have chosen another.
         enable_leader_restore: Some(false),

@@ -17,7 +17,8 @@ pub type SnapshotData = Vec<u8>;
 pub type Raft = openraft::Raft<TypeConfig, super::machine::Machine>;
 
 /// A group's number on the wire and on disk: 0 is meta, a vnode's is its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct GroupId(pub u16);
 
 impl GroupId {

@@ -1,0 +1,140 @@
+//! The guard: a process that holds a node's addresses, and drops them when the node can't. Layer: shell.
+//!
+//! ```text
+//!  node ──▶ take ADDRESS UNTIL │ until ADDRESS UNTIL │ give ADDRESS          (UNTIL: Uptime, in microseconds)
+//!  node ◀── taken ADDRESS │ given ADDRESS │ failed ADDRESS why │ lapsed ADDRESS
+//! ```
+//!
+//! Erlang's heart, turned about: it doesn't start what has died, it sees to it that the dead hold nothing. An address goes when
+//! its lease has ended, whatever the node is doing, and at once when the node's end of the pipe closes. Were the guard itself to
+//! be killed, the kernel drops the addresses after [`LIFETIME`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::announce::Announcer;
+use super::interface::Interface;
+use crate::clock::{self, Uptime};
+use crate::cluster::priority::before_others;
+
+/// How long the kernel keeps an address that nobody renews.
+const LIFETIME: Duration = Duration::from_secs(2);
+/// How often the guard renews.
+const RENEW: Duration = Duration::from_millis(500);
+
+struct Held {
+    until: Uptime,
+    renewed: Uptime,
+}
+
+struct Guard<W> {
+    interface: Interface,
+    announcer: Announcer,
+    held: BTreeMap<IpAddr, Held>,
+    answers: W,
+}
+
+/// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first.
+pub fn run(name: &str, addresses: &[IpAddr], asks: impl Read + AsFd, answers: impl Write) -> io::Result<()> {
+    before_others();
+    let interface = Interface::open(name)?;
+    let announcer = Announcer::start(name)?;
+    let mut guard = Guard { interface, announcer, held: BTreeMap::new(), answers };
+    for ip in addresses {
+        // Most were not there.
+        let _ = guard.interface.drop_address(*ip);
+    }
+    guard.serve(asks);
+    for ip in std::mem::take(&mut guard.held).into_keys() {
+        let _ = guard.interface.drop_address(ip);
+    }
+    Ok(())
+}
+
+impl<W: Write> Guard<W> {
+    fn serve(&mut self, mut asks: impl Read + AsFd) {
+        let (mut chunk, mut waiting) = (vec![0; 64 << 10], Vec::new());
+        loop {
+            let pause = self.tick();
+            let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(asks.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+            match asks.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(length) => waiting.extend_from_slice(&chunk[..length]),
+            }
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                self.obey(&String::from_utf8_lossy(&line));
+            }
+        }
+    }
+
+    /// Drops what has lapsed, renews the rest; tells when to look again.
+    fn tick(&mut self) -> Duration {
+        let now = clock::uptime();
+        let lapsed: Vec<IpAddr> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(ip, _)| *ip).collect();
+        for ip in lapsed {
+            let _ = self.interface.drop_address(ip);
+            self.held.remove(&ip);
+            self.say(format_args!("lapsed {ip}"));
+        }
+        for (ip, held) in &mut self.held {
+            if now.since(held.renewed) >= RENEW && self.interface.put_address(*ip, LIFETIME).is_ok() {
+                held.renewed = now;
+            }
+        }
+        let next = self.held.values().map(|held| held.until.since(now)).min().unwrap_or(RENEW);
+        // A millisecond more than less: what has not quite lapsed would be looked at again and again.
+        next.min(RENEW) + Duration::from_millis(1)
+    }
+
+    fn obey(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        let (Some(word), Some(Ok(ip))) = (words.next(), words.next().map(str::parse::<IpAddr>)) else { return };
+        let until = words.next().and_then(|until| until.parse().ok()).map_or(Uptime(0), Uptime);
+        match word {
+            "take" => {
+                let now = clock::uptime();
+                if until <= now {
+                    return self.say(format_args!("failed {ip} the lease is over"));
+                }
+                match self.interface.put_address(ip, LIFETIME) {
+                    Ok(()) => {
+                        self.announcer.announce(ip);
+                        self.held.insert(ip, Held { until, renewed: now });
+                        self.say(format_args!("taken {ip}"));
+                    }
+                    Err(error) => self.say(format_args!("failed {ip} {error}")),
+                }
+            }
+            "until" => {
+                // What has lapsed comes back only by being taken.
+                if let Some(held) = self.held.get_mut(&ip) {
+                    held.until = held.until.max(until);
+                }
+            }
+            "give" => {
+                self.announcer.quiet(ip);
+                self.held.remove(&ip);
+                let _ = self.interface.drop_address(ip);
+                self.say(format_args!("given {ip}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn say(&mut self, answer: std::fmt::Arguments<'_>) {
+        // A node that doesn't read is one that has gone.
+        let _ = writeln!(self.answers, "{answer}").and_then(|()| self.answers.flush());
+    }
+}

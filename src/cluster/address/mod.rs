@@ -1,0 +1,278 @@
+//! How a vnode's address gets to its owner, and away from who is none any more. Layer: shell.
+//!
+//! | mode | taking | losing |
+//! |---|---|---|
+//! | loopback | binding is taking | closing the sockets |
+//! | netlink | the [`guard`] puts it on the interface and announces it | the guard takes it away: told so, or when the lease ends, or when the node does |
+//! | hook | the operator's command | the command, or its next `take` elsewhere |
+//!
+//! The guard is a process of its own: a node that is frozen or dead can't take away what it holds.
+
+mod announce;
+pub mod guard;
+mod interface;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::sync::oneshot;
+
+use crate::clock::{self, Uptime};
+use crate::fence::Fence;
+use crate::ids::VnodeId;
+
+/// How long the guard may take.
+const GUARD: Duration = Duration::from_secs(1);
+/// How long an operator's command may take.
+const HOOK: Duration = Duration::from_secs(10);
+/// A guard that has ended is started again after this.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// What moves the addresses.
+#[derive(Debug, Clone)]
+pub enum Mover {
+    /// Nothing has to.
+    Binding,
+    /// The guard.
+    Guard {
+        /// This program, which is started as `guard`.
+        program: PathBuf,
+        /// The interface that the addresses are put on.
+        interface: String,
+    },
+    /// An operator's command; `take ADDRESS` or `give ADDRESS` is added.
+    Hook(Vec<String>),
+}
+
+/// Why an address did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// The guard said so.
+    #[error("{0}")]
+    Guard(String),
+    /// It said nothing.
+    #[error("the guard does not answer")]
+    Late,
+    /// The operator's command.
+    #[error("{0}")]
+    Hook(String),
+}
+
+type Waiting = BTreeMap<IpAddr, Vec<oneshot::Sender<Result<(), String>>>>;
+
+/// The handle.
+pub struct Addresses {
+    mover: Mover,
+    all: BTreeMap<VnodeId, (IpAddr, Fence)>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    guard: Option<File>,
+    child: Option<Child>,
+    held: BTreeMap<VnodeId, IpAddr>,
+    /// Held, and taken away at the end of a lease.
+    lapsed: BTreeSet<VnodeId>,
+    waiting: Waiting,
+    stopped: bool,
+}
+
+impl Addresses {
+    /// Starts what is needed.
+    pub fn start(mover: Mover, all: BTreeMap<VnodeId, (IpAddr, Fence)>) -> io::Result<Arc<Self>> {
+        let addresses = Arc::new(Self { mover, all, inner: Mutex::default() });
+        if let Mover::Guard { program, interface } = &addresses.mover {
+            let answers = addresses.spawn(program, interface)?;
+            let this = addresses.clone();
+            std::thread::Builder::new().name("guard".into()).spawn(move || this.listen(answers))?;
+        }
+        Ok(addresses)
+    }
+
+    /// Brings a vnode's address here.
+    pub async fn take(&self, vnode: VnodeId) -> Result<(), AddressError> {
+        let Some((ip, fence)) = self.all.get(&vnode) else { return Ok(()) };
+        match &self.mover {
+            Mover::Binding => Ok(()),
+            Mover::Guard { .. } => {
+                let (sender, answer) = oneshot::channel();
+                {
+                    let mut inner = self.inner();
+                    inner.held.insert(vnode, *ip);
+                    inner.waiting.entry(*ip).or_default().push(sender);
+                    inner.tell(&format!("take {ip} {}\n", fence.until().0));
+                }
+                match tokio::time::timeout(GUARD, answer).await {
+                    Ok(Ok(result)) => result.map_err(AddressError::Guard),
+                    Ok(Err(_)) | Err(_) => Err(AddressError::Late),
+                }
+            }
+            Mover::Hook(command) => hook(command, "take", *ip).await,
+        }
+    }
+
+    /// Takes a vnode's address away from here; when this returns it is gone.
+    pub async fn give(&self, vnode: VnodeId) {
+        let Some((ip, _)) = self.all.get(&vnode) else { return };
+        match &self.mover {
+            Mover::Binding => {}
+            Mover::Guard { .. } => {
+                let (sender, answer) = oneshot::channel();
+                {
+                    let mut inner = self.inner();
+                    inner.held.remove(&vnode);
+                    inner.lapsed.remove(&vnode);
+                    inner.waiting.entry(*ip).or_default().push(sender);
+                    inner.tell(&format!("give {ip}\n"));
+                }
+                // A guard that doesn't answer has lost the address with the lease.
+                let _ = tokio::time::timeout(GUARD, answer).await;
+            }
+            Mover::Hook(command) => {
+                if let Err(error) = hook(command, "give", *ip).await {
+                    tracing::warn!(%vnode, %error, "the address was not given up");
+                }
+            }
+        }
+    }
+
+    /// Tells the guard how long what it holds may be held. Never waits.
+    pub fn renew(&self) {
+        let mut inner = self.inner();
+        if inner.guard.is_none() || inner.held.is_empty() {
+            return;
+        }
+        let now = clock::uptime();
+        let mut lines = String::new();
+        let Inner { held, lapsed, .. } = &mut *inner;
+        for (vnode, ip) in held {
+            let until = self.all.get(vnode).map_or(Uptime(0), |(_, fence)| fence.until());
+            // A lease that ended and went on before anybody else could have it.
+            let word = if until > now && lapsed.remove(vnode) { "take" } else { "until" };
+            lines.push_str(&format!("{word} {ip} {}\n", until.0));
+        }
+        inner.tell(&lines);
+    }
+
+    /// Ends the guard, and every address with it.
+    pub fn stop(&self) {
+        let child = {
+            let mut inner = self.inner();
+            inner.stopped = true;
+            inner.guard = None;
+            inner.child.take()
+        };
+        if let Some(mut child) = child {
+            let _ = child.wait();
+        }
+    }
+
+    fn spawn(&self, program: &PathBuf, interface: &str) -> io::Result<impl BufRead + Send + use<>> {
+        let addresses = self.all.values().flat_map(|(ip, _)| ["--address".to_owned(), ip.to_string()]);
+        let mut child = Command::new(program)
+            .args(["guard", "--interface", interface])
+            .args(addresses)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let stdin = OwnedFd::from(stdin);
+        let flags = OFlag::from_bits_truncate(fcntl(stdin.as_fd(), FcntlArg::F_GETFL)?);
+        fcntl(stdin.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let mut inner = self.inner();
+        inner.guard = Some(File::from(stdin));
+        inner.child = Some(child);
+        let held: Vec<_> = inner.held.iter().map(|(vnode, ip)| (*vnode, *ip)).collect();
+        for (vnode, ip) in held {
+            let until = self.all.get(&vnode).map_or(0, |(_, fence)| fence.until().0);
+            inner.tell(&format!("take {ip} {until}\n"));
+        }
+        Ok(BufReader::new(stdout))
+    }
+
+    /// Reads what the guard says; starts another when it ends.
+    fn listen(&self, answers: impl BufRead) {
+        let mut answers: Box<dyn BufRead> = Box::new(answers);
+        loop {
+            for line in answers.lines().map_while(Result::ok) {
+                self.hear(&line);
+            }
+            let Mover::Guard { program, interface } = &self.mover else { return };
+            answers = loop {
+                if self.inner().stopped {
+                    return;
+                }
+                tracing::error!("the guard has ended and is started again");
+                std::thread::sleep(AGAIN);
+                match self.spawn(program, interface) {
+                    Ok(answers) => break Box::new(answers),
+                    Err(error) => tracing::error!(%error, "the guard does not start"),
+                }
+            };
+        }
+    }
+
+    fn hear(&self, line: &str) {
+        let mut words = line.splitn(3, ' ');
+        let (Some(word), Some(Ok(ip))) = (words.next(), words.next().map(str::parse::<IpAddr>)) else { return };
+        let result = match word {
+            "taken" | "given" => Ok(()),
+            "failed" => Err(words.next().unwrap_or_default().to_owned()),
+            "lapsed" => {
+                tracing::warn!(%ip, "the lease ended and the guard has taken the address away");
+                metrics::counter!("tandem_addresses_lapsed_total").increment(1);
+                let mut inner = self.inner();
+                let vnode = inner.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode);
+                inner.lapsed.extend(vnode);
+                return;
+            }
+            _ => return,
+        };
+        for waiting in self.inner().waiting.remove(&ip).unwrap_or_default() {
+            let _ = waiting.send(result.clone());
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing is left half done under this lock, so a panic elsewhere doesn't spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A pipe that is full belongs to a guard that hangs: the lease ends there by itself.
+    fn tell(&mut self, lines: &str) {
+        if let Some(guard) = &mut self.guard {
+            let _ = guard.write_all(lines.as_bytes());
+        }
+    }
+}
+
+async fn hook(command: &[String], what: &str, ip: IpAddr) -> Result<(), AddressError> {
+    let failed = |why: String| AddressError::Hook(format!("{} {what} {ip}: {why}", command.join(" ")));
+    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    let running = tokio::process::Command::new(program)
+        .args(arguments)
+        .args([what, &ip.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    match tokio::time::timeout(HOOK, running).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(failed(status.to_string())),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("took too long".into())),
+    }
+}

@@ -1,0 +1,145 @@
+//! Who stands for election, and when: the detector. Layer: shell.
+//!
+//! *Refused is dead, silence is not.* A leader whose kernel refuses connections is succeeded at once; one that is only silent
+//! when this node's promise to it has ended ([`super::lease`]). Raft's own timers start nothing. Whoever stands has asked the
+//! others first, so that a node that nobody would elect doesn't disturb them with a new term.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use openraft::raft::TransferLeaderRequest;
+use tokio::time::Instant;
+
+use super::raft::GroupId;
+use super::wire::{Kind, Reach};
+use super::{Cluster, Group};
+use crate::ids::NodeId;
+
+/// How often we look whether a group has a leader.
+const LOOK: Duration = Duration::from_millis(10);
+/// The second of the survivors stands when the first has not won after this, the third after twice as long.
+const SECOND: Duration = Duration::from_millis(60);
+/// How often one that waits looks whether somebody has won.
+const GLANCE: Duration = Duration::from_millis(2);
+/// How long the others may take to say whether they would vote for us.
+const ASK: Duration = Duration::from_millis(100);
+/// How long an election may take before it is tried again.
+const ELECTION: Duration = Duration::from_millis(100);
+
+/// Looks after all groups, for ever.
+pub async fn run(cluster: Arc<Cluster>) {
+    let standing: Arc<Mutex<BTreeSet<GroupId>>> = Arc::default();
+    let refused = Arc::new(tokio::sync::Notify::new());
+    for (peer, link) in cluster.links.iter() {
+        let (cluster, refused, peer, mut reach) = (cluster.clone(), refused.clone(), *peer, link.reach());
+        tokio::spawn(async move {
+            while reach.changed().await.is_ok() {
+                if *reach.borrow_and_update() == Reach::Refused {
+                    cluster.beats.void(peer);
+                    refused.notify_one();
+                }
+            }
+        });
+    }
+    loop {
+        let _ = tokio::time::timeout(LOOK, refused.notified()).await;
+        if cluster.is_stopping() {
+            return;
+        }
+        if !cluster.life.may_vote() {
+            continue;
+        }
+        for group in cluster.groups.values().filter(|group| !has_leader(&cluster, group) && group.has_voter(cluster.node)) {
+            if lock(&standing).insert(group.id) {
+                let (cluster, standing, id) = (cluster.clone(), standing.clone(), group.id);
+                tokio::spawn(async move {
+                    if let Some(group) = cluster.groups.get(&id) {
+                        succeed(&cluster, group).await;
+                    }
+                    lock(&standing).remove(&id);
+                });
+            }
+        }
+    }
+}
+
+fn has_leader(cluster: &Cluster, group: &Group) -> bool {
+    group.leads().is_some() || cluster.beats.leader(group.id).is_some()
+}
+
+/// Waits for this node's turn, and stands if nobody has won by then.
+async fn succeed(cluster: &Cluster, group: &Group) {
+    let rank = heirs(cluster, group.id).iter().position(|node| *node == cluster.node).unwrap_or(0);
+    let turn = Instant::now() + SECOND * u32::try_from(rank).unwrap_or(u32::MAX);
+    while Instant::now() < turn {
+        tokio::time::sleep(GLANCE).await;
+        if has_leader(cluster, group) {
+            return;
+        }
+    }
+    if !may_win(cluster, group).await || has_leader(cluster, group) || !stand(cluster, group).await {
+        return;
+    }
+    metrics::counter!("tandem_elections_total").increment(1);
+    tracing::info!(group = group.id.0, rank, "standing for election");
+    let deadline = Instant::now() + ELECTION;
+    while !has_leader(cluster, group) && Instant::now() < deadline {
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// The nodes that can succeed, in the order in which they stand; it turns with the group, so that load spreads.
+fn heirs(cluster: &Cluster, id: GroupId) -> Vec<NodeId> {
+    let can = |node: &NodeId, reach: &Reach| {
+        matches!(reach, Reach::Up(hello) if hello.ready && !hello.draining) && cluster.beats.is_heard(*node)
+    };
+    let peers = cluster.peers().into_iter().filter(|(node, reach)| can(node, reach)).map(|(node, _)| node);
+    let mut alive: Vec<NodeId> = peers.chain([cluster.node]).collect();
+    alive.sort_unstable();
+    let turn = usize::from(id.0) / (cluster.links.len() + 1) % alive.len().max(1);
+    alive.rotate_left(turn);
+    alive
+}
+
+/// Whether a majority of the voters would vote for this node now.
+async fn may_win(cluster: &Cluster, group: &Group) -> bool {
+    if !cluster.beats.may_vote(group.id, cluster.node) {
+        return false;
+    }
+    let Ok(last) = group.raft.with_raft_state(|state| state.log_ids.last().copied()).await else { return false };
+    let question = (cluster.node, last);
+    let mut asked: FuturesUnordered<_> = cluster
+        .links
+        .iter()
+        .map(|(node, link)| async { (*node, link.call::<_, bool>(Kind::May, group.id, &question, ASK).await.unwrap_or(false)) })
+        .collect();
+    let mut yes = BTreeSet::from([cluster.node]);
+    let voters = group.voters();
+    let won = |yes: &BTreeSet<NodeId>| voters.iter().all(|voters| voters.intersection(yes).count() > voters.len() / 2);
+    while !won(&yes) {
+        match asked.next().await {
+            Some((node, true)) => drop(yes.insert(node)),
+            Some((_, false)) => {}
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Raft's own way past a lease: the leader said itself that we shall lead. Its lease is over, so we say it. False if this
+/// node's vote is promised.
+async fn stand(cluster: &Cluster, group: &Group) -> bool {
+    let Ok(vote) = group.raft.with_raft_state(|state| *state.vote_ref()).await else { return false };
+    if !cluster.beats.pledge(group.id, cluster.node, vote.leader_id.term + 1) {
+        return false;
+    }
+    group.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, cluster.node.0, None)).await.is_ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing is left half done under this lock, so a panic elsewhere doesn't spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,253 @@
+//! A network of its own: hosts in namespaces on one bridge, and what breaks it. The test itself is at the phones' host.
+//!
+//! ```text
+//!  n1 10.99.0.1 ─┐
+//!  n2 10.99.0.2 ─┼─ br0 ─ phones 10.99.1.1 … (the test)         vnodes 10.99.0.11 …
+//!  n3 10.99.0.3 ─┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pnet_datalink::{Channel, Config, MacAddr};
+
+/// The interface of every host.
+pub const INTERFACE: &str = "eth0";
+/// So many addresses the phones' host has.
+const PHONES: u8 = 250;
+
+static INSIDE: AtomicBool = AtomicBool::new(false);
+
+/// Whether this test has a network of its own.
+pub fn is_inside() -> bool {
+    INSIDE.load(Ordering::Relaxed)
+}
+
+/// An address of the phones' host.
+pub fn phone_address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 99, 1, last)
+}
+
+/// The network; it goes with the last that has it.
+pub struct Net {
+    name: String,
+    nodes: usize,
+}
+
+/// Builds a network for so many nodes, goes to its phones' host, and runs a test there.
+pub fn run<F: Future<Output = ()>>(nodes: usize, test: impl FnOnce(Arc<Net>) -> F) {
+    let net = Arc::new(Net::new(nodes));
+    let phones = File::open(format!("/run/netns/{}", net.namespace("phones"))).unwrap();
+    setns(phones, CloneFlags::CLONE_NEWNET).expect("the lab needs root");
+    INSIDE.store(true, Ordering::Relaxed);
+    // Its threads are begun by this one, so they are where it is.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(test(net));
+}
+
+impl Net {
+    fn new(nodes: usize) -> Self {
+        let net = Self { name: format!("tandem{}", std::process::id()), nodes };
+        net.ip(&["netns", "add", &net.namespace("switch")]);
+        net.on("switch", &["link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0"]);
+        net.on("switch", &["link", "set", "br0", "up"]);
+        for node in 1..=nodes {
+            net.host(&format!("n{node}"), &[net.node(node)]);
+        }
+        let phones: Vec<_> = (1..=PHONES).map(phone_address).collect();
+        net.host("phones", &phones);
+        net.nft("table bridge faults {\n chain wire {\n type filter hook forward priority 0; policy accept;\n }\n}\n");
+        net
+    }
+
+    fn host(&self, host: &str, addresses: &[Ipv4Addr]) {
+        let (namespace, port) = (self.namespace(host), format!("p-{host}"));
+        self.ip(&["netns", "add", &namespace]);
+        self.on("switch", &["link", "add", &port, "type", "veth", "peer", "name", INTERFACE, "netns", &namespace]);
+        self.on("switch", &["link", "set", &port, "master", "br0", "up"]);
+        self.on(host, &["link", "set", "lo", "up"]);
+        self.on(host, &["link", "set", INTERFACE, "up"]);
+        let lines: String = addresses.iter().map(|ip| format!("addr add {ip}/16 dev {INTERFACE}\n")).collect();
+        self.input(&["ip", "-n", &namespace, "-batch", "-"], &lines);
+    }
+
+    /// The address of a node.
+    pub fn node(&self, node: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 99, 0, u8::try_from(node).unwrap())
+    }
+
+    /// The address of a vnode.
+    pub fn vnode(&self, vnode: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 99, 0, 10 + u8::try_from(vnode).unwrap())
+    }
+
+    /// A command that runs at a node's host.
+    pub fn command(&self, node: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(&format!("n{node}")), program]);
+        command
+    }
+
+    /// Nothing comes from a host any more, and nothing gets there.
+    pub fn cut(&self, node: usize) {
+        self.rule(&format!("iifname p-n{node} drop"));
+        self.rule(&format!("oifname p-n{node} drop"));
+    }
+
+    /// Nothing comes from a host any more; what is sent there arrives.
+    pub fn cut_from(&self, node: usize) {
+        self.rule(&format!("iifname p-n{node} drop"));
+    }
+
+    /// Nothing gets to a host any more; what it sends arrives.
+    pub fn cut_to(&self, node: usize) {
+        self.rule(&format!("oifname p-n{node} drop"));
+    }
+
+    /// Two hosts don't hear each other; everybody else hears both.
+    pub fn cut_between(&self, a: usize, b: usize) {
+        self.rule(&format!("iifname p-n{a} oifname p-n{b} drop"));
+        self.rule(&format!("iifname p-n{b} oifname p-n{a} drop"));
+    }
+
+    /// So many of a hundred frames between nodes are lost.
+    pub fn lose(&self, percent: u32) {
+        self.rule(&format!("iifname \"p-n*\" oifname \"p-n*\" numgen random mod 100 < {percent} drop"));
+    }
+
+    /// The cable is pulled, or put in again: the host sees it.
+    pub fn pull(&self, node: usize, pulled: bool) {
+        self.on("switch", &["link", "set", &format!("p-n{node}"), if pulled { "down" } else { "up" }]);
+    }
+
+    /// All cuts and losses are over.
+    pub fn heal(&self) {
+        self.nft("flush chain bridge faults wire");
+    }
+
+    /// Every process of a host stops where it is, or goes on.
+    pub fn freeze(&self, node: usize, freeze: bool) {
+        let signal = if freeze { Signal::SIGSTOP } else { Signal::SIGCONT };
+        for pid in self.pids(&format!("n{node}")) {
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// Power loss: every process of a host is gone, and its addresses with it.
+    pub fn power_off(&self, node: usize) {
+        self.pull(node, true);
+        for pid in self.pids(&format!("n{node}")) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    fn pids(&self, host: &str) -> Vec<Pid> {
+        let output = Command::new("ip").args(["netns", "pids", &self.namespace(host)]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+    }
+
+    fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.name)
+    }
+
+    fn rule(&self, rule: &str) {
+        self.nft(&format!("add rule bridge faults wire {rule}"));
+    }
+
+    fn nft(&self, text: &str) {
+        self.input(&["ip", "netns", "exec", &self.namespace("switch"), "nft", "-f", "-"], text);
+    }
+
+    fn on(&self, host: &str, args: &[&str]) {
+        self.ip(&[&["-n", &self.namespace(host)], args].concat());
+    }
+
+    fn ip(&self, args: &[&str]) {
+        self.input(&[&["ip"], args].concat(), "");
+    }
+
+    fn input(&self, command: &[&str], input: &str) {
+        use std::io::Write;
+        let mut child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).spawn().expect(command[0]);
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{command:?} {input}");
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let nodes = (1..=self.nodes).map(|node| format!("n{node}"));
+        for host in nodes.chain(["phones".into(), "switch".into()]) {
+            if host.starts_with('n') {
+                for pid in self.pids(&host) {
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+            }
+            let _ = Command::new("ip").args(["netns", "del", &self.namespace(&host)]).status();
+        }
+    }
+}
+
+/// Who speaks for an address, as the phones' host hears it: frames from the address, and ARP about it.
+pub struct Watch {
+    heard: Arc<Mutex<BTreeMap<Ipv4Addr, Vec<Turn>>>>,
+}
+
+/// One host after another.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    pub host: MacAddr,
+    pub first: Instant,
+    pub last: Instant,
+    pub frames: u64,
+}
+
+impl Watch {
+    /// Begins to listen.
+    pub fn start() -> Self {
+        let heard: Arc<Mutex<BTreeMap<Ipv4Addr, Vec<Turn>>>> = Arc::default();
+        let interface = pnet_datalink::interfaces().into_iter().find(|own| own.name == INTERFACE).unwrap();
+        let config = Config { read_buffer_size: 4 << 20, ..Config::default() };
+        let Channel::Ethernet(_, mut frames) = pnet_datalink::channel(&interface, config).unwrap() else { panic!("no Ethernet") };
+        let own = interface.mac.unwrap();
+        let seen = Arc::downgrade(&heard);
+        std::thread::spawn(move || {
+            while let (Ok(frame), Some(heard)) = (frames.next(), seen.upgrade()) {
+                let Some((host, ip)) = speaker(frame).filter(|(host, _)| *host != own) else { continue };
+                let now = Instant::now();
+                let mut heard = heard.lock().unwrap();
+                let turns = heard.entry(ip).or_default();
+                match turns.last_mut().filter(|turn| turn.host == host) {
+                    Some(turn) => (turn.last, turn.frames) = (now, turn.frames + 1),
+                    None => turns.push(Turn { host, first: now, last: now, frames: 1 }),
+                }
+            }
+        });
+        Self { heard }
+    }
+
+    /// The hosts that spoke for an address, one turn after another.
+    pub fn turns(&self, ip: impl Into<IpAddr>) -> Vec<Turn> {
+        let IpAddr::V4(ip) = ip.into() else { return Vec::new() };
+        self.heard.lock().unwrap().get(&ip).cloned().unwrap_or_default()
+    }
+}
+
+/// The host that sent a frame, and the address that it spoke for.
+fn speaker(frame: &[u8]) -> Option<(MacAddr, Ipv4Addr)> {
+    let mac = |at: usize| Some(MacAddr::from(<[u8; 6]>::try_from(frame.get(at..at + 6)?).ok()?));
+    let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some((mac(6)?, ip(26)?)),
+        [0x08, 0x06] => Some((mac(22)?, ip(28)?)),
+        _ => None,
+    }
+}
