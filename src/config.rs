@@ -199,7 +199,7 @@ impl Default for Log {
 }
 
 /// What is logged: ours from info, the libraries' only what may need somebody.
-pub const DEFAULT_FILTER: &str = "info,openraft=warn,ractor=warn,ractor_cluster=warn";
+pub const DEFAULT_FILTER: &str = "info,openraft=error,ractor=warn,ractor_cluster=warn";
 
 fn sip_port() -> u16 {
     5060

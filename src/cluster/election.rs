@@ -14,7 +14,7 @@ use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
 use super::raft::GroupId;
-use super::wire::{Kind, Reach};
+use super::wire::{Hello, Kind, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
 
@@ -94,7 +94,9 @@ async fn succeed(cluster: &Cluster, group: &Group) {
 /// The nodes that can succeed, in the order in which they stand; it turns with the group, so that load spreads.
 fn heirs(cluster: &Cluster, id: GroupId) -> Vec<NodeId> {
     let can = |node: &NodeId, reach: &Reach| {
-        matches!(reach, Reach::Up(hello) if hello.ready && !hello.draining) && cluster.beats.is_heard(*node)
+        // While nobody is ready, all are alike.
+        let fit = |hello: &Hello| (hello.ready || !cluster.life.is_ready()) && !hello.draining;
+        matches!(reach, Reach::Up(hello) if fit(hello)) && cluster.beats.is_heard(*node)
     };
     let peers = cluster.peers().into_iter().filter(|(node, reach)| can(node, reach)).map(|(node, _)| node);
     let mut alive: Vec<NodeId> = peers.chain([cluster.node]).collect();

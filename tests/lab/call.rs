@@ -1,5 +1,6 @@
 //! Built-in phones that talk through a cluster.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem::cli::demo::phone::Phone;
@@ -10,9 +11,14 @@ use super::cluster::{Cluster, DOMAIN};
 
 /// A phone for one of the cluster's users, which speaks to the first vnode of a node.
 pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
+    phone_at(cluster, user, cluster.sip_of(node)).await
+}
+
+/// A phone for one of the cluster's users, which speaks to a vnode's address.
+pub async fn phone_at(cluster: &Cluster, user: usize, server: SocketAddr) -> (Phone, UdpSocket) {
     let media = UdpSocket::bind((super::phones(), 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
-    (Phone::new(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap()).await.unwrap(), media)
+    (Phone::new(name, password, DOMAIN, server, media.local_addr().unwrap()).await.unwrap(), media)
 }
 
 /// Lets one phone call the cluster's second user, who answers by the other; both talk until the talks are dropped.

@@ -81,6 +81,13 @@ impl Talk {
         Self { heard, tasks: [sending, listening] }
     }
 
+    /// The longest time without a frame since this was last called, the present silence included.
+    pub fn take_gap(&self) -> Duration {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let silence = heard.silence().unwrap_or_default();
+        std::mem::take(&mut heard.gap).max(silence)
+    }
+
     /// What was heard so far.
     pub fn heard(&self) -> Heard {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -84,6 +84,7 @@ impl<W: Write> Guard<W> {
         let now = clock::uptime();
         let lapsed: Vec<IpAddr> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(ip, _)| *ip).collect();
         for ip in lapsed {
+            self.announcer.quiet(ip);
             let _ = self.interface.drop_address(ip);
             self.held.remove(&ip);
             self.say(format_args!("lapsed {ip}"));

@@ -1,0 +1,176 @@
+//! The gaps in the sound of a hundred calls, while the node that has them dies, freezes, is cut off, or hands them over.
+//!
+//! `make failover` prints the table of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
+//! nodes and all phones on one machine. A gap is the time between two packets that a phone received, 20 ms when nothing happens.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+
+#[path = "../tests/lab/mod.rs"]
+mod lab;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem::cli::demo::phone::Phone;
+use tandem::cli::demo::talk::Talk;
+
+use lab::cluster::{Cluster, PATIENCE};
+use lab::net::{self, Net, Watch};
+use lab::{call, until};
+
+/// The node that has the calls, and its vnodes.
+const NODE: usize = 2;
+const VNODES: [usize; 2] = [2, 5];
+/// Longer than any successor takes.
+const BEFORE: Duration = Duration::from_secs(1);
+/// The calls have all been heard again.
+const AFTER: Duration = Duration::from_secs(1);
+
+struct Bench {
+    net: Arc<Net>,
+    cluster: Cluster,
+    watch: Watch,
+    phones: Vec<(Phone, Phone)>,
+    talks: Vec<[Talk; 2]>,
+    runs: usize,
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn main() {
+    net::run(3, async |net| {
+        let (calls, runs) = (number("CALLS", 100), number("RUNS", 20));
+        let mut bench = Bench::start(net, calls, runs).await;
+        println!("{calls} calls, {} streams; {runs} faults each; milliseconds", 2 * calls);
+        println!("| what | median | p99 | worst |\n|---|---|---|---|");
+        bench.quiet().await;
+        bench.kills().await;
+        bench.freezes().await;
+        bench.cuts().await;
+        bench.moves().await;
+        bench.end().await;
+    });
+}
+
+impl Bench {
+    async fn start(net: Arc<Net>, calls: usize, runs: usize) -> Self {
+        let cluster = Cluster::at(&net, 2 * calls).await;
+        let watch = Watch::start();
+        let (mut phones, mut talks) = (Vec::new(), Vec::new());
+        for n in 0..calls {
+            let server = cluster.sip[VNODES[n % 2] - 1];
+            let (mut a, a_media) = call::phone_at(&cluster, 2 * n, server).await;
+            let (mut b, b_media) = call::phone_at(&cluster, 2 * n + 1, server).await;
+            b.register().await.unwrap();
+            talks.push(call::to(&cluster.users[2 * n + 1].0, (&mut a, a_media), (&mut b, b_media)).await);
+            phones.push((a, b));
+        }
+        tokio::time::sleep(AFTER).await;
+        Self { net, cluster, watch, phones, talks, runs }
+    }
+
+    fn gaps(&self) -> Vec<Duration> {
+        self.talks.iter().flatten().map(Talk::take_gap).collect()
+    }
+
+    async fn settle(&self) -> Vec<Duration> {
+        self.cluster.at_home().await;
+        tokio::time::sleep(AFTER).await;
+        self.gaps()
+    }
+
+    async fn quiet(&mut self) {
+        self.gaps();
+        tokio::time::sleep(AFTER * 5).await;
+        row("nothing happens", self.gaps());
+    }
+
+    async fn kills(&mut self) {
+        let (mut gaps, mut home) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            self.gaps();
+            self.cluster.kill(NODE);
+            tokio::time::sleep(BEFORE).await;
+            gaps.extend(self.gaps());
+            self.cluster.start_again(NODE);
+            home.extend(self.settle().await);
+        }
+        row("`kill -9` of the owner", gaps);
+        row("its way home, started again", home);
+    }
+
+    async fn freezes(&mut self) {
+        let (mut gaps, mut home) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            self.gaps();
+            self.cluster.freeze(NODE, true);
+            tokio::time::sleep(BEFORE).await;
+            gaps.extend(self.gaps());
+            self.cluster.freeze(NODE, false);
+            home.extend(self.settle().await);
+        }
+        row("the owner frozen (SIGSTOP)", gaps);
+        row("its way home, thawed", home);
+    }
+
+    async fn cuts(&mut self) {
+        let (mut gaps, mut home) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            self.gaps();
+            self.net.cut(NODE);
+            tokio::time::sleep(BEFORE).await;
+            gaps.extend(self.gaps());
+            self.net.heal();
+            home.extend(self.settle().await);
+        }
+        row("the owner's host cut off", gaps);
+        row("its way home, healed", home);
+    }
+
+    async fn moves(&mut self) {
+        let mut gaps = Vec::new();
+        for _ in 0..self.runs.div_ceil(2) {
+            for to in [3, NODE] {
+                self.gaps();
+                for vnode in VNODES {
+                    self.cluster.command(&["move", &vnode.to_string(), &to.to_string()]).await.unwrap();
+                }
+                tokio::time::sleep(AFTER).await;
+                gaps.extend(self.gaps());
+            }
+        }
+        row("planned move (`tandem move`)", gaps);
+    }
+
+    /// Every call is hung up by one of its phones, has its CDR, and nothing is left of it.
+    async fn end(self) {
+        let Self { cluster, watch, phones, .. } = self;
+        let calls = phones.len() as u64;
+        for (mut a, mut b) in phones {
+            let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+            hung_up.and(ended).unwrap();
+        }
+        until("every call has its CDR and no port is open", PATIENCE, || async {
+            let cdrs = cluster.count(1, "/v1/cdrs?limit=0", "total").await;
+            let mut open = 0;
+            for node in 1..=3 {
+                open += cluster.count(node, "/v1/cluster", "media_sockets").await;
+            }
+            cdrs == calls && open == 0
+        })
+        .await;
+        println!("\n{calls} calls hung up, {calls} CDRs, no port open; no address was answered by two hosts at once:");
+        for vnode in VNODES {
+            let turns = watch.turns(cluster.sip[vnode - 1].ip());
+            println!("vnode {vnode} was at {} hosts, one after another", turns.len());
+        }
+    }
+}
+
+fn row(what: &str, mut gaps: Vec<Duration>) {
+    gaps.sort_unstable();
+    let at = |share: f64| gaps[((gaps.len() as f64 * share) as usize).min(gaps.len() - 1)].as_secs_f64() * 1000.0;
+    println!("| {what} | {:.0} | {:.0} | {:.0} |", at(0.5), at(0.99), at(1.0));
+}
