@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Opening: media sockets first, so that packets flow; SIP's socket, by which the calls will speak; then calls from their
-//! records; SIP's socket is read last, so that nobody is told 481 meanwhile. Closing goes the other way, and only
+//! records; SIP's socket is read last, so that nobody is told 481 meanwhile. Closing goes the other way, sound last, and only
 //! then may the address move.
 
 use std::net::IpAddr;
@@ -240,9 +240,10 @@ impl Running {
     async fn close(&mut self) {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
-        services.cluster.addresses().give(vnode).await;
         let calls = services.directory.of_vnode(vnode);
+        // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
+        services.cluster.addresses().give(vnode).await;
         for call in calls {
             services.relay.close(call);
         }
