@@ -171,6 +171,6 @@ impl Bench {
 
 fn row(what: &str, mut gaps: Vec<Duration>) {
     gaps.sort_unstable();
-    let at = |share: f64| gaps[((gaps.len() as f64 * share) as usize).min(gaps.len() - 1)].as_secs_f64() * 1000.0;
-    println!("| {what} | {:.0} | {:.0} | {:.0} |", at(0.5), at(0.99), at(1.0));
+    let at = |percent: usize| gaps[(gaps.len() * percent / 100).min(gaps.len() - 1)].as_secs_f64() * 1000.0;
+    println!("| {what} | {:.0} | {:.0} | {:.0} |", at(50), at(99), at(100));
 }

@@ -103,30 +103,25 @@ pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
     tracing::info!(%vnode, to = %node, "moving");
     if let (true, Some(term)) = (owner.release(true, CLOSE).await, group.leads()) {
         let deadline = tokio::time::Instant::now() + TRANSFER;
-        cluster.beats.withhold(group.id, term, true);
+        cluster.beats.hand_over(group.id, term, node);
         if let_go(cluster, group, node).await && group.raft.trigger().transfer_leader(node.0).await.is_ok() {
             while group.leader() != Some(node) && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
-    cluster.beats.withhold(group.id, 0, false);
+    cluster.beats.keep(group.id);
     owner.release(false, CLOSE).await;
 }
 
 /// Waits until the successor and a majority know that their promises are void, or all that answer do: else they would refuse
 /// to elect it.
 async fn let_go(cluster: &Cluster, group: &Group, successor: NodeId) -> bool {
-    let deadline = tokio::time::Instant::now() + RELEASE;
+    let mut echoes = cluster.beats.echoes();
     let knows = |node: &NodeId| *node == cluster.node || cluster.beats.has_heard_release(group.id, *node);
-    loop {
+    let known = || {
         let majority = group.voters().iter().all(|voters| voters.iter().filter(|node| knows(node)).count() > voters.len() / 2);
-        if majority && knows(&successor) {
-            return true;
-        }
-        if tokio::time::Instant::now() > deadline {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_micros(200)).await;
-    }
+        majority && knows(&successor)
+    };
+    tokio::time::timeout(RELEASE, echoes.wait_for(|_| known())).await.is_ok()
 }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::Group;
 use super::address::Addresses;
-use super::lease::{BEAT, Beat, Echo, Leases, Term};
+use super::lease::{BEAT, Beat, Echo, Leases, Release, Term};
 use super::priority::before_others;
 use super::raft::GroupId;
 use crate::clock::{self, Uptime};
@@ -69,6 +69,8 @@ pub struct Beats {
     open: Mutex<BTreeSet<GroupId>>,
     /// Grows whenever something is held that was not held before.
     gained: watch::Sender<u64>,
+    /// Grows with every echo.
+    echoes: watch::Sender<u64>,
     pulse: AtomicU64,
     running: AtomicBool,
 }
@@ -111,6 +113,7 @@ impl Beats {
             withheld: Mutex::default(),
             open: Mutex::default(),
             gained: watch::Sender::new(0),
+            echoes: watch::Sender::new(0),
             pulse: AtomicU64::new(clock::uptime().0),
             running: AtomicBool::new(true),
         });
@@ -167,6 +170,11 @@ impl Beats {
         self.gained.subscribe()
     }
 
+    /// Changes with every echo.
+    pub fn echoes(&self) -> watch::Receiver<u64> {
+        self.echoes.subscribe()
+    }
+
     /// A vnode's sockets are open here, or closed.
     pub fn sockets_open(&self, group: GroupId, open: bool) {
         let mut all = lock(&self.open);
@@ -177,14 +185,16 @@ impl Beats {
         }
     }
 
-    /// Lets a group go that this node leads, or takes that back. Its sockets are closed.
-    pub fn withhold(&self, group: GroupId, term: Term, withhold: bool) {
-        if withhold {
-            lock(&self.withheld).insert(group);
-            lock(&self.leases).release(group, term);
-        } else {
-            lock(&self.withheld).remove(&group);
-        }
+    /// Lets a group go that this node leads, for a successor. Its sockets are closed.
+    pub fn hand_over(&self, group: GroupId, term: Term, successor: NodeId) {
+        lock(&self.withheld).insert(group);
+        lock(&self.leases).release(clock::uptime(), Release { group, term, successor: Some(successor) });
+        self.kick();
+    }
+
+    /// The move is over, or has come to nothing: what this node leads it owns again.
+    pub fn keep(&self, group: GroupId) {
+        lock(&self.withheld).remove(&group);
         self.kick();
     }
 
@@ -289,7 +299,10 @@ impl Thread {
                         self.send(&Packet::Echo(echo), from);
                     }
                 }
-                Packet::Echo(echo) => lock(&self.beats.leases).echoed(&echo),
+                Packet::Echo(echo) => {
+                    lock(&self.beats.leases).echoed(&echo);
+                    self.beats.echoes.send_modify(|count| *count += 1);
+                }
             }
         }
     }
@@ -309,7 +322,7 @@ impl Thread {
             } else if !lock(&self.beats.open).contains(&group.id)
                 && leases.held_until(now, group.id, term, &voters).is_none_or(|until| until <= now)
             {
-                leases.release(group.id, term);
+                leases.release(now, Release { group: group.id, term, successor: None });
             }
         }
         let beat = Packet::Beat(leases.beat(now, leads));

@@ -44,8 +44,19 @@ pub struct Beat {
     pub number: u64,
     /// What it leads.
     pub leads: Vec<(GroupId, Term)>,
-    /// What it led and has let go: promises about it are void.
-    pub released: Vec<(GroupId, Term)>,
+    /// What it led and has let go.
+    pub released: Vec<Release>,
+}
+
+/// A leader's last word about a group: what was promised to it about this is void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Which.
+    pub group: GroupId,
+    /// The term that it led in.
+    pub term: Term,
+    /// Who is to lead it; nobody else stands for as long as a promise lasts.
+    pub successor: Option<NodeId>,
 }
 
 /// The answer to a beat.
@@ -101,8 +112,8 @@ pub struct Leases {
     promises: BTreeMap<GroupId, Promise>,
     /// No leader of an earlier term is followed any more.
     pledges: BTreeMap<GroupId, Term>,
-    /// What this node leads and has let go, and the first beat that says so.
-    released: BTreeMap<GroupId, (Term, u64)>,
+    /// What this node led and has let go, and the first beat that says so.
+    released: BTreeMap<GroupId, (Release, u64)>,
     /// By group: echoes of earlier beats count for nothing, since what they promised was given back.
     floors: BTreeMap<GroupId, u64>,
 }
@@ -128,7 +139,7 @@ impl Leases {
     /// The next beat, which says that this node leads these groups.
     pub fn beat(&mut self, now: Uptime, leads: Vec<(GroupId, Term)>) -> Beat {
         self.number += 1;
-        self.released.retain(|group, (term, _)| leads.iter().all(|led| led != &(*group, *term)));
+        self.released.retain(|group, (release, _)| leads.iter().all(|led| led != &(*group, release.term)));
         for (group, term) in &leads {
             // Its own voter is bound like any other.
             if self.pledged(*group) <= *term {
@@ -139,7 +150,7 @@ impl Leases {
         if self.sent.len() > SENT {
             self.sent.pop_front();
         }
-        let released = self.released.iter().map(|(group, (term, _))| (*group, *term)).collect();
+        let released = self.released.values().map(|(release, _)| *release).collect();
         Beat { from: self.node, life: self.life, number: self.number, leads, released }
     }
 
@@ -154,11 +165,8 @@ impl Leases {
         }
         peer.number = beat.number;
         peer.heard = Some(now);
-        for (group, term) in &beat.released {
-            let void = |promise: &Promise| promise.to == beat.from && promise.term <= *term;
-            if self.promises.get(group).is_some_and(void) {
-                self.promises.remove(group);
-            }
+        for release in &beat.released {
+            self.let_go(now, beat.from, *release);
         }
         let mut follows = Vec::with_capacity(beat.leads.len());
         for (group, term) in &beat.leads {
@@ -220,21 +228,33 @@ impl Leases {
         voters.iter().map(one).min().flatten()
     }
 
-    /// Lets a group go, for which nothing may be sent any more: the next beats tell the voters that they are free.
-    pub fn release(&mut self, group: GroupId, term: Term) {
-        if self.released.get(&group).is_none_or(|(released, _)| *released < term) {
-            self.released.insert(group, (term, self.number + 1));
+    fn let_go(&mut self, now: Uptime, former: NodeId, release: Release) {
+        let Release { group, term, successor } = release;
+        if self.promises.get(&group).is_some_and(|promise| promise.to == former && promise.term <= term) {
+            match successor {
+                Some(to) => drop(self.promises.insert(group, Promise { to, term, until: now + GRANT })),
+                None => drop(self.promises.remove(&group)),
+            }
+        }
+    }
+
+    /// Lets a group go, for which nothing may be sent any more: the next beats tell the voters that they are free, or to
+    /// wait for a successor.
+    pub fn release(&mut self, now: Uptime, release: Release) {
+        let group = release.group;
+        if self.released.get(&group).is_none_or(|(released, _)| released.term < release.term) {
+            self.released.insert(group, (release, self.number + 1));
         }
         self.floors.insert(group, self.number + 1);
         for peer in self.peers.values_mut() {
             peer.follows.remove(&group);
         }
-        self.promises.retain(|own, promise| *own != group || promise.to != self.node);
+        self.let_go(now, self.node, release);
     }
 
     /// Whether a peer has heard that a group was let go.
     pub fn has_heard_release(&self, group: GroupId, peer: NodeId) -> bool {
-        let heard = |(_, first): &(Term, u64)| self.peers.get(&peer).is_some_and(|peer| peer.echoed >= *first);
+        let heard = |(_, first): &(Release, u64)| self.peers.get(&peer).is_some_and(|peer| peer.echoed >= *first);
         self.released.get(&group).is_some_and(heard)
     }
 

@@ -15,6 +15,8 @@ use crate::lab::{call, until};
 /// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench.
 const DEAD: Duration = Duration::from_millis(200);
 const SILENT: Duration = Duration::from_millis(660);
+/// What the promise allows a planned move, three times that.
+const MOVED: Duration = Duration::from_millis(120);
 
 /// A call at home on node 2, and everybody who looks.
 struct Case {
@@ -74,6 +76,21 @@ fn a_process_is_killed() {
         a_while().await;
         case.cluster.start_again(2);
         case.ends_well(DEAD).await;
+    });
+}
+
+#[test]
+fn a_vnode_moves_twenty_times() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        for node in ["3", "1", "3", "1", "2"].repeat(4) {
+            case.cluster.command(&["move", "2", node]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let turns = case.watch.turns(case.address);
+        assert_eq!(turns.len(), 21, "each host speaks for it in its turn: {turns:?}");
+        call::heard_each_other(&case.talks, MOVED);
+        assert!(case.talks.iter().all(|talk| talk.heard().lost() <= 20 * 2), "two packets a move");
     });
 }
 

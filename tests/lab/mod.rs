@@ -4,7 +4,14 @@
 //! addresses that nobody else has, so that no port has to be looked for (one that was free a moment ago may be the
 //! end of somebody's connection now). The nodes' own ports are on 127.0.0.1, below those that connections get.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs, reason = "each test and bench uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "each test and bench uses its part"
+)]
 
 pub mod baresip;
 pub mod call;

@@ -192,7 +192,7 @@ impl World {
                 if node.leads && !node.moving && a != b {
                     node.moving = true;
                     let term = node.term;
-                    node.leases.release(GROUP, term);
+                    node.leases.release(Uptime(self.now), Release { group: GROUP, term, successor: Some(NodeId(b)) });
                     self.send(a, b, Message::Stand { term });
                 }
             }
@@ -223,7 +223,7 @@ impl World {
                 let leads = if node.leads && !node.moving && hears { vec![(GROUP, node.term)] } else { Vec::new() };
                 if node.leads && !hears && !self.owns(&self.nodes[at]) {
                     let term = self.nodes[at].term;
-                    self.nodes[at].leases.release(GROUP, term);
+                    self.nodes[at].leases.release(now, Release { group: GROUP, term, successor: None });
                 }
                 let beat = self.nodes[at].leases.beat(now, leads);
                 let id = self.nodes[at].id;
@@ -301,7 +301,7 @@ fn what_is_let_go_is_free_at_once_and_late_echoes_bring_nothing_back() {
     let (mut leader, mut voter, voters) = leases();
     let beat = leader.beat(ms(1000), vec![(GROUP, 5)]);
     let echo = voter.heard(ms(1000), &beat, |_| 5).unwrap();
-    leader.release(GROUP, 5);
+    leader.release(ms(1000), Release { group: GROUP, term: 5, successor: None });
     assert!(!leader.has_heard_release(GROUP, NodeId(2)));
     let beat = leader.beat(ms(1001), Vec::new());
     let heard = voter.heard(ms(1001), &beat, |_| 5).unwrap();
@@ -310,6 +310,20 @@ fn what_is_let_go_is_free_at_once_and_late_echoes_bring_nothing_back() {
     leader.beat(ms(1002), vec![(GROUP, 5)]);
     leader.echoed(&echo);
     assert_eq!(leader.held_until(ms(1003), GROUP, 5, &voters), None);
+}
+
+#[test]
+fn nobody_stands_before_the_successor() {
+    let (mut leader, mut voter, _) = leases();
+    let beat = leader.beat(ms(1000), vec![(GROUP, 5)]);
+    voter.heard(ms(1000), &beat, |_| 5).unwrap();
+    leader.release(ms(1001), Release { group: GROUP, term: 5, successor: Some(NodeId(3)) });
+    voter.heard(ms(1001), &leader.beat(ms(1001), Vec::new()), |_| 5).unwrap();
+    for node in [&leader, &voter] {
+        assert!(node.may_vote(ms(1002), GROUP, NodeId(3)) && !node.may_vote(ms(1002), GROUP, NodeId(2)));
+        assert_eq!(node.leader(ms(1002), GROUP), Some(NodeId(3)));
+        assert!(node.may_vote(ms(1222), GROUP, NodeId(2)), "not for ever");
+    }
 }
 
 #[test]
