@@ -602,6 +602,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_passes_a_fence_that_is_shut() {
+        let world = World::new(None);
+        let (alice, bob) = (phone(), phone());
+        world.leg(LegId::CALLER, 21_300, Some(alice.local_addr().unwrap()));
+        world.leg(LegId::CALLEE, 21_302, Some(bob.local_addr().unwrap()));
+        wait_until(|| world.relay.open_sockets() == 4);
+        world.fence.pass(crate::fence::Pass::Lease);
+        bob.send_to(&RTP, local(21_302)).unwrap();
+        wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 1);
+        world.fence.extend(clock::uptime() + Duration::from_secs(60));
+        bob.send_to(&[0x80, 1], local(21_302)).unwrap();
+        let mut buffer = [0; 9];
+        assert_eq!((alice.recv(&mut buffer).unwrap(), buffer[1]), (2, 1), "the first never came");
+    }
+
+    #[test]
     fn a_port_that_is_still_taken_is_bound_when_it_is_free() {
         let world = World::new(None);
         let former = Pair::bind(local(21_100)).unwrap();

@@ -30,8 +30,12 @@ struct Case {
 
 impl Case {
     async fn start(net: Arc<Net>) -> Self {
+        let watch = Watch::asking((1..=6).map(|vnode| net.vnode(vnode)));
+        Self::watched(net, watch).await
+    }
+
+    async fn watched(net: Arc<Net>, watch: Watch) -> Self {
         let cluster = Cluster::at(&net, 2).await;
-        let watch = Watch::start();
         let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
         let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
         a.register().await.unwrap();
@@ -146,5 +150,171 @@ fn a_host_hears_nothing_any_more() {
         a_while().await;
         case.net.heal();
         case.ends_well(SILENT).await;
+    });
+}
+
+/// Its guard is frozen too: its kernel still answers who asks, until the address ends there by itself. It says nothing unasked, and
+/// the successor's announcements see to it that nobody asks.
+#[test]
+fn a_host_freezes_whole_and_thaws() {
+    net::run(3, async |net| {
+        let case = Case::watched(net, Watch::start()).await;
+        case.net.freeze(2, true);
+        a_while().await;
+        case.net.freeze(2, false);
+        case.ends_well(SILENT).await;
+    });
+}
+
+/// It may have forgotten what it said last, and is caught up before it has a voice again.
+#[test]
+fn a_host_loses_power_and_comes_back() {
+    net::run(3, async |net| {
+        let mut case = Case::start(net).await;
+        case.net.power_off(2);
+        case.cluster.reap(2);
+        a_while().await;
+        case.net.power_on(2);
+        case.cluster.start_again(2);
+        case.ends_well(SILENT).await;
+    });
+}
+
+#[test]
+fn two_hosts_lose_sight_of_each_other_and_nobody_minds() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        let before = case.cluster.elections();
+        case.net.cut_between(2, 3);
+        a_while().await;
+        case.net.heal();
+        a_while().await;
+        assert_eq!(case.cluster.elections(), before, "both have a majority without each other");
+        assert_eq!(case.watch.turns(case.address).len(), 1);
+        call::heard_each_other(&case.talks, MOVED);
+    });
+}
+
+/// Twenty frames in a hundred between the nodes: replication is slower, calls begin and end, nothing moves.
+#[test]
+fn a_lossy_link_moves_nothing() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        let before = case.cluster.elections();
+        case.net.lose(20);
+        let Case { cluster, phones: (mut a, mut b), talks, .. } = case;
+        for _ in 0..5 {
+            let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+            hung_up.and(ended).unwrap();
+            let (called, answered) = tokio::join!(a.call(&cluster.users[1].0), b.answer());
+            called.and(answered).unwrap();
+        }
+        drop(talks);
+        assert_eq!(cluster.elections(), before, "nobody was taken for dead");
+        case.net.heal();
+        let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+        hung_up.and(ended).unwrap();
+        until("six CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 6 }).await;
+    });
+}
+
+/// A call that rings while something happens to the node that has it, and is answered afterwards.
+async fn rings_on(net: Arc<Net>, fault: impl AsyncFnOnce(&Net, &mut Cluster)) {
+    let mut cluster = Cluster::at(&net, 2).await;
+    let watch = Watch::start();
+    let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
+    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
+    b.register().await.unwrap();
+    let callee = cluster.users[1].0.clone();
+    let address = cluster.sip_of(2).ip();
+    let (called, answered, ()) = tokio::join!(
+        a.call(&callee),
+        async {
+            let ringing = b.ring(Duration::from_secs(3)).await?;
+            b.pick_up(&ringing).await
+        },
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fault(&net, &mut cluster).await;
+        }
+    );
+    let talks = [Talk::start(a_media, called.unwrap()), Talk::start(b_media, answered.unwrap())];
+    assert_eq!(watch.turns(address).len(), 2, "it was answered elsewhere");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    call::heard_each_other(&talks, MOVED);
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
+    net.freeze(2, false);
+}
+
+#[test]
+fn a_call_rings_on_when_its_process_is_killed() {
+    net::run(3, async |net| rings_on(net, async |_, cluster| cluster.kill(2)).await);
+}
+
+#[test]
+fn a_call_rings_on_when_its_process_freezes() {
+    net::run(3, async |net| rings_on(net, async |_, cluster| cluster.freeze(2, true)).await);
+}
+
+#[test]
+fn a_call_rings_on_when_its_host_is_cut_off() {
+    net::run(3, async |net| rings_on(net, async |net, _| net.cut(2)).await);
+}
+
+/// Two busy loops a core: beats come through, and nobody is taken for dead.
+#[test]
+fn a_busy_machine_makes_no_elections() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        let before = case.cluster.elections();
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let busy: Vec<_> = (0..2 * cores).map(|_| Busy::start()).collect();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        drop(busy);
+        assert_eq!(case.cluster.elections(), before);
+        assert_eq!(case.watch.turns(case.address).len(), 1);
+    });
+}
+
+/// A process that does nothing, as fast as it can.
+struct Busy(std::process::Child);
+
+impl Busy {
+    fn start() -> Self {
+        Self(std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Power loss of all at once: registrations and calls are those of the longest log, and the calls can be hung up.
+#[test]
+fn all_hosts_lose_power_at_once() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        let Case { net, mut cluster, phones: (mut a, mut b), talks, .. } = case;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for node in 1..=3 {
+            net.power_off(node);
+            cluster.reap(node);
+        }
+        for node in 1..=3 {
+            net.power_on(node);
+            cluster.start_again(node);
+        }
+        cluster.at_home().await;
+        assert_eq!(cluster.count(1, "/v1/registrations", "total").await, 2);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(talks.iter().all(|talk| talk.heard().silence().is_some_and(|silence| silence < MOVED)), "the call goes on");
+        let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+        hung_up.and(ended).unwrap();
+        until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
     });
 }

@@ -156,9 +156,19 @@ impl Cluster {
     /// `kill -9`.
     pub fn kill(&mut self, node: usize) {
         kill(Pid::from_raw(self.pids[node - 1]), Signal::SIGKILL).unwrap();
+        self.reap(node);
+    }
+
+    /// A node's process is known to have ended.
+    pub fn reap(&mut self, node: usize) {
         if let Some(at) = self.own.iter().position(|(own, _)| *own == node) {
             let _ = self.own.swap_remove(at).1.wait();
         }
+    }
+
+    /// How often any node has stood for election.
+    pub fn elections(&self) -> usize {
+        (1..=self.pids.len()).map(|node| self.log(node).matches("standing for election").count()).sum()
     }
 
     /// A node's process stops where it is (what it has started goes on), or goes on.

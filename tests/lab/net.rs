@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -141,12 +141,19 @@ impl Net {
         }
     }
 
-    /// Power loss: every process of a host is gone, and its addresses with it.
+    /// Power loss: every process of a host is gone at once, and whatever it held with it.
     pub fn power_off(&self, node: usize) {
         self.pull(node, true);
         for pid in self.pids(&format!("n{node}")) {
             let _ = kill(pid, Signal::SIGKILL);
         }
+        self.on(&format!("n{node}"), &["addr", "flush", "dev", INTERFACE]);
+    }
+
+    /// Power is back.
+    pub fn power_on(&self, node: usize) {
+        self.on(&format!("n{node}"), &["addr", "add", &format!("{}/16", self.node(node)), "dev", INTERFACE]);
+        self.pull(node, false);
     }
 
     fn pids(&self, host: &str) -> Vec<Pid> {
@@ -211,6 +218,26 @@ pub struct Turn {
 }
 
 impl Watch {
+    /// Begins to listen, and to ask who has these addresses, fifty times a second.
+    pub fn asking(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        let watch = Self::start();
+        let addresses: Vec<_> = addresses.into_iter().collect();
+        let interface = pnet_datalink::interfaces().into_iter().find(|own| own.name == INTERFACE).unwrap();
+        let Channel::Ethernet(mut frames, _) = pnet_datalink::channel(&interface, Config::default()).unwrap() else {
+            panic!("no Ethernet")
+        };
+        let (own, watched) = (interface.mac.unwrap(), Arc::downgrade(&watch.heard));
+        std::thread::spawn(move || {
+            while watched.upgrade().is_some() {
+                for ip in &addresses {
+                    let _ = frames.send_to(&who_has(own, *ip), None);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        watch
+    }
+
     /// Begins to listen.
     pub fn start() -> Self {
         let heard: Arc<Mutex<BTreeMap<Ipv4Addr, Vec<Turn>>>> = Arc::default();
@@ -239,6 +266,20 @@ impl Watch {
         let IpAddr::V4(ip) = ip.into() else { return Vec::new() };
         self.heard.lock().unwrap().get(&ip).cloned().unwrap_or_default()
     }
+}
+
+/// An ARP request (RFC 826) of the phones' host.
+fn who_has(own: MacAddr, ip: Ipv4Addr) -> Vec<u8> {
+    let parts: [&[u8]; 7] = [
+        &[0xff; 6],
+        &own.octets(),
+        &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1],
+        &own.octets(),
+        &phone_address(1).octets(),
+        &[0; 6],
+        &ip.octets(),
+    ];
+    parts.concat()
 }
 
 /// The host that sent a frame, and the address that it spoke for.

@@ -36,6 +36,12 @@ pub struct Phone {
     dialog: Option<Dialog>,
 }
 
+/// A call that rings.
+pub struct Ringing {
+    invite: Request,
+    tag: String,
+}
+
 /// A call, from the phone's side.
 #[derive(Debug, Clone)]
 struct Dialog {
@@ -112,36 +118,71 @@ impl Phone {
     }
 
     /// Waits for a call and answers it; gives the other side's RTP address.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     pub async fn answer(&mut self) -> anyhow::Result<SocketAddr> {
-        let mut media = None;
+        let ringing = self.ring(Duration::ZERO).await?;
+        self.pick_up(&ringing).await
+    }
+
+    /// Waits for a call and rings for so long.
+    pub async fn ring(&mut self, span: Duration) -> anyhow::Result<Ringing> {
+        let mut ringing: Option<Ringing> = None;
+        let mut end = Instant::now() + PATIENCE;
         loop {
-            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
-            match request.method {
-                Method::Invite => media = Some(self.accept(&request).await?),
-                Method::Ack => return media.context("an ACK before the INVITE"),
-                _ => self.respond(&request, StatusCode::OK).await?,
+            let request = match self.receive(end).await {
+                Ok(Message::Request(request)) => request,
+                Ok(Message::Response(_)) => continue,
+                Err(error) => return ringing.ok_or(error),
+            };
+            if request.method != Method::Invite {
+                self.respond(&request, StatusCode::OK).await?;
+                continue;
             }
+            // One that comes again is rung for with the same tag.
+            let tag = ringing.take().map_or_else(random, |ringing| ringing.tag);
+            let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
+            self.socket.send_to(&encode_response(&response), self.server).await?;
+            if end > Instant::now() + span {
+                end = Instant::now() + span;
+            }
+            ringing = Some(Ringing { invite: request, tag });
         }
     }
 
-    async fn accept(&mut self, invite: &Request) -> anyhow::Result<SocketAddr> {
-        let tag = random();
-        let contact = format!("<sip:{}@{}>", self.user, self.local);
-        let ringing = invite.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, &contact);
-        self.socket.send_to(&encode_response(&ringing), self.server).await?;
-        let ok = invite.response(StatusCode::OK, Some(&tag)).with(Name::Contact, &contact);
+    /// Answers a call that rings, until that is acknowledged; gives the other side's RTP address.
+    pub async fn pick_up(&mut self, ringing: &Ringing) -> anyhow::Result<SocketAddr> {
+        let Ringing { invite, tag } = ringing;
+        let ok = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, self.contact());
         let ok = ok.with_body("application/sdp", Bytes::from(self.sdp()));
         let bytes = encode_response(&ok);
-        self.socket.send_to(&bytes, self.server).await?;
         self.dialog = Some(Dialog {
             call_id: invite.headers.call_id()?.to_string(),
             from: ok.headers.text(&Name::To).context("no To")?.to_string(),
             to: invite.headers.text(&Name::From).context("no From")?.to_string(),
             target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
-            answer: Some(bytes),
+            answer: Some(bytes.clone()),
         });
-        rtp_address(&invite.body)
+        let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
+        self.socket.send_to(&bytes, self.server).await?;
+        let mut again = Instant::now() + gap;
+        loop {
+            match self.receive(again.min(give_up)).await {
+                Ok(Message::Request(request)) if request.method == Method::Ack => return rtp_address(&invite.body),
+                Ok(Message::Request(request)) if request.method != Method::Invite => {
+                    self.respond(&request, StatusCode::OK).await?;
+                }
+                Ok(Message::Response(_)) => {}
+                Err(_) if Instant::now() >= give_up => bail!("the answer was not acknowledged"),
+                Ok(Message::Request(_)) | Err(_) => {
+                    self.socket.send_to(&bytes, self.server).await?;
+                    gap *= 2;
+                    again = Instant::now() + gap;
+                }
+            }
+        }
+    }
+
+    fn contact(&self) -> String {
+        format!("<sip:{}@{}>", self.user, self.local)
     }
 
     /// Hangs up, and waits until that is acknowledged.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pnet_datalink::{Channel, Config, DataLinkSender, MacAddr, NetworkInterface};
@@ -33,18 +34,57 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Neighbour discovery is believed only with this hop limit.
 const HOPS: u32 = 255;
 
-enum Order {
-    Announce(IpAddr),
-    Quiet(IpAddr),
+/// Until when each address is held. Whoever was frozen and wakes up looks here before it says anything.
+#[derive(Clone, Default)]
+pub(super) struct Deadlines(Arc<Mutex<BTreeMap<IpAddr, Uptime>>>);
+
+impl Deadlines {
+    /// Held from now on.
+    pub(super) fn hold(&self, ip: IpAddr, until: Uptime) {
+        self.all().insert(ip, until);
+    }
+
+    /// A lease that goes on; nothing if the address is not held.
+    pub(super) fn extend(&self, ip: IpAddr, until: Uptime) {
+        if let Some(held) = self.all().get_mut(&ip) {
+            *held = until.max(*held);
+        }
+    }
+
+    /// Not held any more.
+    pub(super) fn drop(&self, ip: IpAddr) {
+        self.all().remove(&ip);
+    }
+
+    /// Whether it is held at this moment.
+    fn holds(&self, ip: IpAddr) -> bool {
+        self.all().get(&ip).is_some_and(|until| *until > clock::uptime())
+    }
+
+    /// The addresses that are over.
+    pub(super) fn lapsed(&self, now: Uptime) -> Vec<IpAddr> {
+        self.all().iter().filter(|(_, until)| **until <= now).map(|(ip, _)| *ip).collect()
+    }
+
+    /// The first end.
+    pub(super) fn next(&self) -> Option<Uptime> {
+        self.all().values().min().copied()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Uptime>> {
+        // Nothing is left half done under this lock, so a panic elsewhere doesn't spoil it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The handle.
 pub(super) struct Announcer {
-    orders: Sender<Order>,
+    orders: Sender<IpAddr>,
 }
 
 struct Thread {
-    orders: Receiver<Order>,
+    orders: Receiver<IpAddr>,
+    deadlines: Deadlines,
     interface: NetworkInterface,
     /// Only while there is something to announce: every packet of the interface comes to it too.
     frames: Option<Box<dyn DataLinkSender>>,
@@ -57,7 +97,7 @@ struct Thread {
 
 impl Announcer {
     /// Starts the thread for an interface.
-    pub(super) fn start(name: &str) -> io::Result<Self> {
+    pub(super) fn start(name: &str, deadlines: Deadlines) -> io::Result<Self> {
         let index = interface::index(name)?;
         let interface = pnet_datalink::interfaces().into_iter().find(|own| own.name == name);
         let interface = interface.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
@@ -66,19 +106,14 @@ impl Announcer {
         open(&interface)?;
         let (sender, orders) = channel();
         let v6 = neighbour_socket(index).ok();
-        let thread = Thread { orders, interface, frames: None, v6, mac, index, due: BTreeMap::new() };
+        let thread = Thread { orders, deadlines, interface, frames: None, v6, mac, index, due: BTreeMap::new() };
         std::thread::Builder::new().name("announce".into()).spawn(move || thread.run())?;
         Ok(Self { orders: sender })
     }
 
-    /// Announces an address, now and some times more.
+    /// Announces an address, now and some times more while it is held.
     pub(super) fn announce(&self, ip: IpAddr) {
-        let _ = self.orders.send(Order::Announce(ip));
-    }
-
-    /// Says no more of an address.
-    pub(super) fn quiet(&self, ip: IpAddr) {
-        let _ = self.orders.send(Order::Quiet(ip));
+        let _ = self.orders.send(ip);
     }
 }
 
@@ -103,8 +138,7 @@ impl Thread {
             let now = clock::uptime();
             let pause = self.due.values().map(|(at, _)| at.since(now)).min().unwrap_or(Duration::from_secs(3600));
             match self.orders.recv_timeout(pause) {
-                Ok(Order::Announce(ip)) => drop(self.due.insert(ip, (clock::uptime(), 0))),
-                Ok(Order::Quiet(ip)) => drop(self.due.remove(&ip)),
+                Ok(ip) => drop(self.due.insert(ip, (clock::uptime(), 0))),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -112,8 +146,11 @@ impl Thread {
             let due: Vec<(IpAddr, usize)> =
                 self.due.iter().filter(|(_, (at, _))| *at <= now).map(|(ip, (_, times))| (*ip, *times)).collect();
             for (ip, times) in due {
-                self.say(ip);
-                match AGAIN.get(times + 1) {
+                let held = self.deadlines.holds(ip);
+                if held {
+                    self.say(ip);
+                }
+                match AGAIN.get(times + 1).filter(|_| held) {
                     Some(after) => drop(self.due.insert(ip, (now + Duration::from_millis(after - AGAIN[times]), times + 1))),
                     None => drop(self.due.remove(&ip)),
                 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::announce::Announcer;
+use super::announce::{Announcer, Deadlines};
 use super::interface::Interface;
 use crate::clock::{self, Uptime};
 use crate::cluster::priority::before_others;
@@ -28,15 +28,12 @@ const LIFETIME: Duration = Duration::from_secs(2);
 /// How often the guard renews.
 const RENEW: Duration = Duration::from_millis(500);
 
-struct Held {
-    until: Uptime,
-    renewed: Uptime,
-}
-
 struct Guard<W> {
     interface: Interface,
     announcer: Announcer,
-    held: BTreeMap<IpAddr, Held>,
+    deadlines: Deadlines,
+    /// When the kernel was told last.
+    renewed: BTreeMap<IpAddr, Uptime>,
     answers: W,
 }
 
@@ -44,15 +41,16 @@ struct Guard<W> {
 pub fn run(name: &str, addresses: &[IpAddr], asks: impl Read + AsFd, answers: impl Write) -> io::Result<()> {
     before_others();
     let interface = Interface::open(name)?;
-    let announcer = Announcer::start(name)?;
-    let mut guard = Guard { interface, announcer, held: BTreeMap::new(), answers };
+    let deadlines = Deadlines::default();
+    let announcer = Announcer::start(name, deadlines.clone())?;
+    let mut guard = Guard { interface, announcer, deadlines, renewed: BTreeMap::new(), answers };
     for ip in addresses {
         // Most were not there.
         let _ = guard.interface.drop_address(*ip);
     }
     guard.serve(asks);
-    for ip in std::mem::take(&mut guard.held).into_keys() {
-        let _ = guard.interface.drop_address(ip);
+    for ip in guard.renewed.keys().copied().collect::<Vec<_>>() {
+        guard.drop_address(ip);
     }
     Ok(())
 }
@@ -82,21 +80,25 @@ impl<W: Write> Guard<W> {
     /// Drops what has lapsed, renews the rest; tells when to look again.
     fn tick(&mut self) -> Duration {
         let now = clock::uptime();
-        let lapsed: Vec<IpAddr> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(ip, _)| *ip).collect();
-        for ip in lapsed {
-            self.announcer.quiet(ip);
-            let _ = self.interface.drop_address(ip);
-            self.held.remove(&ip);
+        for ip in self.deadlines.lapsed(now) {
+            self.drop_address(ip);
             self.say(format_args!("lapsed {ip}"));
         }
-        for (ip, held) in &mut self.held {
-            if now.since(held.renewed) >= RENEW && self.interface.put_address(*ip, LIFETIME).is_ok() {
-                held.renewed = now;
+        for (ip, renewed) in &mut self.renewed {
+            if now.since(*renewed) >= RENEW && self.interface.put_address(*ip, LIFETIME).is_ok() {
+                *renewed = now;
             }
         }
-        let next = self.held.values().map(|held| held.until.since(now)).min().unwrap_or(RENEW);
+        let next = self.deadlines.next().map_or(RENEW, |until| until.since(now));
         // A millisecond more than less: what has not quite lapsed would be looked at again and again.
         next.min(RENEW) + Duration::from_millis(1)
+    }
+
+    fn drop_address(&mut self, ip: IpAddr) {
+        self.deadlines.drop(ip);
+        self.renewed.remove(&ip);
+        // One that the kernel has dropped already is no error.
+        let _ = self.interface.drop_address(ip);
     }
 
     fn obey(&mut self, line: &str) {
@@ -111,23 +113,18 @@ impl<W: Write> Guard<W> {
                 }
                 match self.interface.put_address(ip, LIFETIME) {
                     Ok(()) => {
+                        self.deadlines.hold(ip, until);
+                        self.renewed.insert(ip, now);
                         self.announcer.announce(ip);
-                        self.held.insert(ip, Held { until, renewed: now });
                         self.say(format_args!("taken {ip}"));
                     }
                     Err(error) => self.say(format_args!("failed {ip} {error}")),
                 }
             }
-            "until" => {
-                // What has lapsed comes back only by being taken.
-                if let Some(held) = self.held.get_mut(&ip) {
-                    held.until = held.until.max(until);
-                }
-            }
+            // What has lapsed comes back only by being taken.
+            "until" => self.deadlines.extend(ip, until),
             "give" => {
-                self.announcer.quiet(ip);
-                self.held.remove(&ip);
-                let _ = self.interface.drop_address(ip);
+                self.drop_address(ip);
                 self.say(format_args!("given {ip}"));
             }
             _ => {}
