@@ -13,3 +13,4 @@ mod load;
 mod majority;
 mod moves;
 mod registrations;
+mod releases;
