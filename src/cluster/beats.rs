@@ -87,7 +87,7 @@ struct Thread {
 }
 
 impl Beats {
-    /// Binds `listen` and starts the thread. It leads nothing until [`Beats::open`].
+    /// Binds `listen` and starts the thread. It leads nothing until it has heard of the groups.
     pub fn start(
         node: NodeId,
         listen: SocketAddr,

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use crate::lab::baresip::Baresip;
 use crate::lab::cluster::{Cluster, PATIENCE};
-use crate::lab::{tone, until};
+use crate::lab::{net, tone, until};
 
 const TALK: Duration = Duration::from_secs(2);
 /// Of a call of four seconds, in tenths: what may be missing at its begin, its end and at the takeover.
 const MISSING: usize = 8;
 
-async fn two_phones_talk_on(caller_hangs_up: bool) {
-    let mut cluster = Cluster::start(2);
+async fn two_phones_talk_on(mut cluster: Cluster, caller_hangs_up: bool, fault: impl AsyncFnOnce(&mut Cluster)) {
     let users = cluster.users.clone();
     // The call is at home on node 2; the callee is registered by node 1.
     let mut a = Baresip::start(&users[0].0, &users[0].1, cluster.sip_of(2), 440);
@@ -21,7 +20,7 @@ async fn two_phones_talk_on(caller_hangs_up: bool) {
     tokio::time::sleep(TALK).await;
     let calls = cluster.api(1).get("/v1/calls").await.unwrap();
     assert_eq!((&calls["total"], &calls["calls"][0]["owner"]), (&1.into(), &2.into()), "{calls}");
-    cluster.kill(2);
+    fault(&mut cluster).await;
     tokio::time::sleep(TALK).await;
     assert!(!a.saw("CALL_CLOSED") && !b.saw("CALL_CLOSED"));
     if caller_hangs_up {
@@ -49,10 +48,20 @@ async fn two_phones_talk_on(caller_hangs_up: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phones_talk_on_when_the_owner_is_killed_and_the_caller_hangs_up() {
-    two_phones_talk_on(true).await;
+    two_phones_talk_on(Cluster::start(2), true, async |cluster| cluster.kill(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phones_talk_on_when_the_owner_is_killed_and_the_callee_hangs_up() {
-    two_phones_talk_on(false).await;
+    two_phones_talk_on(Cluster::start(2), false, async |cluster| cluster.kill(2)).await;
+}
+
+#[test]
+fn two_phones_talk_on_when_the_owner_freezes() {
+    net::run(3, async |net| two_phones_talk_on(Cluster::at(&net, 2).await, true, async |cluster| cluster.freeze(2, true)).await);
+}
+
+#[test]
+fn two_phones_talk_on_when_the_owners_host_is_cut_off() {
+    net::run(3, async |net| two_phones_talk_on(Cluster::at(&net, 2).await, false, async |_| net.cut(2)).await);
 }

@@ -223,10 +223,20 @@ impl Cluster {
         }
     }
 
+    /// Whether the storage process that a node had at the start has ended.
+    pub fn disk_is_at_rest(&self, node: usize) -> bool {
+        !PathBuf::from(format!("/proc/{}", self.disks[node - 1])).exists()
+    }
+
+    /// Whether a node's process is there.
+    pub fn is_running(&self, node: usize) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pids[node - 1]));
+        stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    }
+
     /// What a dead node had on its disk is gone.
     pub async fn wipe(&self, node: usize) {
-        let disk = std::path::PathBuf::from(format!("/proc/{}", self.disks[node - 1]));
-        until("the disk is at rest", PATIENCE, || async { !disk.exists() }).await;
+        until("the disk is at rest", PATIENCE, || async { self.disk_is_at_rest(node) }).await;
         std::fs::remove_dir_all(self.data(node)).unwrap();
     }
 

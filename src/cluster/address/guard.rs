@@ -7,7 +7,7 @@
 //!
 //! Erlang's heart, turned about: it doesn't start what has died, it sees to it that the dead hold nothing. An address goes when
 //! its lease has ended, whatever the node is doing, and at once when the node's end of the pipe closes. Were the guard itself to
-//! be killed, the kernel drops the addresses after [`LIFETIME`].
+//! be killed, the kernel drops the addresses within two seconds.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
