@@ -22,6 +22,8 @@ use crate::ids::NodeId;
 const LOOK: Duration = Duration::from_millis(10);
 /// The second of the survivors stands when the first has not won after this, the third after twice as long.
 const SECOND: Duration = Duration::from_millis(60);
+/// A successor that was named stands by itself when it has not been told to for this long.
+const NAMED: Duration = Duration::from_millis(30);
 /// How often one that waits looks whether somebody has won.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the others may take to say whether they would vote for us.
@@ -67,13 +69,16 @@ pub async fn run(cluster: Arc<Cluster>) {
 }
 
 fn has_leader(cluster: &Cluster, group: &Group) -> bool {
-    group.leads().is_some() || cluster.beats.leader(group.id).is_some()
+    // A promise to oneself is no leader yet: that of a successor, whose predecessor's word may have been lost.
+    group.leads().is_some() || cluster.beats.leader(group.id).is_some_and(|leader| leader != cluster.node)
 }
 
 /// Waits for this node's turn, and stands if nobody has won by then.
 async fn succeed(cluster: &Cluster, group: &Group) {
+    let named = cluster.beats.leader(group.id) == Some(cluster.node);
     let rank = heirs(cluster, group.id).iter().position(|node| *node == cluster.node).unwrap_or(0);
-    let turn = Instant::now() + SECOND * u32::try_from(rank).unwrap_or(u32::MAX);
+    let wait = if named { NAMED } else { SECOND * u32::try_from(rank).unwrap_or(u32::MAX) };
+    let turn = Instant::now() + wait;
     while Instant::now() < turn {
         tokio::time::sleep(GLANCE).await;
         if has_leader(cluster, group) {
