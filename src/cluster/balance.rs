@@ -114,8 +114,7 @@ pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
     owner.release(false, CLOSE).await;
 }
 
-/// Waits until the successor and a majority know that their promises are void, or all that answer do: else they would refuse
-/// to elect it.
+/// Waits until the successor and a majority know that their promises are void: else they would refuse to elect it.
 async fn let_go(cluster: &Cluster, group: &Group, successor: NodeId) -> bool {
     let mut echoes = cluster.beats.echoes();
     let knows = |node: &NodeId| *node == cluster.node || cluster.beats.has_heard_release(group.id, *node);

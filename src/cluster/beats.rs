@@ -41,6 +41,8 @@ const STUCK: Duration = Duration::from_secs(2);
 const PULSE: Duration = Duration::from_millis(100);
 /// How often the guard hears how long it may hold what it holds.
 const RENEW: Duration = Duration::from_millis(10);
+/// So many datagrams are read in one turn: nobody's flood may keep this thread from beating, or the machine from anything else.
+const TURN: usize = 256;
 /// What the key is made for.
 const PURPOSE: &[u8] = b"tandem beats 1";
 
@@ -280,8 +282,8 @@ impl Thread {
     }
 
     fn read(&mut self, buffer: &mut [u8]) {
-        // Errors are of datagrams that were sent: a peer that isn't there.
-        loop {
+        // Errors are of datagrams that were sent: a peer that isn't there. Whatever comes, the next beat is not kept waiting.
+        for _ in 0..TURN {
             let (length, from) = match self.socket.recv_from(buffer) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

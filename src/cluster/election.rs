@@ -28,6 +28,8 @@ const NAMED: Duration = Duration::from_millis(30);
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the others may take to say whether they would vote for us.
 const ASK: Duration = Duration::from_millis(100);
+/// Whatever an attempt waits for, another begins after this.
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// How long an election may take before it is tried again.
 const ELECTION: Duration = Duration::from_millis(100);
 
@@ -59,7 +61,7 @@ pub async fn run(cluster: Arc<Cluster>) {
                 let (cluster, standing, id) = (cluster.clone(), standing.clone(), group.id);
                 tokio::spawn(async move {
                     if let Some(group) = cluster.groups.get(&id) {
-                        succeed(&cluster, group).await;
+                        let _ = tokio::time::timeout(ATTEMPT, succeed(&cluster, group)).await;
                     }
                     lock(&standing).remove(&id);
                 });

@@ -171,8 +171,8 @@ impl Addresses {
             inner.guard = None;
             inner.child.take()
         };
-        if let Some(mut child) = child {
-            let _ = child.wait();
+        if let Some(child) = child {
+            end(child, GUARD);
         }
     }
 
@@ -214,6 +214,10 @@ impl Addresses {
                     return;
                 }
                 tracing::error!("the guard has ended and is started again");
+                let former = self.inner().child.take();
+                if let Some(child) = former {
+                    end(child, Duration::ZERO);
+                }
                 std::thread::sleep(AGAIN);
                 match self.spawn(program, interface) {
                     Ok(answers) => break Box::new(answers),
@@ -257,6 +261,16 @@ impl Inner {
             let _ = guard.write_all(lines.as_bytes());
         }
     }
+}
+
+/// Waits for a guard's end for so long, and then ends it. What it may leave is dropped by its successor, or by the kernel.
+fn end(mut child: Child, within: Duration) {
+    let deadline = clock::uptime() + within;
+    while child.try_wait().is_ok_and(|status| status.is_none()) && clock::uptime() < deadline {
+        std::thread::sleep(AGAIN);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 async fn hook(command: &[String], what: &str, ip: IpAddr) -> Result<(), AddressError> {
