@@ -116,6 +116,8 @@ pub struct Sip {
     pub port: u16,
     #[serde(default = "digest")]
     pub digest: Vec<Digest>,
+    #[serde(default = "t1")]
+    pub t1: u16,
 }
 
 /// A hash that users may prove their passwords with.
@@ -203,6 +205,10 @@ pub const DEFAULT_FILTER: &str = "info,openraft=error,ractor=warn,ractor_cluster
 
 fn sip_port() -> u16 {
     5060
+}
+
+fn t1() -> u16 {
+    500
 }
 
 fn digest() -> Vec<Digest> {
@@ -295,6 +301,9 @@ impl Config {
         }
         if self.sip.digest.is_empty() {
             return Err(("sip.digest", "needs at least one algorithm".into()));
+        }
+        if !(10..=2000).contains(&self.sip.t1) {
+            return Err(("sip.t1", format!("is {}, and must be from 10 to 2000", self.sip.t1)));
         }
         let Registration { min, max, default } = self.registration;
         if min == 0 || !(min..=max).contains(&default) {

@@ -3,6 +3,10 @@
 //!
 //! It takes one input at a time and waits for the commit in between, so what a phone sees is always what the
 //! cluster remembers. When it fails, [`super::calls`] makes it again from its record.
+//!
+//! A call on which nothing is open goes to sleep: its actors end, and the record is what is left until somebody has something
+//! for it. First nothing more is handed to its actors ([`super::directory::Directory::set_resting`]), then its dialogs, which
+//! have read all that they had by then, say whether they rest; if one doesn't, the call stays awake.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use tracing::Instrument;
 
 use super::alarm::Alarm;
 use super::call_media::CallMedia;
+use super::calls::CallsMsg;
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::media_leg::{self, MediaLegActor, MediaLegMsg};
 use super::records;
@@ -70,6 +75,17 @@ pub enum CallMsg {
         /// For the CDR.
         by: EndedBy,
     },
+    /// A dialog has nothing open at the moment.
+    AtRest(LegId),
+    /// A dialog's answer to [`DialogMsg::Rest`].
+    Rests {
+        /// Whose.
+        leg: LegId,
+        /// To which attempt.
+        attempt: u32,
+        /// Nothing is open there.
+        rests: bool,
+    },
     /// The alarm.
     Due,
     /// A test: fail here and now.
@@ -113,6 +129,8 @@ pub struct Start {
     pub id: CallId,
     /// Whose.
     pub vnode: VnodeId,
+    /// Its supervisor.
+    pub calls: ActorRef<CallsMsg>,
     /// The vnode's ports.
     pub ports: Arc<PortPool>,
     /// How.
@@ -127,6 +145,7 @@ pub struct Running {
     services: Arc<Services>,
     id: CallId,
     vnode: VnodeId,
+    calls: ActorRef<CallsMsg>,
     span: tracing::Span,
     /// `None` until the INVITE is taken on.
     core: Option<Call>,
@@ -141,6 +160,12 @@ pub struct Running {
     not_before: Option<Timestamp>,
     /// What waits for that attempt.
     unsaid: VecDeque<Unsaid>,
+    /// Which dialogs have nothing open, as far as is known.
+    at_rest: [bool; 2],
+    /// On the way to sleep: which dialogs have agreed.
+    resting: Option<[bool; 2]>,
+    /// How often it has been on that way.
+    attempts: u32,
 }
 
 impl Actor for CallActor {
@@ -149,7 +174,7 @@ impl Actor for CallActor {
     type Arguments = Start;
 
     async fn pre_start(&self, myself: ActorRef<CallMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
-        let Start { services, id, vnode, ports, begin } = start;
+        let Start { services, id, vnode, calls, ports, begin } = start;
         let span = tracing::info_span!("call", call_id = %id, trace_id = %id, %vnode);
         let mut dialogs = Vec::new();
         let mut media_legs = Vec::new();
@@ -167,6 +192,7 @@ impl Actor for CallActor {
             services,
             id,
             vnode,
+            calls,
             span,
             core: None,
             incoming: None,
@@ -178,6 +204,9 @@ impl Actor for CallActor {
             alarm: Alarm::default(),
             not_before: None,
             unsaid: VecDeque::new(),
+            at_rest: [true; 2],
+            resting: None,
+            attempts: 0,
         };
         match begin {
             Begin::New(incoming) => {
@@ -203,11 +232,14 @@ impl Actor for CallActor {
                 CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
+                CallMsg::AtRest(leg) => running.at_rest[usize::from(leg.0)] = true,
+                CallMsg::Rests { leg, attempt, rests } => running.rests(leg, attempt, rests),
                 CallMsg::Due => running.due(&myself).await,
                 #[cfg(test)]
                 CallMsg::Panic => panic!("a test asked for it"),
             }
             running.set_alarm(&myself);
+            running.sleep_if_quiet(&myself);
         }
         .instrument(span)
         .await;
@@ -222,6 +254,7 @@ impl Actor for CallActor {
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(child, error) = event {
             let span = running.span.clone();
+            running.stay_awake();
             running.child_failed(&myself, &child, &error).instrument(span).await?;
             running.set_alarm(&myself);
         }
@@ -274,9 +307,55 @@ impl Running {
         self.perform(myself, effects).await;
     }
 
+    // --- sleep ---
+
+    /// Whether nothing is open as far as the call itself knows.
+    fn is_quiet(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.state().is_quiet()) && self.unsaid.is_empty() && self.not_before.is_none()
+    }
+
+    /// Goes one step further toward sleep, or not.
+    fn sleep_if_quiet(&mut self, myself: &ActorRef<CallMsg>) {
+        if !self.is_quiet() || self.at_rest != [true; 2] {
+            return self.stay_awake();
+        }
+        match self.resting {
+            None => {
+                self.resting = Some([false; 2]);
+                self.attempts += 1;
+                self.services.directory.set_resting(self.id, true);
+                for dialog in &self.dialogs {
+                    let _ = dialog.cast(DialogMsg::Rest { attempt: self.attempts });
+                }
+            }
+            Some([true, true]) => {
+                tracing::debug!("asleep");
+                myself.stop(None);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn rests(&mut self, leg: LegId, attempt: u32, rests: bool) {
+        let at = usize::from(leg.0);
+        self.at_rest[at] &= rests;
+        // An answer to an attempt that came to nothing says nothing about this one.
+        if let Some(resting) = self.resting.as_mut().filter(|_| attempt == self.attempts) {
+            resting[at] = rests;
+        }
+    }
+
+    fn stay_awake(&mut self) {
+        if self.resting.take().is_some() {
+            self.services.directory.set_resting(self.id, false);
+            let _ = self.calls.cast(CallsMsg::StaysAwake(self.id));
+        }
+    }
+
     // --- inputs ---
 
     async fn leg_event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) {
+        self.at_rest[usize::from(leg.0)] = false;
         if self.core.is_none() {
             if let LegEvent::Request(_, invite, _) = event {
                 self.begin(myself, invite).await;
@@ -506,7 +585,8 @@ impl Running {
         }
     }
 
-    fn tell(&self, leg: LegId, command: LegCommand) {
+    fn tell(&mut self, leg: LegId, command: LegCommand) {
+        self.at_rest[usize::from(leg.0)] = false;
         // A dialog that has just failed is made anew, and told then.
         let _ = self.dialogs[usize::from(leg.0)].cast(DialogMsg::Command(Box::new(command)));
     }

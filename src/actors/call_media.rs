@@ -32,6 +32,12 @@ pub struct Checkpoint {
     described: [Option<(Bytes, Bytes)>; 2],
 }
 
+/// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
+pub fn is_silent_on_purpose(session: &Session) -> bool {
+    let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
+    session.held.contains(&true) || !session.streams.iter().any(carried)
+}
+
 impl Drop for CallMedia {
     /// Ports that no relay and no record knows of go back, however the call's actor ended.
     fn drop(&mut self) {
@@ -95,10 +101,9 @@ impl CallMedia {
         self.give_back(|port| kept.contains(&port));
     }
 
-    /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
+    /// See [`is_silent_on_purpose`].
     pub fn is_silent_on_purpose(&self) -> bool {
-        let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
-        self.session.held.contains(&true) || !self.session.streams.iter().any(carried)
+        is_silent_on_purpose(&self.session)
     }
 
     /// A re-INVITE's offer: as [`CallMedia::translate`], and can be taken back.

@@ -1,33 +1,81 @@
-//! The calls of one vnode: makes their actors, and makes them again when they fail. Layer: shell.
+//! The calls of one vnode: makes their actors, makes them again when they fail, and wakes them. Layer: shell.
+//!
+//! A call on which nothing is open has no actors: it is its record, its media in the relay, and a line in the directory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
-use super::call::{Begin, CallActor, Incoming, Start as CallStart};
+use super::alarm::Alarm;
+use super::call::{Begin, CallActor, CallMsg, Incoming, Start as CallStart};
+use super::call_media::is_silent_on_purpose;
+use super::dialog::DialogMsg;
 use super::directory::InviteKey;
+use super::media_leg::MediaLegMsg;
 use super::records::{self, RestoreError};
+use super::router;
 use super::services::Services;
 use super::supervise::Budget;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
 use crate::cluster::state::VnodeCommand;
-use crate::ids::{CallId, VnodeId};
+use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::sip::b2bua::{CallState, Mutation};
 use crate::sip::endpoint;
 
-/// The pause between two attempts to end a call without its actor.
-const BURY_AGAIN: Duration = Duration::from_secs(1);
+/// The pause between two attempts to commit something about a call that has no actor.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+/// At most this much waits for a call that is on its way to sleep.
+const MAX_WAITING: usize = 32;
 
 /// What it is told.
 #[derive(RactorMessage, Debug)]
 pub enum CallsMsg {
     /// The router: an INVITE begins a call, which is in the directory already.
     Begin(CallId, Box<Incoming>),
+    /// Whoever has something for a call that has no actors at the moment.
+    Errand(CallId, Errand),
+    /// A call that was on its way to sleep.
+    StaysAwake(CallId),
+    /// The alarm: a call that sleeps has lingered long enough.
+    Due,
+}
+
+/// What wakes a call.
+#[derive(Debug)]
+pub enum Errand {
+    /// For a leg's dialog.
+    Dialog(LegId, DialogMsg),
+    /// For a leg's media.
+    Media(LegId, MediaLegMsg),
+    /// For the call.
+    Call(CallMsg),
+}
+
+/// Brings something to a call's actors, and wakes them if they sleep. Gives it back when no such call is here.
+pub fn tell(services: &Services, call: CallId, errand: Errand) -> Result<(), Errand> {
+    let Err(errand) = hand(services, call, errand) else { return Ok(()) };
+    let open = services.directory.vnode_of(call).and_then(|vnode| services.vnode(vnode));
+    match open {
+        Some(open) => {
+            let _ = open.calls.cast(CallsMsg::Errand(call, errand));
+            Ok(())
+        }
+        None => Err(errand),
+    }
+}
+
+fn hand(services: &Services, call: CallId, errand: Errand) -> Result<(), Errand> {
+    let directory = &services.directory;
+    match errand {
+        Errand::Dialog(leg, message) => directory.tell_dialog(call, leg, message).map_err(|message| Errand::Dialog(leg, message)),
+        Errand::Media(leg, message) => directory.tell_media(call, leg, message).map_err(|message| Errand::Media(leg, message)),
+        Errand::Call(message) => directory.tell_call(call, message).map_err(Errand::Call),
+    }
 }
 
 /// What it is made with.
@@ -47,7 +95,12 @@ pub struct CallsActor;
 pub struct Running {
     start: Start,
     actors: HashMap<ActorId, CallId>,
+    /// The calls that have actors, and what waits for those which are on their way to sleep.
+    awake: HashMap<CallId, Vec<Errand>>,
     budgets: HashMap<CallId, Budget>,
+    /// When calls that have ended and sleep are to be forgotten.
+    deadlines: BTreeSet<(Timestamp, CallId)>,
+    alarm: Alarm,
 }
 
 impl Actor for CallsActor {
@@ -55,21 +108,36 @@ impl Actor for CallsActor {
     type State = Running;
     type Arguments = Start;
 
-    /// Begins with every call that the records hold.
+    /// Begins with every call of the records on which something is open; the others sleep.
     async fn pre_start(&self, myself: ActorRef<CallsMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
-        let mut running = Running { start, actors: HashMap::new(), budgets: HashMap::new() };
-        let records = running.start.services.cluster.read(running.start.vnode, |state| {
-            state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>()
-        });
-        let mut resumed = 0_u32;
+        let mut running = Running {
+            start,
+            actors: HashMap::new(),
+            awake: HashMap::new(),
+            budgets: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            alarm: Alarm::default(),
+        };
+        let Start { services, vnode, .. } = &running.start;
+        let ip = services.config.address_of(*vnode).ok_or("a vnode without an address")?;
+        let records = services
+            .cluster
+            .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
+        let (mut awake, mut asleep) = (0_u32, 0_u32);
         for (call, record) in records.unwrap_or_default() {
-            if running.resume(&myself, call, &record, false).await? {
-                resumed += 1;
+            match records::glance(call, &record, ip) {
+                Ok(glance) if glance.quiet => {
+                    running.start.services.directory.reserve(call, running.start.vnode, None);
+                    running.deadlines.extend(glance.deadline.map(|at| (at, call)));
+                    asleep += 1;
+                }
+                Ok(_) | Err(_) => awake += u32::from(running.resume(&myself, call, &record, false).await?),
             }
         }
-        if resumed > 0 {
-            tracing::info!(vnode = %running.start.vnode, calls = resumed, "calls go on");
+        if awake + asleep > 0 {
+            tracing::info!(vnode = %running.start.vnode, awake, asleep, "calls go on");
         }
+        running.set_alarm(&myself);
         Ok(running)
     }
 
@@ -79,8 +147,23 @@ impl Actor for CallsActor {
         message: CallsMsg,
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
-        let CallsMsg::Begin(call, incoming) = message;
-        running.spawn(&myself, call, Begin::New(incoming)).await;
+        match message {
+            CallsMsg::Begin(call, incoming) => running.spawn(&myself, call, Begin::New(incoming)).await,
+            CallsMsg::Errand(call, errand) => running.errand(&myself, call, errand).await?,
+            CallsMsg::StaysAwake(call) => {
+                let waiting = running.awake.get_mut(&call).map(std::mem::take).unwrap_or_default();
+                for errand in waiting {
+                    running.errand(&myself, call, errand).await?;
+                }
+            }
+            CallsMsg::Due => {
+                while let Some((at, call)) = running.deadlines.first().copied().filter(|(at, _)| *at <= clock::now()) {
+                    running.deadlines.remove(&(at, call));
+                    running.forget(call);
+                }
+            }
+        }
+        running.set_alarm(&myself);
         Ok(())
     }
 
@@ -92,25 +175,65 @@ impl Actor for CallsActor {
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(child, ..) => running.gone(&child),
+            SupervisionEvent::ActorTerminated(child, ..) => running.gone(&myself, &child).await?,
             SupervisionEvent::ActorFailed(child, error) => running.failed(&myself, &child, &error).await?,
             _ => {}
         }
+        running.set_alarm(&myself);
         Ok(())
     }
 }
 
 impl Running {
+    fn set_alarm(&mut self, myself: &ActorRef<CallsMsg>) {
+        let next = self.deadlines.first().map(|(at, _)| *at);
+        self.alarm.set(myself, next, || CallsMsg::Due);
+    }
+
+    /// Brings something to a call, which is woken if it sleeps.
+    async fn errand(&mut self, myself: &ActorRef<CallsMsg>, call: CallId, errand: Errand) -> Result<(), ActorProcessingErr> {
+        let Start { services, vnode, .. } = &self.start;
+        let (services, vnode) = (services.clone(), *vnode);
+        let Err(errand) = hand(&services, call, errand) else { return Ok(()) };
+        if let Some(waiting) = self.awake.get_mut(&call) {
+            if waiting.len() < MAX_WAITING {
+                waiting.push(errand);
+            }
+            return Ok(());
+        }
+        let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten();
+        let Some(record) = record else {
+            router::no_such_call(&services, call, errand);
+            return Ok(());
+        };
+        // Nothing is to be heard of a call that is on hold.
+        if matches!(errand, Errand::Call(CallMsg::MediaIdle))
+            && records::glance(call, &record, self.ip()?).is_ok_and(|glance| is_silent_on_purpose(&glance.media))
+        {
+            return Ok(());
+        }
+        if self.resume(myself, call, &record, false).await? && hand(&services, call, errand).is_err() {
+            tracing::debug!(call_id = %call, "asleep again before it was told why it was woken");
+        }
+        Ok(())
+    }
+
+    fn ip(&self) -> Result<std::net::IpAddr, ActorProcessingErr> {
+        Ok(self.start.services.config.address_of(self.start.vnode).ok_or("a vnode without an address")?)
+    }
+
     async fn spawn(&mut self, myself: &ActorRef<CallsMsg>, id: CallId, begin: Begin) {
         let Start { services, vnode, ports } = &self.start;
         let state = match &begin {
             Begin::New(_) => None,
             Begin::Resume(state, media) | Begin::Bury(state, media) => Some((state.clone(), media.clone())),
         };
-        let start = CallStart { services: services.clone(), id, vnode: *vnode, ports: ports.clone(), begin };
+        let calls = myself.clone();
+        let start = CallStart { services: services.clone(), id, vnode: *vnode, calls, ports: ports.clone(), begin };
         match Actor::spawn_linked(None, CallActor, start, myself.get_cell()).await {
             Ok((actor, _)) => {
                 self.actors.insert(actor.get_id(), id);
+                self.awake.insert(id, Vec::new());
             }
             Err(error) => {
                 tracing::error!(call_id = %id, trace_id = %id, %error, "a call's actor did not start");
@@ -123,10 +246,23 @@ impl Running {
                         let (state, cdr) = state.given_up(clock::now());
                         records::command(&Mutation::End(Box::new(state), Box::new(cdr)), &media)
                     };
-                    tokio::spawn(bury(services.clone(), *vnode, command));
+                    // Nobody is told, but there is a CDR, and nothing is left of it.
+                    tokio::spawn(commit(services.clone(), *vnode, command));
                 }
             }
         }
+    }
+
+    /// Nobody repeats anything any more to a call that sleeps.
+    fn forget(&self, call: CallId) {
+        let Start { services, vnode, .. } = &self.start;
+        if self.awake.contains_key(&call) {
+            // Its own alarm is set to the same time.
+            return;
+        }
+        services.directory.remember_end(call, clock::now());
+        services.directory.remove(call);
+        tokio::spawn(commit(services.clone(), *vnode, VnodeCommand::ForgetCall { call }));
     }
 
     /// Makes a call's actor from its record; false when the record can't be read.
@@ -138,7 +274,7 @@ impl Running {
         bury: bool,
     ) -> Result<bool, ActorProcessingErr> {
         let services = self.start.services.clone();
-        let ip = services.config.address_of(self.start.vnode).ok_or("a vnode without an address")?;
+        let ip = self.ip()?;
         let (state, media) = match records::restore(record, ip) {
             Ok(restored) => restored,
             Err(error @ (RestoreError::Record(_) | RestoreError::Message | RestoreError::Value(_))) => {
@@ -154,10 +290,22 @@ impl Running {
         Ok(true)
     }
 
-    fn gone(&mut self, child: &ActorCell) {
-        if let Some(call) = self.actors.remove(&child.get_id()) {
-            self.budgets.remove(&call);
+    /// A call's actor has ended: the call is over, or asleep.
+    async fn gone(&mut self, myself: &ActorRef<CallsMsg>, child: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let Some(call) = self.actors.remove(&child.get_id()) else { return Ok(()) };
+        self.budgets.remove(&call);
+        let waiting = self.awake.remove(&call).unwrap_or_default();
+        let Start { services, vnode, .. } = &self.start;
+        if services.directory.fall_asleep(call) {
+            let (vnode, ip) = (*vnode, self.ip()?);
+            let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten();
+            let deadline = record.and_then(|record| records::glance(call, &record, ip).ok()?.deadline);
+            self.deadlines.extend(deadline.map(|at| (at, call)));
         }
+        for errand in waiting {
+            self.errand(myself, call, errand).await?;
+        }
+        Ok(())
     }
 
     async fn failed(
@@ -167,32 +315,38 @@ impl Running {
         error: &ActorProcessingErr,
     ) -> Result<(), ActorProcessingErr> {
         let Some(call) = self.actors.remove(&child.get_id()) else { return Ok(()) };
+        let waiting = self.awake.remove(&call).unwrap_or_default();
         tracing::error!(call_id = %call, trace_id = %call, %error, "call failed");
         metrics::counter!("tandem_actor_restarts_total", "actor" => "call").increment(1);
         let again = self.budgets.entry(call).or_default().failed(clock::now());
-        self.start.services.directory.remove(call);
+        self.start.services.directory.fall_asleep(call);
         let record =
             self.start.services.cluster.read(self.start.vnode, |state| state.call(call).map(|entry| entry.record.clone()));
         // Without a record nothing was promised: the phone's next retransmission begins anew.
-        if let Some(record) = record.flatten() {
-            if !again {
-                tracing::error!(call_id = %call, trace_id = %call, "failed too often: ending the call");
-                metrics::counter!("tandem_calls_given_up_total").increment(1);
-            }
-            self.resume(myself, call, &record, !again).await?;
+        let Some(record) = record.flatten() else {
+            self.start.services.directory.remove(call);
+            return Ok(());
+        };
+        if !again {
+            tracing::error!(call_id = %call, trace_id = %call, "failed too often: ending the call");
+            metrics::counter!("tandem_calls_given_up_total").increment(1);
+        }
+        self.resume(myself, call, &record, !again).await?;
+        for errand in waiting {
+            self.errand(myself, call, errand).await?;
         }
         Ok(())
     }
 }
 
-/// Ends a call whose actor can't even begin: nobody is told, but there is a CDR, and nothing is left of it.
-async fn bury(services: Arc<Services>, vnode: VnodeId, command: VnodeCommand) {
+/// Commits something about a call that has no actor, as often as it takes while the vnode is ours.
+async fn commit(services: Arc<Services>, vnode: VnodeId, command: VnodeCommand) {
     while let Err(ProposeError::NoMajority | ProposeError::Late) = services.cluster.propose(vnode, command.clone()).await {
-        tokio::time::sleep(BURY_AGAIN).await;
+        tokio::time::sleep(COMMIT_AGAIN).await;
     }
 }
 
 /// What the caller's INVITE and its CANCEL are known by.
 fn invite_key(state: &CallState) -> Option<InviteKey> {
-    state.leg(crate::ids::LegId::CALLER).inbound.as_ref().map(|inbound| endpoint::invite_key(&inbound.request))
+    state.leg(LegId::CALLER).inbound.as_ref().map(|inbound| endpoint::invite_key(&inbound.request))
 }

@@ -26,6 +26,11 @@ pub enum DialogMsg {
     Response(Box<Response>),
     /// The call.
     Command(Box<LegCommand>),
+    /// The call wants to sleep: may it?
+    Rest {
+        /// Which attempt it is.
+        attempt: u32,
+    },
     /// The alarm.
     Due,
     /// A test: fail here and now.
@@ -69,6 +74,11 @@ impl Actor for DialogActor {
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
         let input = match message {
+            DialogMsg::Rest { attempt } => {
+                let (leg, rests) = (running.start.leg, running.core.is_at_rest());
+                running.start.call.cast(CallMsg::Rests { leg, attempt, rests })?;
+                return Ok(());
+            }
             DialogMsg::Request(request, flow) => LegInput::Request(*request, flow),
             DialogMsg::Response(response) => LegInput::Response(*response),
             DialogMsg::Command(command) => LegInput::Command(*command),
@@ -83,6 +93,9 @@ impl Actor for DialogActor {
                 LegOutput::Send(message, flow) => transport::send(&running.start.services, flow, &message),
                 LegOutput::Event(event) => running.start.call.cast(CallMsg::Leg(running.start.leg, Box::new(event)))?,
             }
+        }
+        if running.core.is_at_rest() {
+            running.start.call.cast(CallMsg::AtRest(running.start.leg))?;
         }
         running.alarm.set(&myself, running.core.deadline(), || DialogMsg::Due);
         Ok(())

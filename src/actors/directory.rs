@@ -1,6 +1,8 @@
 //! Who is where on this node: a packet's way from its token to its actor. Layer: shell.
 //!
-//! Locks are held for a look-up, never across an await.
+//! A call is here awake, with actors, or asleep, as a record. What is for an actor is handed over under the lock, so that a
+//! call which goes to sleep knows when nothing more can come ([`Directory::set_resting`]). Locks are never held across
+//! an await.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,32 +42,41 @@ const MAX_ENDED: usize = 1 << 16;
 #[derive(Debug)]
 struct Entry {
     vnode: VnodeId,
-    call: Option<ActorRef<CallMsg>>,
-    dialogs: [Option<ActorRef<DialogMsg>>; 2],
-    media: [Option<ActorRef<MediaLegMsg>>; 2],
+    /// None while they are being made, and while the call sleeps.
+    actors: Option<Box<Actors>>,
     counters: [Arc<Counters>; 2],
     invite: Option<InviteKey>,
 }
 
+#[derive(Debug, Default)]
+struct Actors {
+    call: Option<ActorRef<CallMsg>>,
+    dialogs: [Option<ActorRef<DialogMsg>>; 2],
+    media: [Option<ActorRef<MediaLegMsg>>; 2],
+    /// They are going to sleep: nothing is handed to them.
+    resting: bool,
+}
+
 impl Directory {
-    /// Takes an INVITE for a new call; false when there is a call for it already.
+    /// Takes an INVITE for a new call, or a call from its record; false when there is a call for the INVITE already.
     pub fn reserve(&self, call: CallId, vnode: VnodeId, invite: Option<InviteKey>) -> bool {
         let mut inner = self.inner();
         if let Some(invite) = &invite {
-            if inner.invites.contains_key(invite) {
+            if inner.invites.get(invite).is_some_and(|known| *known != call) {
                 return false;
             }
             inner.invites.insert(invite.clone(), call);
         }
-        let entry = Entry { vnode, call: None, dialogs: [None, None], media: [None, None], counters: Default::default(), invite };
-        inner.calls.insert(call, entry);
+        let entry = inner.calls.entry(call);
+        let entry = entry.or_insert_with(|| Entry { vnode, actors: None, counters: Default::default(), invite: None });
+        entry.invite = invite;
         true
     }
 
     /// A call's actor is (again) this one.
     pub fn set_call(&self, call: CallId, actor: ActorRef<CallMsg>) {
         if let Some(entry) = self.inner().calls.get_mut(&call) {
-            entry.call = Some(actor);
+            entry.actors.get_or_insert_default().call = Some(actor);
         }
     }
 
@@ -75,24 +86,67 @@ impl Directory {
         if let Some(entry) = self.inner().calls.get_mut(&call)
             && at < 2
         {
-            entry.dialogs[at] = dialog.or_else(|| entry.dialogs[at].take());
-            entry.media[at] = media.or_else(|| entry.media[at].take());
+            let actors = entry.actors.get_or_insert_default();
+            actors.dialogs[at] = dialog.or_else(|| actors.dialogs[at].take());
+            actors.media[at] = media.or_else(|| actors.media[at].take());
         }
     }
 
+    /// The call's actors are on their way to sleep, or are not after all. What was handed to them before is in their mailboxes;
+    /// from now on it comes back to whoever tries.
+    pub fn set_resting(&self, call: CallId, resting: bool) {
+        if let Some(actors) = self.inner().calls.get_mut(&call).and_then(|entry| entry.actors.as_mut()) {
+            actors.resting = resting;
+        }
+    }
+
+    /// The call's actors have ended. Tells whether the call is still here, as a record.
+    pub fn fall_asleep(&self, call: CallId) -> bool {
+        let mut inner = self.inner();
+        let Some(entry) = inner.calls.get_mut(&call) else { return false };
+        entry.actors = None;
+        if let Some(invite) = entry.invite.take() {
+            inner.invites.remove(&invite);
+        }
+        true
+    }
+
+    /// Hands something to a call's actor; gives it back when there is none.
+    pub fn tell_call(&self, call: CallId, message: CallMsg) -> Result<(), CallMsg> {
+        hand(self.inner().awake(call).and_then(|actors| actors.call.as_ref()), message)
+    }
+
+    /// Hands something to a leg's dialog; gives it back when there is none.
+    pub fn tell_dialog(&self, call: CallId, leg: LegId, message: DialogMsg) -> Result<(), DialogMsg> {
+        hand(self.inner().awake(call).and_then(|actors| actors.dialogs.get(usize::from(leg.0))?.as_ref()), message)
+    }
+
+    /// Hands something to a leg's media; gives it back when there is none.
+    pub fn tell_media(&self, call: CallId, leg: LegId, message: MediaLegMsg) -> Result<(), MediaLegMsg> {
+        hand(self.inner().awake(call).and_then(|actors| actors.media.get(usize::from(leg.0))?.as_ref()), message)
+    }
+
+    /// The vnode of a call that is here, awake or asleep.
+    pub fn vnode_of(&self, call: CallId) -> Option<VnodeId> {
+        self.inner().calls.get(&call).map(|entry| entry.vnode)
+    }
+
     /// The actor of a call.
+    #[cfg(test)]
     pub fn call(&self, call: CallId) -> Option<ActorRef<CallMsg>> {
-        self.inner().calls.get(&call)?.call.clone()
+        self.inner().awake(call)?.call.clone()
     }
 
     /// The dialog of a leg.
+    #[cfg(test)]
     pub fn dialog(&self, call: CallId, leg: LegId) -> Option<ActorRef<DialogMsg>> {
-        self.inner().calls.get(&call)?.dialogs.get(usize::from(leg.0))?.clone()
+        self.inner().awake(call)?.dialogs.get(usize::from(leg.0))?.clone()
     }
 
     /// The media of a leg.
+    #[cfg(test)]
     pub fn media(&self, call: CallId, leg: LegId) -> Option<ActorRef<MediaLegMsg>> {
-        self.inner().calls.get(&call)?.media.get(usize::from(leg.0))?.clone()
+        self.inner().awake(call)?.media.get(usize::from(leg.0))?.clone()
     }
 
     /// What passed a call's legs here.
@@ -136,7 +190,12 @@ impl Directory {
         self.inner().calls.iter().filter(|(_, entry)| entry.vnode == vnode).map(|(call, _)| *call).collect()
     }
 
-    /// How many calls are here.
+    /// How many calls are here with actors.
+    pub fn awake(&self) -> usize {
+        self.inner().calls.values().filter(|entry| entry.actors.is_some()).count()
+    }
+
+    /// How many calls are here, awake or asleep.
     pub fn len(&self) -> usize {
         self.inner().calls.len()
     }
@@ -148,5 +207,22 @@ impl Directory {
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn awake(&self, call: CallId) -> Option<&Actors> {
+        self.calls.get(&call)?.actors.as_deref().filter(|actors| !actors.resting)
+    }
+}
+
+fn hand<M: ractor::Message>(actor: Option<&ActorRef<M>>, message: M) -> Result<(), M> {
+    match actor {
+        // One that has just failed is made anew: its phone says it again.
+        Some(actor) => {
+            let _ = actor.cast(message);
+            Ok(())
+        }
+        None => Err(message),
     }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use super::call::CallMsg;
+use super::calls::{self, Errand};
 use super::services::Services;
 use super::{router, transport};
 use crate::cluster::state::records::FlowRecord;
@@ -181,10 +182,10 @@ pub fn local_bindings(services: &Services, vnode: VnodeId, aor: &Aor) -> Bytes {
     services.cluster.read(vnode, |state| state.bindings(aor).cloned()).flatten().unwrap_or_default()
 }
 
-/// Ends a call whose actor is here.
+/// Ends a call that is here.
 pub fn hang_up_here(services: &Services, call: CallId) -> bool {
     let hang_up = CallMsg::HangUp { status: StatusCode::TEMPORARILY_UNAVAILABLE, by: EndedBy::Operator };
-    services.directory.call(call).is_some_and(|actor| actor.cast(hang_up).is_ok())
+    calls::tell(services, call, Errand::Call(hang_up)).is_ok()
 }
 
 /// Where the links are, and what they show.

@@ -7,6 +7,7 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::mpsc;
 
 use super::call::CallMsg;
+use super::calls::{self, Errand};
 use super::media_leg::MediaLegMsg;
 use super::services::Services;
 use crate::media::relay::Event;
@@ -38,18 +39,13 @@ impl Actor for MediaActor {
     ) -> Result<(), ActorProcessingErr> {
         let MediaMsg::Event(event) = message;
         // A call that has ended meanwhile wants to hear nothing.
-        match event {
+        let (call, errand) = match event {
             Event::Latched { call, leg, stream, rtcp, source } => {
-                if let Some(media) = services.directory.media(call, leg) {
-                    let _ = media.cast(MediaLegMsg::Latched { stream, rtcp, source });
-                }
+                (call, Errand::Media(leg, MediaLegMsg::Latched { stream, rtcp, source }))
             }
-            Event::Idle { call } => {
-                if let Some(call) = services.directory.call(call) {
-                    let _ = call.cast(CallMsg::MediaIdle);
-                }
-            }
-        }
+            Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
+        };
+        let _ = calls::tell(services, call, errand);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::call::Incoming;
-use super::calls::CallsMsg;
+use super::calls::{self, CallsMsg, Errand};
 use super::dialog::DialogMsg;
 use super::gateway::{self, Answer, Parcel, Question};
 use super::records;
@@ -85,45 +85,56 @@ fn count(why: Why) {
 
 fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     let flow = packet.flow;
-    let dialog = services.directory.dialog(token.call, token.leg);
+    let message = match message {
+        Message::Request(request) => DialogMsg::Request(Box::new(request), flow),
+        Message::Response(response) => DialogMsg::Response(Box::new(response)),
+    };
+    let was_open = services.vnode(token.vnode).is_some();
     // Calls that have gone on answer already while the vnode's others are still being made.
-    if dialog.is_none() && services.vnode(token.vnode).is_none() {
-        let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
-        if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
-            let bytes = packet.bytes.clone();
-            let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes };
-            services.gateways.send(services, owner, &parcel);
-        }
-        // No owner at the moment: the phone repeats it, and there is one then.
-        return;
+    let Err(errand) = calls::tell(services, token.call, Errand::Dialog(token.leg, message)) else { return };
+    // Only who had all calls of the vnode here, and still has, can say that this is none of them.
+    if was_open && services.vnode(token.vnode).is_some() {
+        return no_such_call(services, token.call, errand);
     }
-    match (dialog, message) {
-        (Some(dialog), Message::Request(request)) => {
-            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
-        }
-        (Some(dialog), Message::Response(response)) => {
-            let _ = dialog.cast(DialogMsg::Response(Box::new(response)));
-        }
+    let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
+    if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
+        let bytes = packet.bytes.clone();
+        let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes };
+        services.gateways.send(services, owner, &parcel);
+    }
+    // No owner at the moment: the phone repeats it, and there is one then.
+}
+
+/// Something came for a call that isn't here: whoever asked is told.
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
+pub fn no_such_call(services: &Services, call: CallId, errand: Errand) {
+    let (request, flow) = match errand {
+        Errand::Dialog(_, DialogMsg::Request(request, flow)) => (request, flow),
+        Errand::Dialog(_, DialogMsg::Response(_)) => return count(Why::StrayResponse),
+        Errand::Dialog(..) | Errand::Media(..) | Errand::Call(_) => return,
+    };
+    match request.method {
         // Its 200 was lost, and with it the last thing that its phone waited for.
-        (None, Message::Request(request)) if request.method == Method::Bye && services.directory.is_ended(token.call) => {
+        Method::Bye if services.directory.is_ended(call) => {
             transport::respond(services, flow, endpoint::stateless(&request, StatusCode::OK));
         }
-        (None, Message::Request(request)) if request.method != Method::Ack => {
+        Method::Ack => count(Why::StrayAck),
+        _ => {
             count(Why::NoSuchDialog);
             transport::respond(services, flow, endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST));
         }
-        (None, Message::Request(_)) => count(Why::StrayAck),
-        (None, Message::Response(_)) => count(Why::StrayResponse),
     }
 }
 
 fn cancel(services: &Arc<Services>, request: Request, flow: Flow) {
     let call = services.directory.call_of(&endpoint::invite_key(&request));
-    match call.and_then(|call| services.directory.dialog(call, LegId::CALLER)) {
-        Some(dialog) => {
-            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
-        }
-        None => transport::respond(services, flow, endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST)),
+    let message = DialogMsg::Request(Box::new(request), flow);
+    let told = match call {
+        Some(call) => services.directory.tell_dialog(call, LegId::CALLER, message),
+        None => Err(message),
+    };
+    if let Err(DialogMsg::Request(request, flow)) = told {
+        transport::respond(services, flow, endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST));
     }
 }
 
@@ -251,9 +262,7 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     let key = endpoint::invite_key(&request);
     if let Some(call) = services.directory.call_of(&key) {
         // Repeated. Its transaction knows what it was answered.
-        if let Some(dialog) = services.directory.dialog(call, LegId::CALLER) {
-            let _ = dialog.cast(DialogMsg::Request(Box::new(request), flow));
-        }
+        let _ = services.directory.tell_dialog(call, LegId::CALLER, DialogMsg::Request(Box::new(request), flow));
         return;
     }
     let refuse = |response| transport::respond(services, flow, response);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
@@ -72,6 +73,7 @@ pub struct OpenVnode {
 impl Services {
     /// Puts them together.
     pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay) -> Self {
+        let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
             node: config.node.id,
             nonces: Nonces::new(config.cluster.secret.0.as_bytes()),
@@ -82,7 +84,7 @@ impl Services {
             directory: Directory::default(),
             sockets: Sockets::default(),
             gateways: Gateways,
-            timers: Timers::RFC,
+            timers,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
         }

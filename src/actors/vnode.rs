@@ -23,7 +23,7 @@ use super::supervise::Budget;
 use super::{calls, edge, outbox, records, registrar};
 use crate::clock;
 use crate::cluster::Ownership;
-use crate::ids::{LegId, VnodeId};
+use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Want;
 
@@ -194,22 +194,24 @@ impl Running {
         Ok(())
     }
 
-    /// Tells the relay of every live call's sockets before anything else is done.
+    /// Tells the relay of every live call's sockets before anything else is done: first of those whose media flows.
     fn open_media(&self, ports: &PortPool) {
         let Start { services, vnode } = &self.start;
         let records = services.cluster.read(*vnode, |state| {
             state.calls().filter(|(_, entry)| !entry.ended).map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>()
         });
-        for (call, record) in records.unwrap_or_default() {
-            // What can't be read is told by `calls`.
-            let Ok((_, session)) = records::restore(&record, self.ip) else { continue };
-            for port in session.ports() {
-                ports.adopt(port);
-            }
-            for leg in [LegId::CALLER, LegId::CALLEE] {
+        // What can't be read is told by `calls`.
+        let media = |(call, record): (CallId, bytes::Bytes)| Some((call, records::glance(call, &record, self.ip).ok()?.media));
+        let mut calls: Vec<_> = records.unwrap_or_default().into_iter().filter_map(media).collect();
+        calls.sort_by_key(|(_, session)| !session.is_latched());
+        ports.adopt(calls.iter().flat_map(|(_, session)| session.ports()));
+        for (call, session) in calls {
+            services.directory.reserve(call, *vnode, None);
+            let counters = services.directory.counters(call).unwrap_or_default();
+            for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
                 let wants = session.plan(usize::from(leg.0)).into_iter();
                 let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
-                services.relay.apply(call, leg, wants, Arc::default(), services.fence(*vnode));
+                services.relay.apply(call, leg, wants, counters, services.fence(*vnode));
             }
         }
     }

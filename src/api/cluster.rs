@@ -20,8 +20,10 @@ pub(super) struct ClusterView {
     node: u64,
     nodes: Vec<NodeView>,
     vnodes: Vec<VnodeView>,
-    /// Calls whose actors are on this node, ended ones that linger included.
+    /// Calls that this node carries, ended ones that linger included.
     calls: usize,
+    /// Those of them that have actors: the others have nothing open, and sleep.
+    calls_awake: usize,
     /// Media sockets open on this node.
     media_sockets: usize,
     /// Media ports that calls of this node hold.
@@ -94,6 +96,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         nodes,
         vnodes: vnodes.collect(),
         calls: services.directory.len(),
+        calls_awake: services.directory.awake(),
         media_sockets: services.relay.open_sockets(),
         media_ports: services.ports_in_use(),
     })

@@ -27,6 +27,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> String {
     #[allow(clippy::cast_precision_loss, reason = "gauges are floats, and these are small")]
     let gauge = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     gauge("tandem_calls", api.services.directory.len());
+    gauge("tandem_calls_awake", api.services.directory.awake());
     gauge("tandem_media_sockets", api.services.relay.open_sockets());
     gauge("tandem_media_ports", api.services.ports_in_use());
     api.metrics.render()

@@ -110,7 +110,7 @@ impl Layout {
                 vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
             },
             address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
-            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5] },
+            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5], t1: 500 },
             registration: config::Registration::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },

@@ -80,12 +80,12 @@ impl PortPool {
         None
     }
 
-    /// Marks a port of a call that a former owner set up.
-    pub fn adopt(&self, port: u16) {
+    /// Marks the ports of calls that a former owner set up.
+    pub fn adopt(&self, ports: impl IntoIterator<Item = u16>) {
         let mut inner = self.inner();
-        if inner.used.insert(port) {
-            inner.free.retain(|free| *free != port);
-        }
+        inner.used.extend(ports);
+        let Inner { free, used } = &mut *inner;
+        free.retain(|free| !used.contains(free));
     }
 
     /// The port may be given to another call.
@@ -121,7 +121,7 @@ mod tests {
         drop((pair, somebody_else));
         pool.give_back(port);
         assert_eq!(pool.used(), 0);
-        pool.adopt(20_002);
+        pool.adopt([20_002]);
         assert_eq!(pool.take().unwrap().0, 20_004);
         assert_eq!(pool.used(), 2);
     }

@@ -13,7 +13,7 @@
 //! Whoever sends to a port first, or after [`RELEARN`] of silence, is the peer (RFC 4961); packets from
 //! others are dropped and counted, except from the very address that the SDP named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -50,6 +50,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const DATAGRAM: usize = 2048;
 /// How often a thread looks for silence, and tries again to bind what was taken.
 const TICK: Duration = Duration::from_millis(250);
+/// So many commands, and so many attempts to bind what was taken, a thread makes between two looks at its sockets.
+const TURN: usize = 32;
 /// How soon a thread tries again to bind a port of a call that it takes over.
 const REBIND: Duration = Duration::from_millis(5);
 
@@ -138,7 +140,7 @@ impl Relay {
                 ends: Vec::new(),
                 free: Vec::new(),
                 calls: HashMap::new(),
-                unbound: 0,
+                unbound: Default::default(),
                 more: Vec::new(),
             };
             std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
@@ -231,8 +233,8 @@ struct Thread {
     ends: Vec<Option<End>>,
     free: Vec<usize>,
     calls: HashMap<CallId, Session>,
-    /// How many ends have no socket yet.
-    unbound: usize,
+    /// Ends that have no socket yet: those whose packets flow, which are tried first, and the others.
+    unbound: [VecDeque<usize>; 2],
     /// Ends whose sockets were not empty when their turn was over.
     more: Vec<usize>,
 }
@@ -249,16 +251,17 @@ impl Thread {
     fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         let mut ticked = Instant::now();
+        let mut busy = false;
         let mut batch = Batch {
             buffers: Box::new([[0; DATAGRAM]; BATCH]),
             v4: MultiHeaders::preallocate(BATCH, None),
             v6: MultiHeaders::preallocate(BATCH, None),
         };
         while self.running.load(Ordering::Relaxed) {
-            let pause = match (self.more.is_empty(), self.unbound) {
+            let pause = match (self.more.is_empty() && !busy, self.unbound.iter().all(VecDeque::is_empty)) {
                 (false, _) => Duration::ZERO,
-                (true, 0) => TICK,
-                (true, _) => REBIND,
+                (true, true) => TICK,
+                (true, false) => REBIND,
             };
             match self.poll.poll(&mut events, Some(pause)) {
                 Ok(()) => {}
@@ -269,8 +272,9 @@ impl Thread {
                 }
             }
             let now = Instant::now();
-            if !self.take_commands(now) {
-                return;
+            match self.take_commands(now) {
+                Some(more) => busy = more,
+                None => return,
             }
             for at in std::mem::take(&mut self.more) {
                 self.forward(at, &mut batch, now);
@@ -280,9 +284,7 @@ impl Thread {
                     self.forward(event.token().0, &mut batch, now);
                 }
             }
-            if self.unbound > 0 {
-                self.bind_again();
-            }
+            busy |= self.bind_again();
             if now.duration_since(ticked) >= TICK {
                 ticked = now;
                 self.look_for_silence(now);
@@ -290,9 +292,9 @@ impl Thread {
         }
     }
 
-    /// Tells whether there is anybody left to command.
-    fn take_commands(&mut self, now: Instant) -> bool {
-        loop {
+    /// Takes a turn's commands, and tells whether there may be more; `None` when nobody is left to command.
+    fn take_commands(&mut self, now: Instant) -> Option<bool> {
+        for _ in 0..TURN {
             match self.queue.try_recv() {
                 Ok(Command::Apply { call, leg, streams, counters, fence }) => {
                     self.apply(call, leg, streams, &counters, &fence, now);
@@ -301,10 +303,11 @@ impl Thread {
                 Ok(Command::Settle { done }) => {
                     let _ = done.send(());
                 }
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return Some(false),
+                Err(TryRecvError::Disconnected) => return None,
             }
         }
+        Some(true)
     }
 
     fn apply(
@@ -344,7 +347,8 @@ impl Thread {
                     counters: counters.clone(),
                     fence: fence.clone(),
                 };
-                [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
+                let flows = want.plan.latched[0];
+                [self.add(end(want.plan.local, false), rtp, flows), self.add(end(above, true), rtcp, flows)]
             });
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
@@ -375,31 +379,40 @@ impl Thread {
         }
     }
 
-    fn add(&mut self, end: End, socket: Option<UdpSocket>) -> usize {
+    fn add(&mut self, end: End, socket: Option<UdpSocket>, flows: bool) -> usize {
         let at = self.free.pop().unwrap_or_else(|| {
             self.ends.push(None);
             self.ends.len() - 1
         });
         self.ends[at] = Some(end);
-        self.unbound += 1;
-        if !self.give_socket(at, socket) {
-            self.bind(at);
+        if !self.give_socket(at, socket) && !self.bind(at) {
+            self.unbound[usize::from(!flows)].push_back(at);
         }
         at
     }
 
-    fn bind_again(&mut self) {
-        for at in 0..self.ends.len() {
-            if self.ends[at].as_ref().is_some_and(|end| end.socket.is_none()) {
-                self.bind(at);
+    /// Tells whether it was worth while: then there may be more.
+    fn bind_again(&mut self) -> bool {
+        let mut bound = false;
+        for (queue, most) in [(0, usize::MAX), (1, TURN)] {
+            for _ in 0..self.unbound[queue].len().min(most) {
+                let Some(at) = self.unbound[queue].pop_front() else { break };
+                // A call may have been closed meanwhile, and its place be another's.
+                let waits = self.ends[at].as_ref().is_some_and(|end| end.socket.is_none());
+                if waits && self.bind(at) {
+                    bound = true;
+                } else if waits {
+                    self.unbound[queue].push_back(at);
+                }
             }
         }
+        bound
     }
 
     /// A former owner's process may still be closing its sockets: then it fails, and is tried again.
-    fn bind(&mut self, at: usize) {
-        let Some(local) = self.ends[at].as_ref().map(|end| end.local) else { return };
-        self.give_socket(at, ports::bind(local).ok());
+    fn bind(&mut self, at: usize) -> bool {
+        let local = self.ends[at].as_ref().map(|end| end.local);
+        local.is_some_and(|local| self.give_socket(at, ports::bind(local).ok()))
     }
 
     fn give_socket(&mut self, at: usize, socket: Option<UdpSocket>) -> bool {
@@ -409,7 +422,6 @@ impl Thread {
             return false;
         }
         end.socket = Some(socket);
-        self.unbound -= 1;
         self.open.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -417,12 +429,9 @@ impl Thread {
     fn close(&mut self, call: CallId) {
         let Some(session) = self.calls.remove(&call) else { return };
         for at in session.legs.into_iter().flatten().flatten().flatten() {
-            match self.ends[at].take().and_then(|end| end.socket) {
-                Some(mut socket) => {
-                    let _ = self.poll.registry().deregister(&mut socket);
-                    self.open.fetch_sub(1, Ordering::Relaxed);
-                }
-                None => self.unbound -= 1,
+            if let Some(mut socket) = self.ends[at].take().and_then(|end| end.socket) {
+                let _ = self.poll.registry().deregister(&mut socket);
+                self.open.fetch_sub(1, Ordering::Relaxed);
             }
             self.free.push(at);
         }

@@ -17,7 +17,7 @@ use crate::cluster::state::MetaCommand;
 use crate::cluster::state::records::UserRecord;
 use crate::ids::{Aor, CallId, LegId};
 use crate::sip::digest::Ha1;
-use crate::sip::{Name, StatusCode};
+use crate::sip::{Method, Name, StatusCode};
 
 struct World {
     node: Node,
@@ -30,6 +30,10 @@ const DOMAIN: &str = "tandem.test";
 impl World {
     /// `n` keeps the addresses of tests apart that run at once.
     async fn start(n: u8) -> Self {
+        Self::start_with(n, |_| {}).await
+    }
+
+    async fn start_with(n: u8, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = 30_000 + u16::from(n) * 10;
         let layout = Layout {
@@ -42,7 +46,8 @@ impl World {
             wire_port: port + 1,
         };
         layout.write().unwrap();
-        let config = Config::load(&layout.config_file(1)).unwrap();
+        let mut config = Config::load(&layout.config_file(1)).unwrap();
+        change(&mut config);
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let node = Node::start(config, Place::Thread, metrics).await.unwrap();
         until(|| node.services.cluster.is_ready() && node.services.vnode(crate::ids::VnodeId(1)).is_some()).await;
@@ -152,6 +157,78 @@ async fn what_keeps_failing_ends_its_own_call_properly() {
     // The node lives: the next call goes through.
     let (_, talks) = world.call().await;
     heard_more(&talks).await;
+}
+
+/// 64·T1, after which a transaction is forgotten, is 640 ms here.
+fn impatient(config: &mut Config) {
+    config.sip.t1 = 10;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_call_sleeps_and_wakes_for_whoever_wants_it() {
+    let world = World::start_with(6, impatient).await;
+    let directory = &world.node.services.directory;
+    let ([mut a, mut b], talks) = world.call().await;
+    let asleep = || directory.awake() == 0 && directory.len() == 1;
+    until(asleep).await;
+    heard_more(&talks).await;
+    assert_eq!(world.node.services.relay.open_sockets(), 4);
+    // For a phone's requests, each of which it puts to sleep again; for the other side's answers.
+    assert_eq!(a.ask_within(Method::Options).await.unwrap().status, StatusCode::OK);
+    assert_eq!(directory.awake(), 1);
+    until(asleep).await;
+    let counted = directory.counters(world.the_call()).unwrap()[0].received.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(counted > 10, "what passed before is counted still");
+    let other = tokio::spawn(async move { b.wait_for_bye().await });
+    assert_eq!(a.ask_within(Method::Invite).await.unwrap().status, StatusCode::OK);
+    until(asleep).await;
+    // For an operator.
+    assert!(crate::actors::gateway::hang_up_here(&world.node.services, world.the_call()));
+    let (one, other) = tokio::join!(a.wait_for_bye(), other);
+    one.and(other.unwrap()).unwrap();
+    until(|| world.cdrs() == 1 && directory.is_empty() && world.node.services.ports_in_use() == 0).await;
+    assert_eq!(a.repeated(), 0);
+}
+
+/// What is said in the moment of falling asleep is neither lost nor answered twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_between_waking_and_sleeping() {
+    let world = World::start_with(7, impatient).await;
+    let directory = &world.node.services.directory;
+    let ([mut a, mut b], talks) = world.call().await;
+    let mut slept = 0;
+    for round in 0..12_u64 {
+        let begin = tokio::time::Instant::now();
+        // 64·T1 after the last answer, a little less or a little more.
+        while directory.awake() > 0 && begin.elapsed() < Duration::from_micros(640_000 + round * 150) {
+            tokio::task::yield_now().await;
+        }
+        slept += u32::from(directory.awake() == 0);
+        assert_eq!(a.ask_within(Method::Options).await.unwrap().status, StatusCode::OK);
+    }
+    heard_more(&talks).await;
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    assert_eq!((a.repeated(), b.repeated()), (0, 0), "asleep {slept} times");
+    until(|| world.cdrs() == 1 && directory.is_empty()).await;
+}
+
+/// A refused call waits for what its callee repeats, and costs no actors meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_call_lingers_asleep() {
+    let world = World::start_with(8, impatient).await;
+    let directory = &world.node.services.directory;
+    let (mut a, _) = world.phone("1001", "secret").await;
+    let (mut b, _) = world.phone("1002", "secret").await;
+    b.register().await.unwrap();
+    let sdp = a.sdp();
+    let (answer, refused) = tokio::join!(a.try_call("1002", "", &sdp), b.refuse(StatusCode::BUSY_HERE));
+    assert_eq!(answer.unwrap().status, StatusCode::BUSY_HERE);
+    until(|| directory.len() == 1 && directory.awake() == 0).await;
+    // Its ACK was lost, as far as the callee knows.
+    let ack = b.refuse_again(&refused.unwrap()).await.unwrap();
+    assert_eq!(ack.method, Method::Ack);
+    assert_eq!(world.cdrs(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

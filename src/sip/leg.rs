@@ -183,6 +183,17 @@ impl Leg {
         invites_in.chain(requests_in).chain(invites_out).chain(requests_out).chain(answers).min()
     }
 
+    /// Whether a leg made anew would do as well: nothing is open, and what lingers is told again by the call
+    /// ([`LegCommand::Adopt`]).
+    pub fn is_at_rest(&self) -> bool {
+        let all_final = self.invites_out.iter().all(|tx| !tx.machine.is_pending());
+        all_final
+            && self.invites_in.is_empty()
+            && self.requests_in.is_empty()
+            && self.requests_out.is_empty()
+            && self.answers.is_empty()
+    }
+
     /// Advances by one input.
     pub fn handle(&mut self, input: LegInput, now: Timestamp, out: &mut Vec<LegOutput>) {
         match input {

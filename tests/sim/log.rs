@@ -28,6 +28,11 @@ impl Log {
             replica.apply(&command);
         }
         assert!(self.replicas.iter().all(|replica| *replica == self.replicas[0]), "replicas are alike");
+        for (call, entry) in self.replicas[0].calls() {
+            let glance = records::glance(*call, &entry.record, OURS).unwrap();
+            let (state, _) = records::restore(&entry.record, OURS).unwrap();
+            assert_eq!((glance.quiet, glance.deadline), (state.is_quiet(), state.deadline()), "at a glance as at a look");
+        }
         // Shipped now or later: it is in the entry that ended the call.
         let shipped = self.replicas[0].outbox(usize::MAX);
         let calls: Vec<_> = shipped.iter().map(|cdr| cdr.call).collect();

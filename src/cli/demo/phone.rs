@@ -34,6 +34,7 @@ pub struct Phone {
     cseq: u32,
     media: SocketAddr,
     dialog: Option<Dialog>,
+    repeated: u64,
 }
 
 /// A call that rings.
@@ -49,8 +50,8 @@ struct Dialog {
     from: String,
     to: String,
     target: String,
-    /// The last answer to the INVITE, for when it is repeated.
-    answer: Option<Bytes>,
+    /// The last answer to an INVITE, and the INVITE's number, for when it is repeated.
+    answer: Option<(u32, Bytes)>,
 }
 
 impl Phone {
@@ -68,6 +69,7 @@ impl Phone {
             cseq: 0,
             media,
             dialog: None,
+            repeated: 0,
         })
     }
 
@@ -159,7 +161,7 @@ impl Phone {
             from: ok.headers.text(&Name::To).context("no To")?.to_string(),
             to: invite.headers.text(&Name::From).context("no From")?.to_string(),
             target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
-            answer: Some(bytes.clone()),
+            answer: Some((invite.headers.cseq()?.number, bytes.clone())),
         });
         let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
         self.socket.send_to(&bytes, self.server).await?;
@@ -181,6 +183,32 @@ impl Phone {
         }
     }
 
+    /// Waits for a call and refuses it, until that is acknowledged; gives the answer, for [`Phone::refuse_again`].
+    pub async fn refuse(&mut self, status: StatusCode) -> anyhow::Result<Bytes> {
+        loop {
+            let Message::Request(invite) = self.receive(Instant::now() + PATIENCE).await? else { continue };
+            if invite.method == Method::Invite {
+                let bytes = encode_response(&invite.response(status, Some(&random())));
+                self.refuse_again(&bytes).await?;
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Says a refusal (again), until it is acknowledged; gives the ACK.
+    pub async fn refuse_again(&mut self, refusal: &Bytes) -> anyhow::Result<Request> {
+        let give_up = Instant::now() + PATIENCE;
+        while Instant::now() < give_up {
+            self.socket.send_to(refusal, self.server).await?;
+            if let Ok(Message::Request(request)) = self.receive(Instant::now() + T1).await
+                && request.method == Method::Ack
+            {
+                return Ok(request);
+            }
+        }
+        bail!("the refusal was not acknowledged")
+    }
+
     fn contact(&self) -> String {
         format!("<sip:{}@{}>", self.user, self.local)
     }
@@ -197,24 +225,60 @@ impl Phone {
         }
     }
 
-    /// Waits until the other side hangs up.
+    /// Asks something within the call, an OPTIONS or a re-INVITE that changes nothing, and gives the final answer.
+    pub async fn ask_within(&mut self, method: Method) -> anyhow::Result<Response> {
+        let dialog = self.dialog.clone().context("there is no call")?;
+        self.cseq += 1;
+        let cseq = self.cseq;
+        let body = if method == Method::Invite { self.sdp() } else { String::new() };
+        let request = self.in_dialog_with(&dialog, &method, cseq, &body);
+        let response = self.transact(&method, &request).await?;
+        if method == Method::Invite {
+            let accepted = response.status.class() == Class::Success;
+            let ack = if accepted { self.in_dialog(&dialog, &Method::Ack, cseq) } else { self.failure_ack(&request, &response) };
+            self.socket.send_to(ack.as_bytes(), self.server).await?;
+        }
+        Ok(response)
+    }
+
+    /// Waits until the other side hangs up; takes what it asks until then.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     pub async fn wait_for_bye(&mut self) -> anyhow::Result<()> {
         loop {
             let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
-            let repeated = self.dialog.as_ref().and_then(|dialog| dialog.answer.clone());
-            match (&request.method, repeated) {
-                (Method::Bye, _) => {
+            match request.method {
+                Method::Bye => {
                     self.respond(&request, StatusCode::OK).await?;
                     self.dialog = None;
                     return Ok(());
                 }
-                (Method::Invite, Some(answer)) => {
-                    self.socket.send_to(&answer, self.server).await?;
-                }
-                (Method::Ack, _) => {}
+                Method::Invite => self.accept_again(&request).await?,
                 _ => self.respond(&request, StatusCode::OK).await?,
             }
         }
+    }
+
+    /// A re-INVITE, or an INVITE that comes once more, gets its 200.
+    async fn accept_again(&mut self, invite: &Request) -> anyhow::Result<()> {
+        let number = invite.headers.cseq()?.number;
+        let known = self.dialog.as_ref().and_then(|dialog| dialog.answer.clone()).filter(|(answered, _)| *answered == number);
+        let bytes = match known {
+            Some((_, bytes)) => bytes,
+            None => {
+                let ok = invite.response(StatusCode::OK, None).with(Name::Contact, self.contact());
+                encode_response(&ok.with_body("application/sdp", Bytes::from(self.sdp())))
+            }
+        };
+        self.socket.send_to(&bytes, self.server).await?;
+        if let Some(dialog) = &mut self.dialog {
+            dialog.answer = Some((number, bytes));
+        }
+        Ok(())
+    }
+
+    /// How often the phone had to say something again.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     /// Sends a request outside a dialog, with credentials when they are asked for.
@@ -274,6 +338,7 @@ impl Phone {
                     // A provisional answer ends the repeating of an INVITE.
                     if !(proceeding && *method == Method::Invite) {
                         self.socket.send_to(request.as_bytes(), self.server).await?;
+                        self.repeated += 1;
                     }
                     gap *= 2;
                     again = Instant::now() + gap;
@@ -313,8 +378,12 @@ impl Phone {
     }
 
     fn in_dialog(&self, dialog: &Dialog, method: &Method, cseq: u32) -> String {
+        self.in_dialog_with(dialog, method, cseq, "")
+    }
+
+    fn in_dialog_with(&self, dialog: &Dialog, method: &Method, cseq: u32, body: &str) -> String {
         let headers = format!("From: {}\r\nTo: {}\r\nCall-ID: {}\r\n", dialog.from, dialog.to, dialog.call_id);
-        self.request(method, &dialog.target, cseq, &headers, "")
+        self.request(method, &dialog.target, cseq, &headers, body)
     }
 
     /// RFC 3261 §17.1.1.3: the ACK of a failure has the INVITE's branch, and the To of the answer.

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -75,6 +75,34 @@ pub struct CallRecord {
     pub legs: Vec<LegRecord>,
     pub relays: Vec<RelayRecord>,
     pub media: MediaRecord,
+}
+
+/// What a new owner has to know of every call at once, read from a [`CallRecord`] without its messages.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "as in CallRecord")]
+pub struct CallGlance {
+    pub created: Timestamp,
+    pub answered: Option<Timestamp>,
+    pub ended: Option<EndingRecord>,
+    pub legs: Vec<LegGlance>,
+    pub relays: Vec<IgnoredAny>,
+    pub media: MediaRecord,
+}
+
+/// What is open on a leg.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "as in LegRecord")]
+pub struct LegGlance {
+    pub inbound: Option<StageGlance>,
+    pub out: Option<StageGlance>,
+    pub bye: Option<IgnoredAny>,
+}
+
+/// How far an INVITE got.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "as in InviteInRecord and InviteOutRecord")]
+pub struct StageGlance {
+    pub stage: String,
 }
 
 /// How a call ended.

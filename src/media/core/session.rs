@@ -185,6 +185,11 @@ impl Session {
         changed
     }
 
+    /// Whether packets have come from a phone.
+    pub fn is_latched(&self) -> bool {
+        self.streams.iter().flat_map(|stream| &stream.legs).any(|leg| leg.latched.is_some())
+    }
+
     /// What the relay must do for a leg, stream by stream.
     pub fn plan(&self, leg: usize) -> Vec<Option<LegPlan>> {
         let plan = |stream: &Stream| {

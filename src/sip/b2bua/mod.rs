@@ -31,7 +31,7 @@ use super::token::Token;
 use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
-pub use state::{Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut};
+pub use state::{Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, deadline};
 
 /// What a call's [`Step`] commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,11 +205,7 @@ impl Call {
 
     /// When [`CallInput::Timeout`] is due.
     pub fn deadline(&self) -> Option<Timestamp> {
-        match (&self.state.ended, self.state.answered) {
-            (Some(ending), _) => Some(ending.at + LINGER),
-            (None, None) => Some(self.state.created + RING_TIMEOUT),
-            (None, Some(_)) => None,
-        }
+        self.state.deadline()
     }
 
     /// Advances by one input.

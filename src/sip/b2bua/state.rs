@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{NewCall, without_body};
+use super::{LINGER, NewCall, RING_TIMEOUT, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
@@ -186,6 +186,15 @@ impl Relay {
     }
 }
 
+/// When a call with these times wants to be told that time has passed: it rings for too long, or has lingered.
+pub fn deadline(created: Timestamp, answered: Option<Timestamp>, ended: Option<Timestamp>) -> Option<Timestamp> {
+    match (ended, answered) {
+        (Some(at), _) => Some(at + LINGER),
+        (None, None) => Some(created + RING_TIMEOUT),
+        (None, Some(_)) => None,
+    }
+}
+
 impl CallLeg {
     fn new(dialog: Dialog) -> Self {
         Self { dialog, inbound: None, out: None, bye: None, gone: false }
@@ -232,6 +241,21 @@ impl CallState {
     pub fn is_settled(&self) -> bool {
         let done = |leg: &CallLeg| leg.bye.is_none() && leg.inbound.is_none() && leg.out.is_none();
         self.ended.is_some() && self.relays.is_empty() && self.legs.iter().all(done)
+    }
+
+    /// Whether nothing is open: until a phone says something, or the deadline passes, the record is all there is to the call.
+    pub fn is_quiet(&self) -> bool {
+        let refused = |out: &InviteOut| out.stage == StageOut::Refused;
+        let rejected = |inbound: &InviteIn| matches!(inbound.stage, StageIn::Rejected(_));
+        let done = |leg: &CallLeg| {
+            leg.bye.is_none() && leg.inbound.as_ref().is_none_or(rejected) && leg.out.as_ref().is_none_or(refused)
+        };
+        (self.answered.is_some() || self.ended.is_some()) && self.relays.is_empty() && self.legs.iter().all(done)
+    }
+
+    /// When the call wants to be told that time has passed.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        deadline(self.created, self.answered, self.ended.map(|ending| ending.at))
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).
