@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench failover fuzz deny
+.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench failover size fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -43,6 +43,9 @@ bench: bootstrap  ## figures, each beside a peer or a floor in the same run
 
 failover: bootstrap ## the gaps in a hundred calls while their node dies, freezes, is cut off, or hands over; RUNS says how often
 	$(CARGO) bench --bench failover
+
+size: bootstrap   ## a takeover of 10,000 calls and 100,000 registrations, and what they cost in memory
+	$(CARGO) bench --bench size
 
 fuzz: bootstrap   ## the parsers and the machines under random input; CASES says how much
 	PROPTEST_CASES=$${CASES:-200000} $(CARGO) nextest run --release --lib -E 'test(/panics/) | test(/survives/)'

@@ -214,9 +214,9 @@ impl Actor for CallActor {
                 running.incoming = Some(incoming);
                 running.dialogs[0].cast(first)?;
             }
-            Begin::Resume(state, media) => running.resume(&myself, *state, CallMedia::new(media, ports)).await,
+            Begin::Resume(state, media) => Box::pin(running.resume(&myself, *state, CallMedia::new(media, ports))).await,
             Begin::Bury(state, media) => {
-                running.resume(&myself, *state, CallMedia::new(media, ports)).await;
+                Box::pin(running.resume(&myself, *state, CallMedia::new(media, ports))).await;
                 myself.cast(CallMsg::HangUp { status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System })?;
             }
         }
@@ -226,7 +226,8 @@ impl Actor for CallActor {
 
     async fn handle(&self, myself: ActorRef<CallMsg>, message: CallMsg, running: &mut Running) -> Result<(), ActorProcessingErr> {
         let span = running.span.clone();
-        async {
+        // Boxed: a call that waits for its next message holds no room for the handling of one.
+        Box::pin(async {
             match message {
                 CallMsg::Leg(leg, event) => running.leg_event(&myself, leg, *event).await,
                 CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
@@ -240,7 +241,7 @@ impl Actor for CallActor {
             }
             running.set_alarm(&myself);
             running.sleep_if_quiet(&myself);
-        }
+        })
         .instrument(span)
         .await;
         Ok(())
@@ -255,7 +256,7 @@ impl Actor for CallActor {
         if let SupervisionEvent::ActorFailed(child, error) = event {
             let span = running.span.clone();
             running.stay_awake();
-            running.child_failed(&myself, &child, &error).instrument(span).await?;
+            Box::pin(running.child_failed(&myself, &child, &error)).instrument(span).await?;
             running.set_alarm(&myself);
         }
         Ok(())
@@ -472,7 +473,7 @@ impl Running {
     }
 
     async fn media_idle(&mut self, myself: &ActorRef<CallMsg>) {
-        if self.media.is_silent_on_purpose() {
+        if self.media.session().is_silent_on_purpose() {
             return;
         }
         tracing::info!("no media: ending the call");

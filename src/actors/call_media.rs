@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ids::LegId;
-use crate::media::core::{LegPlan, SdpError, Session, Stream};
+use crate::media::core::{LegPlan, SdpError, Session};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
 
@@ -30,12 +30,6 @@ pub struct Checkpoint {
     session: Session,
     before_offer: Option<Session>,
     described: [Option<(Bytes, Bytes)>; 2],
-}
-
-/// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
-pub fn is_silent_on_purpose(session: &Session) -> bool {
-    let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
-    session.held.contains(&true) || !session.streams.iter().any(carried)
 }
 
 impl Drop for CallMedia {
@@ -99,11 +93,6 @@ impl CallMedia {
         self.described = checkpoint.described;
         let kept: Vec<u16> = self.session.ports().collect();
         self.give_back(|port| kept.contains(&port));
-    }
-
-    /// See [`is_silent_on_purpose`].
-    pub fn is_silent_on_purpose(&self) -> bool {
-        is_silent_on_purpose(&self.session)
     }
 
     /// A re-INVITE's offer: as [`CallMedia::translate`], and can be taken back.

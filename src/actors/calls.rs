@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
 use super::alarm::Alarm;
 use super::call::{Begin, CallActor, CallMsg, Incoming, Start as CallStart};
-use super::call_media::is_silent_on_purpose;
 use super::dialog::DialogMsg;
 use super::directory::InviteKey;
 use super::media_leg::MediaLegMsg;
@@ -86,6 +86,18 @@ pub struct Start {
     pub vnode: VnodeId,
     /// The vnode's ports.
     pub ports: Arc<PortPool>,
+    /// The calls of the records.
+    pub known: Vec<Known>,
+}
+
+/// A call of the records, at a glance.
+pub struct Known {
+    /// Which.
+    pub call: CallId,
+    /// Nothing is open on it: it can sleep.
+    pub quiet: bool,
+    /// When it is to be told that time has passed.
+    pub deadline: Option<Timestamp>,
 }
 
 /// The actor.
@@ -118,20 +130,15 @@ impl Actor for CallsActor {
             deadlines: BTreeSet::new(),
             alarm: Alarm::default(),
         };
-        let Start { services, vnode, .. } = &running.start;
-        let ip = services.config.address_of(*vnode).ok_or("a vnode without an address")?;
-        let records = services
-            .cluster
-            .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
         let (mut awake, mut asleep) = (0_u32, 0_u32);
-        for (call, record) in records.unwrap_or_default() {
-            match records::glance(call, &record, ip) {
-                Ok(glance) if glance.quiet => {
-                    running.start.services.directory.reserve(call, running.start.vnode, None);
-                    running.deadlines.extend(glance.deadline.map(|at| (at, call)));
-                    asleep += 1;
-                }
-                Ok(_) | Err(_) => awake += u32::from(running.resume(&myself, call, &record, false).await?),
+        for Known { call, quiet, deadline } in std::mem::take(&mut running.start.known) {
+            let Start { services, vnode, .. } = &running.start;
+            if quiet {
+                services.directory.reserve(call, *vnode, None);
+                running.deadlines.extend(deadline.map(|at| (at, call)));
+                asleep += 1;
+            } else if let Some(record) = running.record(call) {
+                awake += u32::from(running.resume(&myself, call, &record, false).await?);
             }
         }
         if awake + asleep > 0 {
@@ -192,8 +199,7 @@ impl Running {
 
     /// Brings something to a call, which is woken if it sleeps.
     async fn errand(&mut self, myself: &ActorRef<CallsMsg>, call: CallId, errand: Errand) -> Result<(), ActorProcessingErr> {
-        let Start { services, vnode, .. } = &self.start;
-        let (services, vnode) = (services.clone(), *vnode);
+        let services = self.start.services.clone();
         let Err(errand) = hand(&services, call, errand) else { return Ok(()) };
         if let Some(waiting) = self.awake.get_mut(&call) {
             if waiting.len() < MAX_WAITING {
@@ -201,14 +207,13 @@ impl Running {
             }
             return Ok(());
         }
-        let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten();
-        let Some(record) = record else {
+        let Some(record) = self.record(call) else {
             router::no_such_call(&services, call, errand);
             return Ok(());
         };
         // Nothing is to be heard of a call that is on hold.
         if matches!(errand, Errand::Call(CallMsg::MediaIdle))
-            && records::glance(call, &record, self.ip()?).is_ok_and(|glance| is_silent_on_purpose(&glance.media))
+            && records::glance(call, &record, self.ip()?).is_ok_and(|glance| glance.media.is_silent_on_purpose())
         {
             return Ok(());
         }
@@ -218,12 +223,17 @@ impl Running {
         Ok(())
     }
 
+    fn record(&self, call: CallId) -> Option<Bytes> {
+        let Start { services, vnode, .. } = &self.start;
+        services.cluster.read(*vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten()
+    }
+
     fn ip(&self) -> Result<std::net::IpAddr, ActorProcessingErr> {
         Ok(self.start.services.config.address_of(self.start.vnode).ok_or("a vnode without an address")?)
     }
 
     async fn spawn(&mut self, myself: &ActorRef<CallsMsg>, id: CallId, begin: Begin) {
-        let Start { services, vnode, ports } = &self.start;
+        let Start { services, vnode, ports, .. } = &self.start;
         let state = match &begin {
             Begin::New(_) => None,
             Begin::Resume(state, media) | Begin::Bury(state, media) => Some((state.clone(), media.clone())),
@@ -295,11 +305,9 @@ impl Running {
         let Some(call) = self.actors.remove(&child.get_id()) else { return Ok(()) };
         self.budgets.remove(&call);
         let waiting = self.awake.remove(&call).unwrap_or_default();
-        let Start { services, vnode, .. } = &self.start;
-        if services.directory.fall_asleep(call) {
-            let (vnode, ip) = (*vnode, self.ip()?);
-            let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten();
-            let deadline = record.and_then(|record| records::glance(call, &record, ip).ok()?.deadline);
+        if self.start.services.directory.fall_asleep(call) {
+            let ip = self.ip()?;
+            let deadline = self.record(call).and_then(|record| records::glance(call, &record, ip).ok()?.deadline);
             self.deadlines.extend(deadline.map(|at| (at, call)));
         }
         for errand in waiting {
@@ -320,10 +328,8 @@ impl Running {
         metrics::counter!("tandem_actor_restarts_total", "actor" => "call").increment(1);
         let again = self.budgets.entry(call).or_default().failed(clock::now());
         self.start.services.directory.fall_asleep(call);
-        let record =
-            self.start.services.cluster.read(self.start.vnode, |state| state.call(call).map(|entry| entry.record.clone()));
         // Without a record nothing was promised: the phone's next retransmission begins anew.
-        let Some(record) = record.flatten() else {
+        let Some(record) = self.record(call) else {
             self.start.services.directory.remove(call);
             return Ok(());
         };

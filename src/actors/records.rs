@@ -59,6 +59,8 @@ pub fn restore(bytes: &[u8], ip: std::net::IpAddr) -> Result<(CallState, Session
 pub struct Glance {
     /// Whether the call can sleep: as [`CallState::is_quiet`].
     pub quiet: bool,
+    /// It is over.
+    pub ended: bool,
     /// As [`CallState::deadline`].
     pub deadline: Option<Timestamp>,
     /// Its media.
@@ -74,6 +76,7 @@ pub fn glance(call: CallId, bytes: &[u8], ip: std::net::IpAddr) -> Result<Glance
     let begun = record.answered.is_some() || record.ended.is_some();
     Ok(Glance {
         quiet: begun && record.relays.is_empty() && record.legs.iter().all(done),
+        ended: record.ended.is_some(),
         deadline: deadline(record.created, record.answered, record.ended.map(|ending| ending.at)),
         media: media_of(&record.media, ip, media_id(call)),
     })

@@ -18,12 +18,14 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
+use super::calls::Known;
 use super::services::{OpenVnode, Services};
 use super::supervise::Budget;
 use super::{calls, edge, outbox, records, registrar};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, LegId, VnodeId};
+use crate::media::core::Session;
 use crate::media::ports::PortPool;
 use crate::media::relay::Want;
 
@@ -169,9 +171,12 @@ impl Running {
             services.cluster.sockets_open(vnode, false);
             return Ok(());
         }
+        let begin = clock::uptime();
+        let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let media = services.config.media;
         let ports = Arc::new(PortPool::new(self.ip, media.first_port, media.last_port));
-        self.open_media(&ports);
+        let known = self.open_media(&ports);
+        let media_ms = since();
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
@@ -180,7 +185,8 @@ impl Running {
             tracing::error!(%vnode, %error, "the address does not come");
             tokio::spawn(keep_taking(services.clone(), vnode));
         }
-        let start = calls::Start { services: services.clone(), vnode, ports: ports.clone() };
+        let address_ms = since();
+        let start = calls::Start { services: services.clone(), vnode, ports: ports.clone(), known };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
         let (registrar, _) = Actor::spawn_linked(None, registrar::RegistrarActor, start, supervisor()).await?;
@@ -188,31 +194,52 @@ impl Running {
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
         edge.cast(edge::EdgeMsg::Read)?;
+        tracing::info!(%vnode, media_ms, address_ms, ms = since(), "open");
         let calls = calls.get_cell();
         let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
         self.open = Some(Children { cells, calls });
         Ok(())
     }
 
-    /// Tells the relay of every live call's sockets before anything else is done: first of those whose media flows.
-    fn open_media(&self, ports: &PortPool) {
+    /// Tells the relay of every live call's sockets before anything else is done, last of those who are silent; gives what
+    /// there is to know of the calls besides.
+    fn open_media(&self, ports: &PortPool) -> Vec<Known> {
         let Start { services, vnode } = &self.start;
-        let records = services.cluster.read(*vnode, |state| {
-            state.calls().filter(|(_, entry)| !entry.ended).map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>()
-        });
-        // What can't be read is told by `calls`.
-        let media = |(call, record): (CallId, bytes::Bytes)| Some((call, records::glance(call, &record, self.ip).ok()?.media));
-        let mut calls: Vec<_> = records.unwrap_or_default().into_iter().filter_map(media).collect();
-        calls.sort_by_key(|(_, session)| !session.is_latched());
-        ports.adopt(calls.iter().flat_map(|(_, session)| session.ports()));
-        for (call, session) in calls {
-            services.directory.reserve(call, *vnode, None);
-            let counters = services.directory.counters(call).unwrap_or_default();
-            for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
-                let wants = session.plan(usize::from(leg.0)).into_iter();
-                let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
-                services.relay.apply(call, leg, wants, counters, services.fence(*vnode));
+        let records = services
+            .cluster
+            .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
+        let (mut known, mut silent, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        for (call, record) in records.unwrap_or_default() {
+            let glance = records::glance(call, &record, self.ip);
+            if let Ok(glance) = glance.as_ref().map_err(|error| {
+                // Left as it is: a later release may read it.
+                tracing::error!(call_id = %call, trace_id = %call, %error, "a call that can't be restored");
+            }) {
+                known.push(Known { call, quiet: glance.quiet, deadline: glance.deadline });
             }
+            let Some(session) = glance.ok().filter(|glance| !glance.ended).map(|glance| glance.media) else { continue };
+            taken.extend(session.ports());
+            if session.is_silent_on_purpose() {
+                silent.push((call, session));
+            } else {
+                self.tell_relay(call, &session);
+            }
+        }
+        for (call, session) in silent {
+            self.tell_relay(call, &session);
+        }
+        ports.adopt(taken);
+        known
+    }
+
+    fn tell_relay(&self, call: CallId, session: &Session) {
+        let Start { services, vnode } = &self.start;
+        services.directory.reserve(call, *vnode, None);
+        let counters = services.directory.counters(call).unwrap_or_default();
+        for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
+            let wants = session.plan(usize::from(leg.0)).into_iter();
+            let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
+            services.relay.apply(call, leg, wants, counters, services.fence(*vnode));
         }
     }
 

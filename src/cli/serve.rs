@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -68,7 +69,11 @@ impl Serve {
 
 /// A call takes four sockets: as many descriptors as the system lets us have.
 fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let raise = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        // Only the privileged may go beyond the hard limit.
+        .and_then(|(_, hard)| most.map_or(Err(Errno::EINVAL), raise).or_else(|_| raise(hard)));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }

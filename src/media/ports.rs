@@ -32,8 +32,7 @@ impl Pair {
 
 /// Binds a socket that doesn't block. The address needn't be here yet (`IP_FREEBIND`): sockets are ready before it comes.
 pub fn bind(local: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if local.is_ipv6() {
         socket.set_freebind_v6(true)?
     } else {

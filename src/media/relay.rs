@@ -233,7 +233,7 @@ struct Thread {
     ends: Vec<Option<End>>,
     free: Vec<usize>,
     calls: HashMap<CallId, Session>,
-    /// Ends that have no socket yet: those whose packets flow, which are tried first, and the others.
+    /// Ends that have no socket yet: those of RTP, which are tried first, and those of RTCP.
     unbound: [VecDeque<usize>; 2],
     /// Ends whose sockets were not empty when their turn was over.
     more: Vec<usize>,
@@ -284,7 +284,7 @@ impl Thread {
                     self.forward(event.token().0, &mut batch, now);
                 }
             }
-            busy |= self.bind_again();
+            busy |= self.bind_again(busy);
             if now.duration_since(ticked) >= TICK {
                 ticked = now;
                 self.look_for_silence(now);
@@ -347,8 +347,7 @@ impl Thread {
                     counters: counters.clone(),
                     fence: fence.clone(),
                 };
-                let flows = want.plan.latched[0];
-                [self.add(end(want.plan.local, false), rtp, flows), self.add(end(above, true), rtcp, flows)]
+                [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
             });
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
@@ -379,22 +378,24 @@ impl Thread {
         }
     }
 
-    fn add(&mut self, end: End, socket: Option<UdpSocket>, flows: bool) -> usize {
+    fn add(&mut self, end: End, socket: Option<UdpSocket>) -> usize {
         let at = self.free.pop().unwrap_or_else(|| {
             self.ends.push(None);
             self.ends.len() - 1
         });
+        let rtcp = end.rtcp;
         self.ends[at] = Some(end);
-        if !self.give_socket(at, socket) && !self.bind(at) {
-            self.unbound[usize::from(!flows)].push_back(at);
+        // RTCP waits until every call has its sound.
+        if !self.give_socket(at, socket) && (rtcp || !self.bind(at)) {
+            self.unbound[usize::from(rtcp)].push_back(at);
         }
         at
     }
 
-    /// Tells whether it was worth while: then there may be more.
-    fn bind_again(&mut self) -> bool {
+    /// Tells whether it was worth while: then there may be more. While commands wait, RTP alone is tried.
+    fn bind_again(&mut self, busy: bool) -> bool {
         let mut bound = false;
-        for (queue, most) in [(0, usize::MAX), (1, TURN)] {
+        for (queue, most) in [(0, usize::MAX), (1, if busy { 0 } else { TURN })] {
             for _ in 0..self.unbound[queue].len().min(most) {
                 let Some(at) = self.unbound[queue].pop_front() else { break };
                 // A call may have been closed meanwhile, and its place be another's.

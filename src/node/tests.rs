@@ -174,13 +174,14 @@ async fn a_quiet_call_sleeps_and_wakes_for_whoever_wants_it() {
     heard_more(&talks).await;
     assert_eq!(world.node.services.relay.open_sockets(), 4);
     // For a phone's requests, each of which it puts to sleep again; for the other side's answers.
-    assert_eq!(a.ask_within(Method::Options).await.unwrap().status, StatusCode::OK);
+    assert_eq!(a.ask_within(Method::Options, "").await.unwrap().status, StatusCode::OK);
     assert_eq!(directory.awake(), 1);
     until(asleep).await;
     let counted = directory.counters(world.the_call()).unwrap()[0].received.load(std::sync::atomic::Ordering::Relaxed);
     assert!(counted > 10, "what passed before is counted still");
     let other = tokio::spawn(async move { b.wait_for_bye().await });
-    assert_eq!(a.ask_within(Method::Invite).await.unwrap().status, StatusCode::OK);
+    let sdp = a.sdp();
+    assert_eq!(a.ask_within(Method::Invite, &sdp).await.unwrap().status, StatusCode::OK);
     until(asleep).await;
     // For an operator.
     assert!(crate::actors::gateway::hang_up_here(&world.node.services, world.the_call()));
@@ -204,7 +205,7 @@ async fn nothing_is_lost_between_waking_and_sleeping() {
             tokio::task::yield_now().await;
         }
         slept += u32::from(directory.awake() == 0);
-        assert_eq!(a.ask_within(Method::Options).await.unwrap().status, StatusCode::OK);
+        assert_eq!(a.ask_within(Method::Options, "").await.unwrap().status, StatusCode::OK);
     }
     heard_more(&talks).await;
     let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());

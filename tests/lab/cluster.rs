@@ -91,8 +91,12 @@ impl Cluster {
     /// Starts three nodes at the hosts of a network, with so many users, and waits until they are ready. Addresses move by
     /// `address.mode = "netlink"`.
     pub async fn at(net: &Arc<Net>, users: usize) -> Self {
+        Self::at_with(net, (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect(), |_| {}).await
+    }
+
+    /// The same with these users, by a configuration that is changed first.
+    pub async fn at_with(net: &Arc<Net>, users: Vec<(String, String)>, change: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
         let layout = Layout {
             dir: dir.path().join("dev"),
             nodes: 3,
@@ -113,6 +117,7 @@ impl Cluster {
             }
             config.address = Address { mode: AddressMode::Netlink, interface: Some(INTERFACE.into()), command: Vec::new() };
             config.api.listen = api(node.into());
+            change(&mut config);
             std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
         }
         let mut cluster = Self {
@@ -151,6 +156,11 @@ impl Cluster {
     /// The nodes' processes.
     pub fn pids(&self) -> &[i32] {
         &self.pids
+    }
+
+    /// The processes that keep what the nodes store.
+    pub fn disks(&self) -> &[i32] {
+        &self.disks
     }
 
     /// `kill -9`.

@@ -225,13 +225,12 @@ impl Phone {
         }
     }
 
-    /// Asks something within the call, an OPTIONS or a re-INVITE that changes nothing, and gives the final answer.
-    pub async fn ask_within(&mut self, method: Method) -> anyhow::Result<Response> {
+    /// Asks something within the call, an OPTIONS or a re-INVITE with this SDP, and gives the final answer.
+    pub async fn ask_within(&mut self, method: Method, sdp: &str) -> anyhow::Result<Response> {
         let dialog = self.dialog.clone().context("there is no call")?;
         self.cseq += 1;
         let cseq = self.cseq;
-        let body = if method == Method::Invite { self.sdp() } else { String::new() };
-        let request = self.in_dialog_with(&dialog, &method, cseq, &body);
+        let request = self.in_dialog_with(&dialog, &method, cseq, sdp);
         let response = self.transact(&method, &request).await?;
         if method == Method::Invite {
             let accepted = response.status.class() == Class::Success;

@@ -38,6 +38,7 @@ struct Written<'a, T> {
 
 #[derive(Deserialize)]
 struct Read<T> {
+    version: u16,
     record: T,
 }
 
@@ -54,11 +55,18 @@ pub fn encode<T: Serialize>(record: &T) -> Bytes {
 
 /// Reads a record of this or an earlier version.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
-    let VersionOf { version } = rmp_serde::from_slice(bytes)?;
+    let (version, read) = match rmp_serde::from_slice::<Read<T>>(bytes) {
+        Ok(Read { version, record }) => (version, Ok(record)),
+        // A later release may have changed everything but this.
+        Err(error) => match rmp_serde::from_slice(bytes) {
+            Ok(VersionOf { version }) => (version, Err(error)),
+            Err(_) => return Err(error.into()),
+        },
+    };
     if version > VERSION {
         return Err(RecordError::Version { found: version });
     }
-    Ok(rmp_serde::from_slice::<Read<T>>(bytes)?.record)
+    Ok(read?)
 }
 
 /// A call: both dialogs, what is open on them, and its media.

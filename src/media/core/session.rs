@@ -185,9 +185,10 @@ impl Session {
         changed
     }
 
-    /// Whether packets have come from a phone.
-    pub fn is_latched(&self) -> bool {
-        self.streams.iter().flat_map(|stream| &stream.legs).any(|leg| leg.latched.is_some())
+    /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
+    pub fn is_silent_on_purpose(&self) -> bool {
+        let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
+        self.held.contains(&true) || !self.streams.iter().any(carried)
     }
 
     /// What the relay must do for a leg, stream by stream.
