@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use super::Group;
 use super::address::Addresses;
+use super::descriptor;
 use super::lease::{BEAT, Beat, Echo, Leases, Release, Term};
 use super::priority::before_others;
 use super::raft::GroupId;
@@ -100,7 +101,9 @@ impl Beats {
     ) -> io::Result<Arc<Self>> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
-        let mut socket = UdpSocket::bind(listen)?;
+        let socket = std::net::UdpSocket::bind(listen)?;
+        socket.set_nonblocking(true)?;
+        let mut socket = UdpSocket::from_std(descriptor::high(socket));
         poll.registry().register(&mut socket, SOCKET, Interest::READABLE)?;
         let life = rand::random();
         let beats = Arc::new(Self {

@@ -11,6 +11,7 @@
 pub mod address;
 pub mod balance;
 pub mod beats;
+mod descriptor;
 pub mod election;
 pub mod lease;
 pub mod owner;
@@ -212,7 +213,8 @@ impl Cluster {
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         let cannot_listen = |source| StartError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let listener = TcpListener::bind(listen).await.and_then(TcpListener::into_std).map_err(cannot_listen)?;
+        let listener = TcpListener::from_std(descriptor::high(listener)).map_err(cannot_listen)?;
         let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
         let peers = members.iter().filter(|(peer, _)| **peer != node).map(|(peer, address)| (*peer, *address)).collect();
         let fenced = |(vnode, ip): (VnodeId, IpAddr)| Some((vnode, (ip, fences.get(&vnode)?.clone())));

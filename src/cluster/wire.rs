@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use super::descriptor;
 use super::raft::types::GroupId;
 use super::tls::NodeTls;
 use crate::ids::NodeId;
@@ -266,7 +267,7 @@ impl Link {
             attempt += 1;
             match timeout(CONNECT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    let _ = stream.set_nodelay(true);
+                    let Ok(stream) = ours(stream) else { continue };
                     let secured = timeout(CONNECT, tls.connector.connect(NodeTls::server_name(), stream)).await;
                     if let Ok(Ok(stream)) = secured {
                         attempt = 0;
@@ -346,7 +347,7 @@ pub async fn accept<S: Serve>(listener: TcpListener, tls: NodeTls, server: Arc<S
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let _ = stream.set_nodelay(true);
+        let Ok(stream) = ours(stream) else { continue };
         let (tls, server) = (tls.clone(), server.clone());
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = timeout(CONNECT, tls.acceptor.accept(stream)).await {
@@ -354,6 +355,12 @@ pub async fn accept<S: Serve>(listener: TcpListener, tls: NodeTls, server: Arc<S
             }
         });
     }
+}
+
+/// A connection as this wire wants it: nothing waits to be sent with more, and a peer's death shows at once.
+fn ours(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(descriptor::high(stream.into_std()?))
 }
 
 async fn answer_peer<S: Serve>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: Arc<S>) -> io::Result<()> {
