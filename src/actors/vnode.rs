@@ -218,11 +218,12 @@ impl Running {
                 known.push(Known { call, quiet: glance.quiet, deadline: glance.deadline });
             }
             let Some(session) = glance.ok().filter(|glance| !glance.ended).map(|glance| glance.media) else { continue };
+            let before = taken.len();
             taken.extend(session.ports());
-            if session.is_silent_on_purpose() {
-                silent.push((call, session));
-            } else {
-                self.tell_relay(call, &session);
+            match session.is_silent_on_purpose() {
+                false => self.tell_relay(call, &session),
+                true if taken.len() > before => silent.push((call, session)),
+                true => {}
             }
         }
         for (call, session) in silent {

@@ -118,6 +118,17 @@ pub struct Relay {
 struct Worker {
     commands: SyncSender<Command>,
     waker: Arc<Waker>,
+    /// The thread has been told that there are commands, and hasn't looked yet.
+    told: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Waits when the thread is far behind: commands are few for each call.
+    fn tell(&self, command: Command) {
+        if self.commands.send(command).is_ok() && !self.told.swap(true, Ordering::AcqRel) {
+            let _ = self.waker.wake();
+        }
+    }
 }
 
 impl Relay {
@@ -130,9 +141,11 @@ impl Relay {
             let poll = Poll::new()?;
             let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
             let (commands, queue) = sync_channel(COMMANDS);
+            let told = Arc::new(AtomicBool::new(false));
             let thread = Thread {
                 poll,
                 queue,
+                told: told.clone(),
                 events: events.clone(),
                 timeout,
                 open: open.clone(),
@@ -144,7 +157,7 @@ impl Relay {
                 more: Vec::new(),
             };
             std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
-            Ok::<_, io::Error>(Worker { commands, waker })
+            Ok::<_, io::Error>(Worker { commands, waker, told })
         };
         let workers = (0..workers.max(1)).map(start).collect::<io::Result<_>>()?;
         Ok((Self { workers, open, running }, receiver))
@@ -165,9 +178,8 @@ impl Relay {
     pub async fn settle(&self) {
         for worker in &self.workers {
             let (done, settled) = tokio::sync::oneshot::channel();
-            if worker.commands.send(Command::Settle { done }).is_ok() && worker.waker.wake().is_ok() {
-                let _ = tokio::time::timeout(SETTLE, settled).await;
-            }
+            worker.tell(Command::Settle { done });
+            let _ = tokio::time::timeout(SETTLE, settled).await;
         }
     }
 
@@ -177,11 +189,7 @@ impl Relay {
     }
 
     fn tell(&self, call: CallId, command: Command) {
-        let worker = &self.workers[usize::try_from(call.0 % self.workers.len() as u128).unwrap_or(0)];
-        // Waits when the thread is far behind: commands are few for each call.
-        if worker.commands.send(command).is_ok() {
-            let _ = worker.waker.wake();
-        }
+        self.workers[usize::try_from(call.0 % self.workers.len() as u128).unwrap_or(0)].tell(command);
     }
 }
 
@@ -226,6 +234,7 @@ struct Session {
 struct Thread {
     poll: Poll,
     queue: Receiver<Command>,
+    told: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
     timeout: Option<Duration>,
     open: Arc<AtomicUsize>,
@@ -294,6 +303,8 @@ impl Thread {
 
     /// Takes a turn's commands, and tells whether there may be more; `None` when nobody is left to command.
     fn take_commands(&mut self, now: Instant) -> Option<bool> {
+        // Before looking: whoever says something from here on wakes the thread again.
+        self.told.swap(false, Ordering::AcqRel);
         for _ in 0..TURN {
             match self.queue.try_recv() {
                 Ok(Command::Apply { call, leg, streams, counters, fence }) => {
@@ -319,7 +330,7 @@ impl Thread {
         fence: &Fence,
         now: Instant,
     ) {
-        if streams.is_empty() && !self.calls.contains_key(&call) {
+        if streams.iter().all(Option::is_none) && !self.calls.contains_key(&call) {
             return;
         }
         let side = usize::from(leg.0 != 0);
