@@ -312,7 +312,7 @@ impl Running {
 
     /// Whether nothing is open as far as the call itself knows.
     fn is_quiet(&self) -> bool {
-        self.core.as_ref().is_some_and(|core| core.state().is_quiet()) && self.unsaid.is_empty() && self.not_before.is_none()
+        self.core.as_ref().is_some_and(|core| core.state().can_sleep()) && self.unsaid.is_empty() && self.not_before.is_none()
     }
 
     /// Goes one step further toward sleep, or not.

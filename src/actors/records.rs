@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutRecord, LegGlance, LegRecord, MediaRecord, RecordError, RelayRecord, StageGlance, StreamLegRecord, StreamRecord,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord,
     decode, encode,
 };
 use crate::ids::{CallId, LegId};
@@ -70,9 +70,8 @@ pub struct Glance {
 /// Reads of a stored call what every call's next owner needs; a fraction of the cost of [`restore`].
 pub fn glance(call: CallId, bytes: &[u8], ip: std::net::IpAddr) -> Result<Glance, RestoreError> {
     let record: CallGlance = decode(bytes)?;
-    let is_over = |invite: &StageGlance| ["refused", "rejected"].contains(&invite.stage.as_str());
-    let done =
-        |leg: &LegGlance| leg.bye.is_none() && leg.inbound.as_ref().is_none_or(is_over) && leg.out.as_ref().is_none_or(is_over);
+    let refused = |out: &InviteOutGlance| out.stage == stage_out(StageOut::Refused);
+    let done = |leg: &LegGlance| leg.bye.is_none() && leg.inbound.is_none() && leg.out.as_ref().is_none_or(refused);
     let begun = record.answered.is_some() || record.ended.is_some();
     Ok(Glance {
         quiet: begun && record.relays.is_empty() && record.legs.iter().all(done),

@@ -10,7 +10,7 @@ use tandem::sip::b2bua::{CallState, Mutation};
 
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Log {
     replicas: [VnodeState; 3],
     /// What meta has got.

@@ -18,7 +18,7 @@ mod phone;
 mod world;
 
 use fate::{Blow, Fate};
-use world::{Story, World};
+use world::{Broken, Story, World};
 
 /// Random schedules in `make test`; `make sim` sets SCHEDULES.
 const SCHEDULES: u64 = 500;
@@ -73,6 +73,12 @@ fn a_hold_finishes_or_goes_on_whenever_we_die() {
     cut_everywhere(Story::CallerHolds);
 }
 
+#[test]
+fn a_call_that_sleeps_and_wakes_survives_death_at_every_point() {
+    assert_eq!(World::new(Story::LongTalk, Fate::none()).run().slept, 2, "before it is held, and before it ends");
+    cut_everywhere(Story::LongTalk);
+}
+
 /// Two blows: the successor is struck while it repeats what the first one left open.
 #[test]
 fn a_successor_that_dies_at_once_has_a_successor() {
@@ -82,6 +88,28 @@ fn a_successor_that_dies_at_once_has_a_successor() {
             World::new(story, Fate::strikes_twice(first, 1)).run().check();
             World::new(story, Fate::strikes_twice(first, 2)).run().check();
         }
+    }
+}
+
+/// The simulator can fail: each rule of the house, broken, is found by cutting the stories at their points.
+#[test]
+fn what_is_broken_is_found() {
+    // The violations that are looked for need not be printed.
+    std::panic::set_hook(Box::new(|_| {}));
+    let finds = |broken: Broken| {
+        Story::ALL.into_iter().find_map(|story| {
+            let points = World::new(story, Fate::none()).run().points();
+            let cut = |blow, at| World::new(story, Fate::strikes(blow, at)).broken(broken);
+            let breaks = |world: World| std::panic::catch_unwind(|| world.run().check()).is_err();
+            let all = [Blow::Dies, Blow::Deposed].into_iter().flat_map(|blow| (1..=points).map(move |at| (blow, at)));
+            all.into_iter().find(|(blow, at)| breaks(cut(*blow, *at))).map(|(blow, at)| (story, blow, at))
+        })
+    };
+    let found = Broken::ALL.map(|broken| (broken, finds(broken)));
+    let _ = std::panic::take_hook();
+    for (broken, at) in found {
+        println!("{broken:?}: {at:?}");
+        assert!(at.is_some(), "{broken:?} was not found");
     }
 }
 

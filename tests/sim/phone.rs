@@ -67,6 +67,10 @@ pub struct Phone {
     hung_up: bool,
     pub gave_up: bool,
     pub distinct_invites: usize,
+    /// The highest CSeq that came.
+    highest: u32,
+    /// A new request came with a number that was used.
+    pub number_again: bool,
 }
 
 impl Phone {
@@ -91,6 +95,8 @@ impl Phone {
             hung_up: false,
             gave_up: false,
             distinct_invites: 0,
+            highest: 0,
+            number_again: false,
         }
     }
 
@@ -181,6 +187,11 @@ impl Phone {
             return;
         }
         self.saw.push(request.method.to_string());
+        if !matches!(request.method, Method::Ack | Method::Cancel) {
+            let number = request.headers.cseq().unwrap().number;
+            self.number_again |= number <= self.highest;
+            self.highest = self.highest.max(number);
+        }
         match request.method {
             Method::Ack => self.answer = None,
             Method::Invite if self.invite.is_none() => {

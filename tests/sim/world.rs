@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tandem::clock::Timestamp;
 use tandem::ids::{CallId, LegId, VnodeId};
-use tandem::sip::b2bua::{Body, Call, CallInput, Effect, NewCall, Step};
+use tandem::sip::b2bua::{Body, CSEQ_BLOCK, Call, CallInput, CallState, Effect, Mutation, NewCall, Step};
 use tandem::sip::dialog::Flow;
 use tandem::sip::headers::Transport;
 use tandem::sip::leg::{Leg, LegCommand, LegInput, LegOutput};
@@ -34,10 +34,12 @@ pub enum Story {
     CancelCrosses,
     CalleeIsBusy,
     CallerHolds,
+    /// The call sleeps before it is held, and before it ends.
+    LongTalk,
 }
 
 impl Story {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
         Self::BothHangUp,
@@ -45,7 +47,30 @@ impl Story {
         Self::CancelCrosses,
         Self::CalleeIsBusy,
         Self::CallerHolds,
+        Self::LongTalk,
     ];
+}
+
+/// A build in which a rule of the house is broken: the simulator must find each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// What a phone may see leaves before its commit.
+    PromisesFirst,
+    /// A commit counts as soon as one node has it.
+    CommitsAlone,
+    /// An owner that has lost its vnode goes on speaking.
+    NoFence,
+    /// An ended call's media stays open.
+    Leaks,
+    /// A new owner counts on from the numbers that were used, not from those that may have been.
+    CountsAgain,
+    /// The end of a call and its CDR are two entries.
+    LosesCdrs,
+}
+
+impl Broken {
+    pub const ALL: [Self; 6] =
+        [Self::PromisesFirst, Self::CommitsAlone, Self::NoFence, Self::Leaks, Self::CountsAgain, Self::LosesCdrs];
 }
 
 struct Owner {
@@ -68,14 +93,21 @@ pub struct World {
     fate: Fate,
     points: usize,
     owner: Option<Owner>,
+    /// The one that was deposed last.
+    former: Option<Owner>,
     next_owner: Option<Timestamp>,
     log: Log,
+    /// The log without its last entry, which nobody else has.
+    alone: Option<Log>,
     phones: [Phone; 2],
     /// What is on its way: when it arrives, which phone it is from or for.
     network: BTreeMap<(Timestamp, u64), (Toward, usize, Message)>,
     packets: u64,
     incarnation: u32,
     calls: u128,
+    broken: Option<Broken>,
+    /// How often a call went to sleep.
+    pub slept: usize,
     trace: Vec<String>,
 }
 
@@ -98,15 +130,28 @@ impl World {
             fate,
             points: 0,
             owner: Some(Owner::new()),
+            former: None,
             next_owner: None,
             log: Log::default(),
+            alone: None,
             phones: [Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)],
             network: BTreeMap::new(),
             packets: 0,
             incarnation: 1,
             calls: 0,
+            broken: None,
+            slept: 0,
             trace: Vec::new(),
         }
+    }
+
+    /// The same in a build that is broken.
+    pub fn broken(self, broken: Broken) -> Self {
+        Self { broken: Some(broken), ..self }
+    }
+
+    fn is(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
     }
 
     /// The schedule of a seed.
@@ -126,7 +171,10 @@ impl World {
         self.points += 1;
         if let Some(blow) = self.fate.at(point) {
             self.trace.push(format!("{} {blow:?} at {point:?}", self.now));
-            self.owner = None;
+            if let Some(log) = self.alone.take() {
+                self.log = log;
+            }
+            self.former = self.owner.take().filter(|_| blow == Blow::Deposed);
             self.next_owner = Some(if blow == Blow::Dies { self.now + TAKEOVER } else { self.now });
         }
         self.owner.is_none()
@@ -148,8 +196,7 @@ impl World {
         // Through the wire form, so that nothing is passed on that could not be.
         match endpoint::datagram(&encode::encode(message), flow(from).remote) {
             endpoint::Arrival::Leg(token, message) => {
-                let call = self.owner.as_ref().and_then(|owner| owner.call.as_ref());
-                let here = call.is_some_and(|call| call.state().id == token.call);
+                let here = self.wakes(token.call);
                 match message {
                     Message::Request(request) if here => self.leg_input(token.leg, LegInput::Request(request, flow(from))),
                     Message::Response(response) if here => self.leg_input(token.leg, LegInput::Response(response)),
@@ -224,27 +271,103 @@ impl World {
         self.perform(step);
     }
 
-    fn perform(&mut self, step: Step) {
+    fn perform(&mut self, mut step: Step) {
+        if self.is(Broken::PromisesFirst) {
+            let first = std::mem::take(&mut step.then);
+            self.effects(first);
+        }
         if let Some(mutation) = &step.commit {
             if self.struck(Point::Asked) {
+                if self.is(Broken::NoFence) {
+                    self.former_speaks_on(step.then);
+                }
                 return;
             }
-            self.log.commit(mutation);
+            let before = self.log.clone();
+            let (first, second) = match mutation {
+                Mutation::End(state, _) if self.is(Broken::LosesCdrs) => (Mutation::Put(state.clone()), Some(mutation)),
+                _ => (mutation.clone(), None),
+            };
+            self.log.commit(&first);
+            self.alone = Some(before).filter(|_| self.is(Broken::CommitsAlone));
             if self.struck(Point::Held) {
                 return;
+            }
+            if let Some(second) = second {
+                self.log.commit(second);
             }
             if let Some(call) = self.owner.as_mut().and_then(|owner| owner.call.as_mut()) {
                 call.committed();
             }
         }
-        for effect in step.then {
+        self.effects(step.then);
+    }
+
+    fn effects(&mut self, effects: Vec<Effect>) {
+        let leaks = self.is(Broken::Leaks);
+        for effect in effects {
             match (effect, &mut self.owner) {
                 (_, None) => return,
                 (Effect::Leg(leg, command), _) => self.command(leg, command),
-                (Effect::CloseMedia, Some(owner)) => owner.media = false,
-                (Effect::Close, Some(owner)) => *owner = Owner::new(),
+                (Effect::CloseMedia, Some(owner)) => owner.media = leaks,
+                (Effect::Close, Some(owner)) => *owner = Owner { media: leaks, ..Owner::new() },
             }
         }
+    }
+
+    /// What an owner says that doesn't know that it is none.
+    fn former_speaks_on(&mut self, effects: Vec<Effect>) {
+        let Some(mut owner) = self.former.take() else { return };
+        for effect in effects {
+            let Effect::Leg(leg, command) = effect else { continue };
+            let mut out = Vec::new();
+            owner.legs[usize::from(leg.0)].handle(LegInput::Command(command), self.now, &mut out);
+            for output in out {
+                if let LegOutput::Send(message, flow) = output {
+                    self.post(Toward::Phone, usize::from(flow.remote != self::flow(0).remote), &message);
+                }
+            }
+        }
+    }
+
+    // --- sleep ---
+
+    /// A call on which nothing is open goes to sleep at once: a new one is made from its record when something comes.
+    fn sleep_if_quiet(&mut self) {
+        let Some(owner) = &mut self.owner else { return };
+        let quiet = owner.call.as_ref().is_some_and(|call| call.state().can_sleep());
+        if quiet && owner.legs.iter().all(Leg::is_at_rest) {
+            *owner = Owner { media: owner.media, ..Owner::new() };
+            self.slept += 1;
+            self.trace.push(format!("{} falls asleep", self.now));
+        }
+    }
+
+    /// Whether a call is here, and awake now.
+    fn wakes(&mut self, id: CallId) -> bool {
+        let Some(owner) = &self.owner else { return false };
+        if owner.call.is_some() {
+            return owner.call.as_ref().is_some_and(|call| call.state().id == id);
+        }
+        let Some(record) = self.log.calls().pop().filter(|record| record.id == id) else { return false };
+        self.trace.push(format!("{} wakes", self.now));
+        self.make_from(record);
+        true
+    }
+
+    fn make_from(&mut self, mut record: CallState) {
+        self.incarnation += 1;
+        if self.is(Broken::CountsAgain) {
+            for leg in &mut record.legs {
+                leg.dialog.local_cseq = leg.dialog.local_cseq.saturating_sub(CSEQ_BLOCK);
+            }
+        }
+        let (call, effects) = Call::resume(record, self.incarnation);
+        if let Some(owner) = &mut self.owner {
+            owner.media |= call.state().ended.is_none();
+            owner.call = Some(call);
+        }
+        self.perform(Step::free(effects));
     }
 
     fn command(&mut self, leg: LegId, command: LegCommand) {
@@ -253,18 +376,18 @@ impl World {
 
     fn take_over(&mut self) {
         self.next_owner = None;
-        self.incarnation += 1;
         self.trace.push(format!("{} takes over", self.now));
         self.owner = Some(Owner::new());
         let mut calls = self.log.calls();
         assert!(calls.len() <= 1, "one call was made, not {}", calls.len());
         let Some(record) = calls.pop() else { return };
-        let (call, effects) = Call::resume(record, self.incarnation);
-        if let Some(owner) = &mut self.owner {
-            owner.media = call.state().ended.is_none();
-            owner.call = Some(call);
+        if record.is_quiet() {
+            if let Some(owner) = &mut self.owner {
+                owner.media = record.ended.is_none();
+            }
+            return;
         }
-        self.perform(Step::free(effects));
+        self.make_from(record);
     }
 
     fn our_timers(&mut self) {
@@ -281,6 +404,14 @@ impl World {
         if due.is_some_and(|at| at <= self.now) {
             self.call_input(CallInput::Timeout);
         }
+        // What sleeps has lingered long enough.
+        let asleep = self.owner.as_ref().is_some_and(|owner| owner.call.is_none());
+        if let Some(record) = self.log.calls().pop().filter(|_| asleep)
+            && record.deadline().is_some_and(|at| at <= self.now)
+        {
+            self.log.commit(&Mutation::Forget(record.id));
+        }
+        self.sleep_if_quiet();
     }
 
     // --- the phones' users ---
@@ -312,6 +443,8 @@ impl World {
             }
             Story::CallerHolds if elapsed == Duration::from_secs(6) && a.up => a.hold(),
             Story::CallerHolds if after(24) => a.hang_up(),
+            Story::LongTalk if elapsed == Duration::from_secs(45) && a.up => a.hold(),
+            Story::LongTalk if after(90) => b.hang_up(),
             _ => {}
         }
     }
@@ -370,6 +503,7 @@ impl World {
         holds("the callee was called once", b.distinct_invites == 1 || (cancelled && b.distinct_invites == 0));
         holds("nobody waits for anything", a.is_quiet() && b.is_quiet());
         holds("no phone had to give up", !a.gave_up && !b.gave_up);
+        holds("CSeq only grows", !a.number_again && !b.number_again);
         holds("both know that it is over", a.down && (b.down || b.distinct_invites == 0));
         match self.story {
             Story::CallerCancels | Story::CalleeIsBusy => holds("nobody talked", !a.up && !b.up && cdrs[0].answered.is_none()),
@@ -377,7 +511,7 @@ impl World {
             Story::CancelCrosses => holds("the CDR is true", !a.up || cdrs[0].answered.is_some()),
             _ => holds("both talked", a.up && b.up && cdrs[0].answered.is_some()),
         }
-        if self.story == Story::CallerHolds && self.seed.is_none() {
+        if matches!(self.story, Story::CallerHolds | Story::LongTalk) && self.seed.is_none() {
             holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);
         }
     }

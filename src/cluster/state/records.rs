@@ -101,15 +101,15 @@ pub struct CallGlance {
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "as in LegRecord")]
 pub struct LegGlance {
-    pub inbound: Option<StageGlance>,
-    pub out: Option<StageGlance>,
+    pub inbound: Option<IgnoredAny>,
+    pub out: Option<InviteOutGlance>,
     pub bye: Option<IgnoredAny>,
 }
 
-/// How far an INVITE got.
+/// How far an INVITE of ours got.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs, reason = "as in InviteInRecord and InviteOutRecord")]
-pub struct StageGlance {
+#[allow(missing_docs, reason = "as in InviteOutRecord")]
+pub struct InviteOutGlance {
     pub stage: String,
 }
 

@@ -243,8 +243,15 @@ impl CallState {
         self.ended.is_some() && self.relays.is_empty() && self.legs.iter().all(done)
     }
 
-    /// Whether nothing is open: until a phone says something, or the deadline passes, the record is all there is to the call.
+    /// Whether nothing is open, and nobody waits to hear anything: until a phone says something, or the deadline passes, the
+    /// record is all there is to the call.
     pub fn is_quiet(&self) -> bool {
+        self.can_sleep() && self.legs.iter().all(|leg| leg.inbound.is_none())
+    }
+
+    /// Whether a call whose legs are at rest ([`super::super::leg::Leg::is_at_rest`]) has nothing more to do. The caller who was
+    /// refused has heard it then, which the record doesn't say.
+    pub fn can_sleep(&self) -> bool {
         let refused = |out: &InviteOut| out.stage == StageOut::Refused;
         let rejected = |inbound: &InviteIn| matches!(inbound.stage, StageIn::Rejected(_));
         let done = |leg: &CallLeg| {
