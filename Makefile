@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench failover size fuzz deny
+.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench failover size soak broken fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -46,6 +46,12 @@ failover: bootstrap ## the gaps in a hundred calls while their node dies, freeze
 
 size: bootstrap   ## a takeover of 10,000 calls and 100,000 registrations, and what they cost in memory
 	$(CARGO) bench --bench size
+
+soak: bootstrap   ## an hour of calls with a fault every twenty seconds, and what the checker finds; SECONDS says how long
+	$(CARGO) bench --bench soak
+
+broken: bootstrap ## builds in which a rule is broken on purpose, and what the checker of histories finds in each
+	scripts/broken
 
 fuzz: bootstrap   ## the parsers and the machines under random input; CASES says how much
 	PROPTEST_CASES=$${CASES:-200000} $(CARGO) nextest run --release --lib -E 'test(/panics/) | test(/survives/)'

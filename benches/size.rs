@@ -112,10 +112,7 @@ fn main() {
             talk.take_gap();
         }
         let begin = Instant::now();
-        let wall = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-        println!("kill at {}", wall());
         cluster.kill(NODE);
-        println!("reaped at {}", wall());
         // Every call's dialog, one after the other from the first moment.
         let mut asking = JoinSet::new();
         let mut next = tokio::time::interval(Duration::from_secs(1) / u32::try_from(pace).unwrap());
@@ -134,15 +131,6 @@ fn main() {
         println!("| after `kill -9`, milliseconds | median | p99 | worst |\n|---|---|---|---|");
         row(&format!("gap in the sound of {talking} calls"), gaps);
         row(&format!("answer to a re-INVITE, {calls} calls, {pace} a second"), answered);
-        for node in [1, 3] {
-            for line in cluster
-                .log(node)
-                .lines()
-                .filter(|line| line.contains("\"open\"") || line.contains("standing") || line.contains("go on"))
-            {
-                println!("{node} {line}");
-            }
-        }
         println!("the last re-INVITE was answered {:.0} s after the end of the node", begin.elapsed().as_secs_f64());
         drop(talks);
         cluster.start_again(NODE);
@@ -217,12 +205,7 @@ impl Memory {
 
 /// Bytes of memory of their own that processes have.
 fn resident(pids: &[i32]) -> u64 {
-    let of = |pid: &i32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?.trim().split(' ').next()?.parse::<u64>();
-        line.ok().map(|kilobytes| kilobytes << 10)
-    };
-    pids.iter().filter_map(of).sum()
+    pids.iter().map(|pid| lab::memory(*pid)).sum()
 }
 
 fn row(what: &str, mut spans: Vec<Duration>) {

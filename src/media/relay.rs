@@ -412,7 +412,8 @@ impl Thread {
                 // A call may have been closed meanwhile, and its place be another's.
                 let waits = self.ends[at].as_ref().is_some_and(|end| end.socket.is_none());
                 if waits && self.bind(at) {
-                    bound = true;
+                    // RTCP has time, and everything else at a takeover has not.
+                    bound |= queue == 0;
                 } else if waits {
                     self.unbound[queue].push_back(at);
                 }

@@ -14,3 +14,4 @@ mod majority;
 mod moves;
 mod registrations;
 mod releases;
+mod soak;

@@ -158,6 +158,11 @@ impl Cluster {
         &self.pids
     }
 
+    /// What each node has in memory, in MB.
+    pub fn memory(&self) -> Vec<u64> {
+        self.pids.iter().map(|pid| super::memory(*pid) >> 20).collect()
+    }
+
     /// The processes that keep what the nodes store.
     pub fn disks(&self) -> &[i32] {
         &self.disks

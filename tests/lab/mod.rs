@@ -16,9 +16,11 @@
 pub mod baresip;
 pub mod call;
 pub mod cluster;
+pub mod history;
 pub mod load;
 pub mod net;
 pub mod sipp;
+pub mod soak;
 pub mod tone;
 
 use std::net::Ipv4Addr;
@@ -48,6 +50,13 @@ pub fn own_address() -> Ipv4Addr {
 /// The address of the built-in phones.
 pub fn phones() -> Ipv4Addr {
     if net::is_inside() { net::phone_address(1) } else { Ipv4Addr::LOCALHOST }
+}
+
+/// Bytes of memory of its own that a process has.
+pub fn memory(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 /// The processes that a process has started.

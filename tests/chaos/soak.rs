@@ -1,0 +1,59 @@
+//! Everything at once, for a minute: `make soak` does it for an hour. And the checker that reads the history can fail.
+
+use std::time::Duration;
+
+use crate::lab::history::{Entry, Event, check};
+use crate::lab::net;
+use crate::lab::soak::{self, Plan};
+
+#[test]
+fn calls_come_and_go_while_things_break() {
+    // `make broken` wants more of it.
+    let seconds = std::env::var("SECONDS_OF_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    net::run(3, async |net| {
+        let plan = Plan {
+            pairs: 12,
+            span: Duration::from_secs(seconds),
+            every: Duration::from_secs(7),
+            talk: Duration::from_secs(15),
+            seed: rand::random(),
+        };
+        let seed = plan.seed;
+        let broken = soak::run(net, plan).await;
+        assert!(broken.is_empty(), "seed {seed}: {broken:#?}");
+    });
+}
+
+#[test]
+fn the_checker_finds_what_is_broken() {
+    let caller = || "a".to_owned();
+    let good = vec![
+        Event::Registered { user: "b".into() },
+        Event::Answered { caller: caller(), call: 1 },
+        Event::Gap { caller: caller(), during: "Kill".into(), ms: 90, bound_ms: 100 },
+        Event::HungUp { caller: caller(), call: 1 },
+        Event::Owns { node: 1, vnode: 1 },
+        Event::Owns { node: 2, vnode: 1 },
+        Event::Left { node: 1, calls: 0, sockets: 0, ports: 0 },
+        Event::Spoke { vnode: 1, hosts: vec!["x".into(), "y".into()] },
+        Event::Cdr { caller: caller(), answered: true },
+        Event::Registration { user: "b".into() },
+    ];
+    let broken = |history: Vec<Event>| check(&history.into_iter().map(|event| Entry { at_ms: 0, event }).collect::<Vec<_>>());
+    assert_eq!(broken(good.clone()), Vec::<String>::new());
+    let without = |at: usize| [&good[..at], &good[at + 1..]].concat();
+    let with = |event: Event| [good.clone(), vec![event]].concat();
+    for (history, found) in [
+        (without(3), "was answered and never ended"),
+        (with(Event::Lost { caller: caller(), call: 1, why: "481".into() }), "was lost"),
+        (with(Event::Gap { caller: caller(), during: "Kill".into(), ms: 101, bound_ms: 100 }), "heard nothing"),
+        (without(5), "hosts spoke for it in 2 turns"),
+        (without(8), "0 CDRs for 1 calls"),
+        (with(Event::Cdr { caller: caller(), answered: true }), "2 CDRs for 1 calls"),
+        (without(9), "registration of b is gone"),
+        (with(Event::Left { node: 2, calls: 0, sockets: 2, ports: 0 }), "2 sockets"),
+    ] {
+        let said = broken(history);
+        assert!(said.len() == 1 && said[0].contains(found), "{found}: {said:?}");
+    }
+}

@@ -1,0 +1,164 @@
+//! What phones, nodes and the wire have seen, and the checker that reads it.
+//!
+//! A history is lines of JSON, written as things happen. The checker knows nothing of how it came about: what it looks for are
+//! the promises, broken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::cluster::Cluster;
+use super::net::{Net, Watch};
+
+/// Something that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Something is done to the cluster.
+    Fault { what: String, node: usize },
+    /// A caller saw the 200 of its nth call, and acknowledged it.
+    Answered { caller: String, call: usize },
+    /// A call was refused or came to nothing before it was answered: no promise is broken.
+    Refused { caller: String, why: String },
+    /// A phone hung up a call and had its 200, and the other phone was told.
+    HungUp { caller: String, call: usize },
+    /// A phone could not do with an answered call what it wanted.
+    Lost { caller: String, call: usize, why: String },
+    /// The longest time in which a phone heard nothing, since it was last looked at, and what the promise allows.
+    Gap { caller: String, during: String, ms: u64, bound_ms: u64 },
+    /// A phone saw the 200 of its REGISTER.
+    Registered { user: String },
+    /// A node has begun to act for a vnode.
+    Owns { node: usize, vnode: usize },
+    /// The hosts whose frames spoke for a vnode's address, one turn after another.
+    Spoke { vnode: usize, hosts: Vec<String> },
+    /// Accounting has this.
+    Cdr { caller: String, answered: bool },
+    /// A registration that is there in the end.
+    Registration { user: String },
+    /// What a node has in the end.
+    Left { node: usize, calls: u64, sockets: u64, ports: u64 },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A history that is being written.
+pub struct History {
+    path: PathBuf,
+    file: Mutex<std::fs::File>,
+}
+
+impl History {
+    pub fn at(path: &Path) -> Self {
+        let file = std::fs::File::create(path).unwrap();
+        Self { path: path.to_owned(), file: Mutex::new(file) }
+    }
+
+    pub fn saw(&self, event: Event) {
+        let at_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        let line = serde_json::to_string(&Entry { at_ms, event }).unwrap();
+        writeln!(self.file.lock().unwrap(), "{line}").unwrap();
+    }
+
+    pub fn gap(&self, caller: &str, during: &str, gap: Duration, bound: Duration) {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap();
+        self.saw(Event::Gap { caller: caller.into(), during: during.into(), ms: ms(gap), bound_ms: ms(bound) });
+    }
+
+    /// What the nodes and the wire have to say when everything is over.
+    pub async fn close(&self, cluster: &Cluster, net: &Net, watch: &Watch) -> Vec<Entry> {
+        for node in 1..=3 {
+            for line in cluster.log(node).lines().filter(|line| line.contains("\"message\":\"open\"")) {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                let vnode = line["vnode"].as_str().unwrap().trim_start_matches('v').parse().unwrap();
+                self.saw(Event::Owns { node, vnode });
+            }
+            let count = async |key| cluster.count(node, "/v1/cluster", key).await;
+            let (calls, sockets, ports) = (count("calls").await, count("media_sockets").await, count("media_ports").await);
+            self.saw(Event::Left { node, calls, sockets, ports });
+        }
+        for vnode in 1..=6 {
+            let hosts = watch.turns(net.vnode(vnode)).iter().map(|turn| turn.host.to_string()).collect();
+            self.saw(Event::Spoke { vnode, hosts });
+        }
+        let user = |aor: &serde_json::Value| aor.as_str().unwrap().split('@').next().unwrap().to_owned();
+        for (path, list) in [("/v1/cdrs", "cdrs"), ("/v1/registrations", "registrations")] {
+            for page in 0.. {
+                let found = cluster.api(1).get(&format!("{path}?limit=1000&offset={}", page * 1000)).await.unwrap();
+                let found = found[list].as_array().unwrap();
+                for one in found {
+                    self.saw(match list {
+                        "cdrs" => Event::Cdr { caller: user(&one["caller"]), answered: one["answered"].is_u64() },
+                        _ => Event::Registration { user: user(&one["aor"]) },
+                    });
+                }
+                if found.len() < 1000 {
+                    break;
+                }
+            }
+        }
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// The promises that a history shows to be broken.
+pub fn check(history: &[Entry]) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut open = BTreeSet::new();
+    let mut answered: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut cdrs: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
+    let (mut registered, mut found) = (BTreeSet::new(), BTreeSet::new());
+    for Entry { at_ms, event } in history {
+        match event {
+            Event::Fault { .. } | Event::Refused { .. } => {}
+            Event::Answered { caller, call } => {
+                open.insert((caller, call));
+                *answered.entry(caller).or_default() += 1;
+            }
+            Event::HungUp { caller, call } => {
+                open.remove(&(caller, call));
+            }
+            Event::Lost { caller, call, why } => broken.push(format!("call {call} of {caller} was lost at {at_ms}: {why}")),
+            Event::Gap { caller, during, ms, bound_ms } if ms > bound_ms => {
+                broken.push(format!("{caller} heard nothing for {ms} ms at {at_ms}, {during} allows {bound_ms}"));
+            }
+            Event::Gap { .. } => {}
+            Event::Owns { vnode, .. } => *owners.entry(*vnode).or_default() += 1,
+            Event::Spoke { vnode, hosts } => {
+                let turns = owners.get(vnode).copied().unwrap_or(0);
+                if hosts.len() > turns {
+                    let spoke = hosts.len();
+                    broken.push(format!("vnode {vnode} had {turns} owners, and hosts spoke for it in {spoke} turns: {hosts:?}"));
+                }
+            }
+            Event::Cdr { caller, answered: true } => *cdrs.entry(caller).or_default() += 1,
+            Event::Cdr { .. } => {}
+            Event::Registered { user } => drop(registered.insert(user)),
+            Event::Registration { user } => drop(found.insert(user)),
+            Event::Left { calls: 0, sockets: 0, ports: 0, .. } => {}
+            Event::Left { node, calls, sockets, ports } => {
+                broken.push(format!("node {node} has {calls} calls, {sockets} sockets and {ports} ports in the end"));
+            }
+        }
+    }
+    broken.extend(open.iter().map(|(caller, call)| format!("call {call} of {caller} was answered and never ended")));
+    for caller in answered.keys().chain(cdrs.keys()).collect::<BTreeSet<_>>() {
+        let of = |count: &BTreeMap<&str, usize>| count.get(*caller).copied().unwrap_or(0);
+        if of(&answered) != of(&cdrs) {
+            broken.push(format!("{caller} has {} CDRs for {} calls that were answered", of(&cdrs), of(&answered)));
+        }
+    }
+    broken.extend(registered.difference(&found).map(|user| format!("the registration of {user} is gone")));
+    broken
+}

@@ -1,0 +1,276 @@
+//! Calls that come and go while something is broken again and again, and the history of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tandem::cli::demo::phone::Phone;
+use tandem::cli::demo::talk::Talk;
+use tandem::sip::Method;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::cluster::{Cluster, DOMAIN, PATIENCE};
+use super::history::{Event, History, check};
+use super::net::{Net, Watch};
+use super::until;
+
+/// What the promise allows when a process dies, when it is only silent, and when all is well or planned; with room for a machine
+/// that does everything at once.
+const DEAD: Duration = Duration::from_millis(250);
+const SILENT: Duration = Duration::from_millis(660);
+const PLANNED: Duration = Duration::from_millis(150);
+/// How long something stays broken.
+const BROKEN: Duration = Duration::from_secs(2);
+/// Every call has been heard again.
+const HEARD: Duration = Duration::from_millis(500);
+
+/// How much of it.
+pub struct Plan {
+    /// Pairs of phones; each calls, talks, hangs up, and calls again.
+    pub pairs: usize,
+    /// How long.
+    pub span: Duration,
+    /// From one fault to the next.
+    pub every: Duration,
+    /// The longest talk.
+    pub talk: Duration,
+    /// What happens, and to whom.
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    Freeze,
+    FreezeHost,
+    Cut,
+    CutFrom,
+    CutTo,
+    Cable,
+    Loss,
+    Move,
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault::Kill,
+    Fault::Freeze,
+    Fault::FreezeHost,
+    Fault::Cut,
+    Fault::CutFrom,
+    Fault::CutTo,
+    Fault::Cable,
+    Fault::Loss,
+    Fault::Move,
+];
+
+impl Fault {
+    fn bound(self) -> Duration {
+        match self {
+            Self::Kill => DEAD,
+            Self::Loss | Self::Move => PLANNED,
+            Self::Freeze | Self::FreezeHost | Self::Cut | Self::CutFrom | Self::CutTo | Self::Cable => SILENT,
+        }
+    }
+}
+
+type Talks = Arc<Mutex<BTreeMap<String, [Talk; 2]>>>;
+
+/// What a pair of phones has.
+#[derive(Clone)]
+struct Pair {
+    server: std::net::SocketAddr,
+    caller: (String, String),
+    callee: (String, String),
+    talk: Duration,
+    talks: Talks,
+    history: Arc<History>,
+    during: watch::Receiver<(String, Duration)>,
+}
+
+/// Runs a plan; gives what the checker found, and prints the figures.
+pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
+    let mut cluster = Cluster::at(&net, 2 * plan.pairs).await;
+    let watch = Watch::start();
+    let path = std::env::temp_dir().join(format!("tandem-history-{}.jsonl", std::process::id()));
+    let history = Arc::new(History::at(&path));
+    let talks = Talks::default();
+    let (now, during) = watch::channel((String::from("nothing"), PLANNED));
+    let mut dice = StdRng::seed_from_u64(plan.seed);
+    let (ending, ended) = watch::channel(false);
+    let mut pairs = JoinSet::new();
+    for n in 0..plan.pairs {
+        let pair = Pair {
+            server: cluster.sip[n % 6],
+            caller: cluster.users[2 * n].clone(),
+            callee: cluster.users[2 * n + 1].clone(),
+            talk: plan.talk,
+            talks: talks.clone(),
+            history: history.clone(),
+            during: during.clone(),
+        };
+        pairs.spawn(pair.keep_calling(StdRng::seed_from_u64(dice.random()), ended.clone()));
+    }
+    tokio::time::sleep(HEARD * 4).await;
+    let begin = Instant::now();
+    let mut gaps: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    let mut memory = Vec::new();
+    let mut faults = 0;
+    let look = |during: &str, bound: Duration, gaps: &mut BTreeMap<String, Vec<Duration>>| {
+        for (caller, pair) in talks.lock().unwrap().iter() {
+            for talk in pair {
+                let gap = talk.take_gap();
+                history.gap(caller, during, gap, bound);
+                gaps.entry(during.into()).or_default().push(gap);
+            }
+        }
+    };
+    while begin.elapsed() < plan.span {
+        let next = Instant::now() + plan.every;
+        let (fault, node) = (FAULTS[dice.random_range(0..FAULTS.len())], dice.random_range(1..=3));
+        look("nothing", PLANNED, &mut gaps);
+        history.saw(Event::Fault { what: format!("{fault:?}"), node });
+        now.send_replace((format!("{fault:?}"), fault.bound()));
+        strike(fault, node, &net, &mut cluster).await;
+        until("every vnode is at home", PATIENCE * 2, || cluster.is_at_home()).await;
+        tokio::time::sleep(HEARD).await;
+        look(&format!("{fault:?}"), fault.bound(), &mut gaps);
+        now.send_replace(("nothing".into(), PLANNED));
+        faults += 1;
+        tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
+        memory.push((begin.elapsed().as_secs(), cluster.memory()));
+    }
+    ending.send_replace(true);
+    while let Some(done) = pairs.join_next().await {
+        done.unwrap();
+    }
+    // The last call's end is in meta, and an hour's refused calls have lingered.
+    let at_rest = async || {
+        let mut left = 0;
+        for node in 1..=3 {
+            left += cluster.count(node, "/v1/cluster", "calls").await;
+        }
+        left == 0
+    };
+    until("every call is over", PATIENCE * 2, at_rest).await;
+    tokio::time::sleep(HEARD * 2).await;
+    let entries = history.close(&cluster, &net, &watch).await;
+    let broken = check(&entries);
+    let count = |is: &dyn Fn(&Event) -> bool| entries.iter().filter(|entry| is(&entry.event)).count();
+    let answered = count(&|event| matches!(event, Event::Answered { .. }));
+    let refused = count(&|event| matches!(event, Event::Refused { .. }));
+    let lost = count(&|event| matches!(event, Event::Lost { .. }));
+    println!("{faults} faults in {} s; {answered} calls answered, {lost} lost, {refused} refused", begin.elapsed().as_secs());
+    println!("| during | streams | median ms | p99 | worst |\n|---|---|---|---|---|");
+    for (during, mut spans) in gaps {
+        spans.sort_unstable();
+        let at = |percent: usize| spans[(spans.len() * percent / 100).min(spans.len() - 1)].as_millis();
+        println!("| {during} | {} | {} | {} | {} |", spans.len(), at(50), at(99), at(100));
+    }
+    for (at, megabytes) in memory.iter().step_by((memory.len() / 6).max(1)).chain(memory.last()) {
+        println!("after {at} s the nodes have {megabytes:?} MB");
+    }
+    if broken.is_empty() {
+        let _ = std::fs::remove_file(&path);
+    } else {
+        println!("the history is in {}", path.display());
+    }
+    broken
+}
+
+async fn strike(fault: Fault, node: usize, net: &Net, cluster: &mut Cluster) {
+    match fault {
+        Fault::Kill => cluster.kill(node),
+        Fault::Freeze => cluster.freeze(node, true),
+        Fault::FreezeHost => net.freeze(node, true),
+        Fault::Cut => net.cut(node),
+        Fault::CutFrom => net.cut_from(node),
+        Fault::CutTo => net.cut_to(node),
+        Fault::Cable => net.pull(node, true),
+        Fault::Loss => net.lose(20),
+        Fault::Move => {
+            let to = (node % 3 + 1).to_string();
+            cluster.command(&["move", &node.to_string(), &to]).await.unwrap();
+        }
+    }
+    tokio::time::sleep(BROKEN).await;
+    match fault {
+        Fault::Kill => cluster.start_again(node),
+        Fault::Freeze => cluster.freeze(node, false),
+        Fault::FreezeHost => net.freeze(node, false),
+        Fault::Cut | Fault::CutFrom | Fault::CutTo | Fault::Loss => net.heal(),
+        Fault::Cable => net.pull(node, false),
+        Fault::Move => drop(cluster.command(&["move", &node.to_string(), &node.to_string()]).await.unwrap()),
+    }
+}
+
+impl Pair {
+    async fn keep_calling(self, mut dice: StdRng, ended: watch::Receiver<bool>) {
+        let mut call = 0;
+        while !*ended.borrow() {
+            match self.set_up().await {
+                Ok((a, b, talks)) => {
+                    call += 1;
+                    let caller = self.caller.0.clone();
+                    self.history.saw(Event::Answered { caller: caller.clone(), call });
+                    self.talks.lock().unwrap().insert(caller.clone(), talks);
+                    let by_callee = dice.random_bool(0.5);
+                    let mut pause = self.talk.mul_f64(dice.random());
+                    if *ended.borrow() {
+                        pause = Duration::ZERO;
+                    }
+                    self.history.saw(match self.carry(a, b, pause, by_callee, ended.clone()).await {
+                        Ok(()) => Event::HungUp { caller, call },
+                        Err(why) => Event::Lost { caller, call, why: format!("{why:#}") },
+                    });
+                }
+                Err(why) => {
+                    self.history.saw(Event::Refused { caller: self.caller.0.clone(), why: format!("{why:#}") });
+                    tokio::time::sleep(HEARD).await;
+                }
+            }
+        }
+    }
+
+    async fn phone(&self, (user, password): &(String, String)) -> anyhow::Result<(Phone, UdpSocket)> {
+        let media = UdpSocket::bind((super::phones(), 0)).await?;
+        let phone = Phone::new(user, password, DOMAIN, self.server, media.local_addr()?).await?;
+        Ok((phone, media))
+    }
+
+    async fn set_up(&self) -> anyhow::Result<(Phone, Phone, [Talk; 2])> {
+        let (mut a, a_media) = self.phone(&self.caller).await?;
+        let (mut b, b_media) = self.phone(&self.callee).await?;
+        b.register().await?;
+        self.history.saw(Event::Registered { user: self.callee.0.clone() });
+        let (a_to, b_to) = tokio::join!(a.call(&self.callee.0), b.answer());
+        Ok((a, b, [Talk::start(a_media, a_to?), Talk::start(b_media, b_to?)]))
+    }
+
+    /// They talk; the caller looks once whether its dialog is known; one of them hangs up.
+    async fn carry(
+        &self,
+        mut a: Phone,
+        mut b: Phone,
+        pause: Duration,
+        by_callee: bool,
+        mut ended: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let _ = tokio::time::timeout(pause / 2, ended.wait_for(|ended| *ended)).await;
+        let answer = a.ask_within(Method::Options, "").await?;
+        anyhow::ensure!(answer.status.code() == 200, "OPTIONS: {}", answer.status);
+        let _ = tokio::time::timeout(pause / 2, ended.wait_for(|ended| *ended)).await;
+        let talks = self.talks.lock().unwrap().remove(&self.caller.0);
+        let (during, bound) = self.during.borrow().clone();
+        for talk in talks.iter().flatten() {
+            self.history.gap(&self.caller.0, &during, talk.take_gap(), bound);
+        }
+        drop(talks);
+        let (one, other) = if by_callee { (&mut b, &mut a) } else { (&mut a, &mut b) };
+        let (hung_up, told) = tokio::join!(one.hang_up(), other.wait_for_bye());
+        hung_up.and(told)
+    }
+}
