@@ -164,6 +164,15 @@ pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
     let refused = count(&|event| matches!(event, Event::Refused { .. }));
     let lost = count(&|event| matches!(event, Event::Lost { .. }));
     println!("{faults} faults in {} s; {answered} calls answered, {lost} lost, {refused} refused", begin.elapsed().as_secs());
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in &entries {
+        if let Event::Refused { why, .. } = &entry.event {
+            *reasons.entry(why).or_default() += 1;
+        }
+    }
+    for (why, times) in reasons {
+        println!("refused {times} times: {why}");
+    }
     println!("| during | streams | median ms | p99 | worst |\n|---|---|---|---|---|");
     for (during, mut spans) in gaps {
         spans.sort_unstable();
