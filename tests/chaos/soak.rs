@@ -46,6 +46,7 @@ fn the_checker_finds_what_is_broken() {
     for (history, found) in [
         (without(3), "was answered and never ended"),
         (with(Event::Lost { caller: caller(), call: 1, why: "481".into() }), "was lost"),
+        (with(Event::Refused { caller: caller(), why: "no answer to INVITE".into() }), "was left alone"),
         (with(Event::Gap { caller: caller(), during: "Kill".into(), ms: 101, bound_ms: 100 }), "heard nothing"),
         (without(5), "hosts spoke for it in 2 turns"),
         (without(8), "0 CDRs for 1 calls"),

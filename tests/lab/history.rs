@@ -22,7 +22,7 @@ pub enum Event {
     Fault { what: String, node: usize },
     /// A caller saw the 200 of its nth call, and acknowledged it.
     Answered { caller: String, call: usize },
-    /// A call was refused or came to nothing before it was answered: no promise is broken.
+    /// A call was refused before it was answered, which breaks no promise; that it was never answered at all does.
     Refused { caller: String, why: String },
     /// A phone hung up a call and had its 200, and the other phone was told.
     HungUp { caller: String, call: usize },
@@ -121,6 +121,9 @@ pub fn check(history: &[Entry]) -> Vec<String> {
     let (mut registered, mut found) = (BTreeSet::new(), BTreeSet::new());
     for Entry { at_ms, event } in history {
         match event {
+            Event::Refused { caller, why } if why.starts_with("no answer") => {
+                broken.push(format!("{caller} was left alone at {at_ms}: {why}"));
+            }
             Event::Fault { .. } | Event::Refused { .. } => {}
             Event::Answered { caller, call } => {
                 open.insert((caller, call));

@@ -219,19 +219,17 @@ async fn strike(fault: Fault, node: usize, net: &Net, cluster: &mut Cluster) {
 impl Pair {
     async fn keep_calling(self, mut dice: StdRng, ended: watch::Receiver<bool>) {
         let mut call = 0;
+        let (mut a, mut b) = (self.phone(&self.caller).await, self.phone(&self.callee).await);
         while !*ended.borrow() {
-            match self.set_up().await {
-                Ok((a, b, talks)) => {
+            match self.set_up(&mut a, &mut b).await {
+                Ok(talks) => {
                     call += 1;
                     let caller = self.caller.0.clone();
                     self.history.saw(Event::Answered { caller: caller.clone(), call });
                     self.talks.lock().unwrap().insert(caller.clone(), talks);
                     let by_callee = dice.random_bool(0.5);
-                    let mut pause = self.talk.mul_f64(dice.random());
-                    if *ended.borrow() {
-                        pause = Duration::ZERO;
-                    }
-                    self.history.saw(match self.carry(a, b, pause, by_callee, ended.clone()).await {
+                    let pause = self.talk.mul_f64(dice.random());
+                    self.history.saw(match self.carry(&mut a, &mut b, pause, by_callee, ended.clone()).await {
                         Ok(()) => Event::HungUp { caller, call },
                         Err(why) => Event::Lost { caller, call, why: format!("{why:#}") },
                     });
@@ -244,26 +242,29 @@ impl Pair {
         }
     }
 
-    async fn phone(&self, (user, password): &(String, String)) -> anyhow::Result<(Phone, UdpSocket)> {
-        let media = UdpSocket::bind((super::phones(), 0)).await?;
-        let phone = Phone::new(user, password, DOMAIN, self.server, media.local_addr()?).await?;
-        Ok((phone, media))
+    async fn phone(&self, (user, password): &(String, String)) -> Phone {
+        Phone::new(user, password, DOMAIN, self.server, (super::phones(), 0).into()).await.unwrap()
     }
 
-    async fn set_up(&self) -> anyhow::Result<(Phone, Phone, [Talk; 2])> {
-        let (mut a, a_media) = self.phone(&self.caller).await?;
-        let (mut b, b_media) = self.phone(&self.callee).await?;
+    async fn set_up(&self, a: &mut Phone, b: &mut Phone) -> anyhow::Result<[Talk; 2]> {
+        let mut sockets = Vec::new();
+        for phone in [&mut *a, &mut *b] {
+            let socket = UdpSocket::bind((super::phones(), 0)).await?;
+            phone.set_media(socket.local_addr()?);
+            sockets.push(socket);
+        }
         b.register().await?;
         self.history.saw(Event::Registered { user: self.callee.0.clone() });
         let (a_to, b_to) = tokio::join!(a.call(&self.callee.0), b.answer());
-        Ok((a, b, [Talk::start(a_media, a_to?), Talk::start(b_media, b_to?)]))
+        let (a_to, b_to, b_media, a_media) = (a_to?, b_to?, sockets.pop(), sockets.pop());
+        Ok([Talk::start(a_media.unwrap(), a_to), Talk::start(b_media.unwrap(), b_to)])
     }
 
     /// They talk; the caller looks once whether its dialog is known; one of them hangs up.
     async fn carry(
         &self,
-        mut a: Phone,
-        mut b: Phone,
+        a: &mut Phone,
+        b: &mut Phone,
         pause: Duration,
         by_callee: bool,
         mut ended: watch::Receiver<bool>,
@@ -278,7 +279,7 @@ impl Pair {
             self.history.gap(&self.caller.0, &during, talk.take_gap(), bound);
         }
         drop(talks);
-        let (one, other) = if by_callee { (&mut b, &mut a) } else { (&mut a, &mut b) };
+        let (one, other) = if by_callee { (b, a) } else { (a, b) };
         let (hung_up, told) = tokio::join!(one.hang_up(), other.wait_for_bye());
         hung_up.and(told)
     }

@@ -73,6 +73,11 @@ impl Phone {
         })
     }
 
+    /// From the next call on the phone's RTP is at `media`.
+    pub fn set_media(&mut self, media: SocketAddr) {
+        self.media = media;
+    }
+
     /// Registers for an hour.
     pub async fn register(&mut self) -> anyhow::Result<()> {
         let response = self.try_register().await?;
