@@ -2,12 +2,14 @@
 //!
 //! A [`Timestamp`] is comparable between nodes (records carry deadlines) and never steps back within a
 //! process: the wall clock is read once, and the monotonic clock carries it on. A clock that is stepped
-//! by an hour therefore moves nothing in a running node. An [`Uptime`] is for leases: it goes on while the machine is
+//! by an hour therefore moves nothing in a running node; one that starts takes the time of those who are there ([`follow`]), since
+//! records carry deadlines and must not end sooner because they are read elsewhere. An [`Uptime`] is for leases: it goes on while the machine is
 //! suspended, so that whoever wakes up knows how long it was away.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
@@ -72,9 +74,29 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A clock that is off by less is as good as another.
+const TOLERANCE: u64 = 1000;
+/// By how many milliseconds the cluster's time is ahead of this machine's.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
 /// The present moment. For shells only: the pure parts take it as an argument.
-#[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 pub fn now() -> Timestamp {
+    Timestamp(own().0.saturating_add_signed(AHEAD.load(Ordering::Relaxed)))
+}
+
+/// Takes the time of somebody whose records we are to carry on; gives by how many milliseconds it is ahead, if it is worth
+/// saying. For a node that starts: in one that acts for anybody time never steps.
+pub fn follow(theirs: Timestamp) -> Option<i64> {
+    if theirs.0.abs_diff(now().0) <= TOLERANCE {
+        return None;
+    }
+    let ahead = theirs.0.checked_signed_diff(own().0)?;
+    AHEAD.store(ahead, Ordering::Relaxed);
+    Some(ahead)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
+fn own() -> Timestamp {
     static ANCHOR: OnceLock<(Timestamp, Instant)> = OnceLock::new();
     let (wall, at) = ANCHOR.get_or_init(|| {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -87,4 +109,21 @@ pub fn now() -> Timestamp {
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 pub fn instant_of(at: Timestamp) -> tokio::time::Instant {
     tokio::time::Instant::now() + at.since(now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each test is a process of its own: nobody else's time moves.
+    #[test]
+    fn whoever_starts_takes_the_time_of_the_others() {
+        let own = now();
+        assert_eq!(follow(own + Duration::from_millis(500)), None);
+        let ahead = follow(own + Duration::from_secs(3600)).unwrap();
+        assert!((3_590_000..=3_600_000).contains(&ahead), "{ahead}");
+        assert!(now().since(own) >= Duration::from_secs(3590));
+        assert!(follow(own - Duration::from_secs(3600)).unwrap() < -3_590_000);
+        assert!(now() < own);
+    }
 }

@@ -217,8 +217,11 @@ impl Running {
         {
             return Ok(());
         }
-        if self.resume(myself, call, &record, false).await? && hand(&services, call, errand).is_err() {
-            tracing::debug!(call_id = %call, "asleep again before it was told why it was woken");
+        if self.resume(myself, call, &record, false).await?
+            && let Err(errand) = hand(&services, call, errand)
+            && let Some(waiting) = self.awake.get_mut(&call)
+        {
+            waiting.push(errand);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use openraft::EmptyNode;
 
 use super::wire::{Hello, Kind, Memory, Reach};
 use super::{Cluster, Group};
+use crate::clock;
 use crate::ids::NodeId;
 
 /// How often we look whether we have caught up.
@@ -54,6 +55,14 @@ impl Life {
         self.ready.load(Ordering::Relaxed)
     }
 
+    /// A peer said this. While we are starting, the time of those who are there is ours: what they have promised until then ends then.
+    pub fn heard(&self, hello: &Hello) {
+        let theirs = hello.now.filter(|_| hello.ready && !self.is_ready());
+        if let Some(ahead_ms) = theirs.and_then(clock::follow) {
+            tracing::warn!(peer = %hello.node, ahead_ms, "this machine's clock is not the cluster's");
+        }
+    }
+
     /// Whether nothing should be here, or move here.
     pub fn is_draining(&self) -> bool {
         self.drained.load(Ordering::Relaxed) || self.stopping.load(Ordering::Relaxed)
@@ -72,7 +81,7 @@ impl Life {
     /// What the peers hear.
     pub fn hello(&self) -> Hello {
         let (ready, draining) = (self.is_ready(), self.is_draining());
-        Hello { node: self.node, memory: self.memory(), ready, draining, life: self.process }
+        Hello { node: self.node, memory: self.memory(), ready, draining, life: self.process, now: Some(clock::now()) }
     }
 
     fn memory(&self) -> Memory {

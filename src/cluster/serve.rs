@@ -88,6 +88,7 @@ impl Serve for Server {
 
     fn heard(&self, hello: &Hello) {
         self.beats.knows(hello.node, hello.life);
+        self.life.heard(hello);
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout};
 use super::descriptor;
 use super::raft::types::GroupId;
 use super::tls::NodeTls;
+use crate::clock::Timestamp;
 use crate::ids::NodeId;
 
 /// A frame is at most this long: a snapshot goes in one.
@@ -102,6 +103,9 @@ pub struct Hello {
     pub draining: bool,
     /// Which of the node's processes it is.
     pub life: u64,
+    /// What time it has.
+    #[serde(default)]
+    pub now: Option<Timestamp>,
 }
 
 /// What a node remembers of its life before this process.
@@ -330,7 +334,8 @@ impl Link {
                 Ok(hello) => {
                     heard = Instant::now();
                     server.heard(&hello);
-                    self.now(Reach::Up(hello));
+                    // That time passes is no news.
+                    self.now(Reach::Up(Hello { now: None, ..hello }));
                 }
                 Err(WireError::Unreachable) => return,
                 Err(WireError::Full | WireError::Late | WireError::Refused) => {}

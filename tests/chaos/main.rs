@@ -6,6 +6,7 @@
 mod lab;
 
 mod calls;
+mod clock;
 mod comeback;
 mod disk;
 mod hosts;

@@ -40,6 +40,8 @@ pub fn phone_address(last: u8) -> Ipv4Addr {
 pub struct Net {
     name: String,
     nodes: usize,
+    /// For the programs that are started at the hosts.
+    environment: Mutex<Vec<(String, String)>>,
 }
 
 /// Builds a network for so many nodes, goes to its phones' host, and runs a test there.
@@ -55,7 +57,7 @@ pub fn run<F: Future<Output = ()>>(nodes: usize, test: impl FnOnce(Arc<Net>) -> 
 
 impl Net {
     fn new(nodes: usize) -> Self {
-        let net = Self { name: format!("tandem{}", std::process::id()), nodes };
+        let net = Self { name: format!("tandem{}", std::process::id()), nodes, environment: Mutex::default() };
         net.ip(&["netns", "add", &net.namespace("switch")]);
         net.on("switch", &["link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0"]);
         net.on("switch", &["link", "set", "br0", "up"]);
@@ -93,7 +95,33 @@ impl Net {
     pub fn command(&self, node: usize, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(&format!("n{node}")), program]);
+        for (name, value) in self.environment.lock().unwrap().iter() {
+            command.env(name, value.replace("NODE", &node.to_string()));
+        }
         command
+    }
+
+    /// The clocks of the hosts can be stepped from now on: of the programs that are started there, those of each host by a file.
+    pub fn step_clocks(&self, dir: &std::path::Path) {
+        let library = std::fs::read_dir("/usr/lib").unwrap().flatten();
+        let library = library.map(|arch| arch.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+        let library = library.expect("faketime is installed by make bootstrap");
+        for node in 1..=self.nodes {
+            self.step_clock(dir, node, 0);
+        }
+        let file = dir.join("clockNODE");
+        let all = [
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_NO_CACHE", "1"),
+        ];
+        *self.environment.lock().unwrap() = all.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    }
+
+    /// A host's clock is so many seconds ahead from now on.
+    pub fn step_clock(&self, dir: &std::path::Path, node: usize, seconds: i64) {
+        std::fs::write(dir.join(format!("clock{node}")), format!("{seconds:+}s")).unwrap();
     }
 
     /// Nothing comes from a host any more, and nothing gets there.

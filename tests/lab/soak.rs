@@ -25,6 +25,8 @@ const SILENT: Duration = Duration::from_millis(660);
 const PLANNED: Duration = Duration::from_millis(150);
 /// How long something stays broken.
 const BROKEN: Duration = Duration::from_secs(2);
+/// After this nothing is left of a call that has ended.
+const LINGER: Duration = Duration::from_secs(50);
 /// Every call has been heard again.
 const HEARD: Duration = Duration::from_millis(500);
 
@@ -147,15 +149,18 @@ pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
     while let Some(done) = pairs.join_next().await {
         done.unwrap();
     }
-    // The last call's end is in meta, and an hour's refused calls have lingered.
-    let at_rest = async || {
+    // Refused calls linger for a while; what is there after that is the checker's.
+    let deadline = Instant::now() + LINGER;
+    let left = async || {
         let mut left = 0;
         for node in 1..=3 {
             left += cluster.count(node, "/v1/cluster", "calls").await;
         }
-        left == 0
+        left
     };
-    until("every call is over", PATIENCE * 2, at_rest).await;
+    while left().await > 0 && Instant::now() < deadline {
+        tokio::time::sleep(HEARD).await;
+    }
     tokio::time::sleep(HEARD * 2).await;
     let entries = history.close(&cluster, &net, &watch).await;
     let broken = check(&entries);
