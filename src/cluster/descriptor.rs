@@ -1,7 +1,8 @@
 //! Descriptors that a dying process gives up first. Layer: shell.
 //!
 //! Linux closes the files of a killed process from the highest number down. A node opens its wire first, so without this its peers
-//! would be refused, and know, only after all of its media sockets were closed: 40 ms for 16,000 of them.
+//! would be refused, and know, only after all of its media sockets were closed: tens of milliseconds when there are thousands
+//! (`make size`).
 
 use std::os::fd::{AsFd, OwnedFd};
 
