@@ -22,6 +22,7 @@ mod serve;
 pub mod state;
 pub mod storage;
 pub mod tls;
+mod upkeep;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ use crate::ids::{NodeId, VnodeId};
 use address::{Addresses, Mover};
 use beats::Beats;
 pub use owner::Ownership;
+use raft::log::Log;
 use raft::machine::Machine;
 use raft::network::Network;
 use raft::{GroupId, Raft, TypeConfig};
@@ -133,6 +135,8 @@ pub struct Group {
     pub raft: Raft,
     /// The local replica.
     pub machine: Machine,
+    /// Its log.
+    pub log: Log,
 }
 
 impl Group {
@@ -259,6 +263,7 @@ impl Cluster {
         }
         for id in cluster.groups.keys() {
             tokio::spawn(cluster.clone().watch(*id));
+            tokio::spawn(upkeep::run(cluster.clone(), *id));
         }
         tokio::spawn(balance::run(cluster.clone()));
         Ok(cluster)
@@ -513,15 +518,15 @@ async fn start_group(
         if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
     let (log_storage, machine_storage) = (storage.clone(), storage.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let log = raft::log::Log::open(id, log_storage)?;
+        let log = Log::open(id, log_storage)?;
         Ok::<_, StorageError>((log, Machine::open(id, machine_storage, empty)?))
     });
     let (log, machine) = opened.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let network = Network { group: id, links: links.clone() };
-    let raft = Raft::new(node.0, raft::config(), network, log, machine.clone())
+    let raft = Raft::new(node.0, raft::config(), network, log.clone(), machine.clone())
         .await
         .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
-    Ok(Group { id, raft, machine })
+    Ok(Group { id, raft, machine, log })
 }
 
 /// Why a write at this node's replica failed.

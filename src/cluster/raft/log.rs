@@ -27,7 +27,9 @@ pub struct Log {
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<u64, EntryOf<TypeConfig>>,
+    /// Each with the bytes that it takes when it is encoded.
+    entries: BTreeMap<u64, (EntryOf<TypeConfig>, usize)>,
+    bytes: usize,
     purged: Option<LogIdOf<TypeConfig>>,
     vote: Option<VoteOf<TypeConfig>>,
 }
@@ -45,13 +47,32 @@ impl Log {
             inner.vote = Some(decode(&bytes).map_err(unreadable("the vote"))?);
         }
         for (index, bytes) in stored.entries {
-            inner.entries.insert(index, decode(&bytes).map_err(unreadable("the log"))?);
+            let entry = decode(&bytes).map_err(unreadable("the log"))?;
+            inner.put(index, entry, bytes.len());
         }
         Ok(Self { group, storage, inner: Arc::new(Mutex::new(inner)) })
     }
 
+    /// The bytes of all entries that are kept, as they are encoded.
+    pub fn bytes(&self) -> usize {
+        self.inner().bytes
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn put(&mut self, index: u64, entry: EntryOf<TypeConfig>, bytes: usize) {
+        self.bytes += bytes;
+        if let Some((_, before)) = self.entries.insert(index, (entry, bytes)) {
+            self.bytes -= before;
+        }
+    }
+
+    fn count(&mut self) {
+        self.bytes = self.entries.values().map(|(_, bytes)| bytes).sum();
     }
 }
 
@@ -64,7 +85,7 @@ impl RaftLogReader<TypeConfig> for Log {
         &mut self,
         range: R,
     ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        Ok(self.inner().entries.range(range).map(|(_, entry)| entry.clone()).collect())
+        Ok(self.inner().entries.range(range).map(|(_, (entry, _))| entry.clone()).collect())
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
@@ -77,7 +98,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let inner = self.inner();
-        let last = inner.entries.values().next_back().map(RaftEntry::log_id).or(inner.purged);
+        let last = inner.entries.values().next_back().map(|(entry, _)| entry.log_id()).or(inner.purged);
         Ok(LogState { last_purged_log_id: inner.purged, last_log_id: last })
     }
 
@@ -109,8 +130,10 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut inner = self.inner();
             for entry in entries {
-                stored.push((entry.index(), ByteBuf::from(encode(&entry))));
-                inner.entries.insert(entry.index(), entry);
+                let bytes = encode(&entry);
+                let index = entry.index();
+                inner.put(index, entry, bytes.len());
+                stored.push((index, ByteBuf::from(bytes)));
             }
         }
         let append = Change::Append { group: self.group.0, entries: stored };
@@ -124,7 +147,11 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
         let from = last.map_or(0, |id| id.index() + 1);
-        self.inner().entries.split_off(&from);
+        {
+            let mut inner = self.inner();
+            inner.entries.split_off(&from);
+            inner.count();
+        }
         self.storage.write(Change::Truncate { group: self.group.0, from })
     }
 
@@ -133,6 +160,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             let mut inner = self.inner();
             let kept = inner.entries.split_off(&(id.index() + 1));
             inner.entries = kept;
+            inner.count();
             inner.purged = Some(id);
         }
         self.storage.write(Change::Purge { group: self.group.0, upto: id.index(), id: ByteBuf::from(encode(&id)) })

@@ -1,6 +1,7 @@
 //! A group's state machine for openraft: applies commands to a [`GroupState`] that anybody may read. Layer: shell.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use futures_util::{Stream, TryStreamExt};
@@ -25,6 +26,8 @@ pub struct Machine {
     state: Arc<RwLock<GroupState>>,
     position: Arc<Mutex<Position>>,
     applied: Arc<watch::Sender<u64>>,
+    /// The bytes of the last snapshot.
+    snapshot: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -44,9 +47,11 @@ impl Machine {
     pub fn open(group: GroupId, storage: Arc<Storage>, empty: GroupState) -> Result<Self, StorageError> {
         let mut state = empty;
         let mut position = Position::default();
+        let mut snapshot = 0;
         let unreadable = |source| StorageError::Unreadable { what: "the snapshot", group: group.0, source };
         if let Some(bytes) = storage.value(group, "snapshot").map_err(unreadable)? {
             let stored: StoredSnapshot = decode(&bytes).map_err(unreadable)?;
+            snapshot = stored.state.len();
             state = decode(&stored.state).map_err(unreadable)?;
             position = Position { applied: stored.meta.last_log_id, membership: stored.meta.last_membership };
         }
@@ -56,6 +61,7 @@ impl Machine {
             state: Arc::new(RwLock::new(state)),
             position: Arc::new(Mutex::new(position)),
             applied: Arc::new(watch::Sender::new(0)),
+            snapshot: Arc::new(AtomicUsize::new(snapshot)),
         })
     }
 
@@ -67,6 +73,11 @@ impl Machine {
     /// Changes whenever something was applied.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// The bytes of the last snapshot.
+    pub fn snapshot_bytes(&self) -> usize {
+        self.snapshot.load(Ordering::Relaxed)
     }
 
     fn position(&self) -> std::sync::MutexGuard<'_, Position> {
@@ -98,6 +109,7 @@ impl Machine {
     /// Stores a snapshot, and gives its state back.
     async fn keep(&self, meta: &SnapshotMetaOf<TypeConfig>, data: SnapshotData) -> io::Result<SnapshotData> {
         let (storage, group) = (self.storage.clone(), self.group);
+        self.snapshot.store(data.len(), Ordering::Relaxed);
         let stored = StoredSnapshot { meta: meta.clone(), state: ByteBuf::from(data) };
         let kept = tokio::task::spawn_blocking(move || {
             storage.write_large(group, "snapshot", &encode(&stored)).map(|()| stored.state.into_vec())

@@ -17,6 +17,9 @@ pub const HEARTBEAT: u64 = 100;
 /// for the latter.
 pub const ELECTION: (u64, u64) = (300, 600);
 
+/// So many entries that are in a snapshot stay in the log, for followers that are a little behind.
+pub const KEPT: u64 = 1_000;
+
 /// The same for every group.
 pub fn config() -> Arc<Config> {
     let config = Config {
@@ -30,8 +33,9 @@ pub fn config() -> Arc<Config> {
         enable_leader_restore: Some(false),
         // A node that lost its disk comes back under its old name.
         allow_log_reversion: Some(true),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(20_000),
-        max_in_snapshot_log_to_keep: 2_000,
+        // `super::upkeep` says when.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: KEPT,
         purge_batch_size: 512,
         replication_lag_threshold: 20_000,
         install_snapshot_timeout: 10_000,
