@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem::cluster::state::VnodeCommand;
+use tandem::cluster::state::{Member, VnodeCommand};
 use tandem::cluster::storage::Place;
 use tandem::cluster::tls::{NodeTls, development_ca};
 use tandem::cluster::{Cluster, Ownership, Settings};
@@ -35,7 +35,8 @@ async fn main() {
     let tls = development_ca(&dir.path().join("tls"), &[1, 2, 3]).unwrap();
     let mut members = BTreeMap::new();
     for node in 1..=3 {
-        members.insert(NodeId(node), TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
+        let raft = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        members.insert(NodeId(node), Member { raft, actors: raft, leaving: false });
     }
     let mut nodes = Vec::new();
     for (node, files) in (1..=3).zip(&tls) {
@@ -46,6 +47,7 @@ async fn main() {
             storage: Place::Thread,
             node: NodeId(node),
             members: members.clone(),
+            replicas: 3,
             vnodes: [(VNODE, NodeId(1))].into(),
             dir: dir.path().join(node.to_string()),
             tls: NodeTls::load(files).unwrap(),

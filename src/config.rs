@@ -47,6 +47,8 @@ pub struct Cluster {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    #[serde(default = "replicas")]
+    pub replicas: u8,
     pub member: Vec<Member>,
     pub vnode: Vec<Vnode>,
 }
@@ -203,6 +205,10 @@ impl Default for Log {
 /// What is logged: ours from info, the libraries' only what may need somebody.
 pub const DEFAULT_FILTER: &str = "info,openraft=error,ractor=warn,ractor_cluster=warn";
 
+fn replicas() -> u8 {
+    3
+}
+
 fn sip_port() -> u16 {
     5060
 }
@@ -290,6 +296,9 @@ impl Config {
         }
         if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !members.contains(&vnode.home)) {
             return Err(("cluster.vnode.home", format!("is {}, which no cluster.member has", vnode.home.0)));
+        }
+        if !(1..=5).contains(&self.cluster.replicas) {
+            return Err(("cluster.replicas", format!("is {}, and must be from 1 to 5", self.cluster.replicas)));
         }
         self.check_addresses()?;
         if self.cluster.secret.0.len() < 32 {
@@ -381,6 +390,7 @@ mod tests {
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("replicas = 3", "replicas = 9", "x.toml: cluster.replicas is 9"),
             ("min = 60", "min = 0", "x.toml: registration wants"),
             ("127.0.0.11", "192.0.2.1", "takes 127.0.0.0/8 only"),
             ("mode = \"loopback\"", "mode = \"netlink\"", "only address.mode = \"loopback\" takes"),

@@ -17,6 +17,8 @@ async fn main() -> ExitCode {
         Command::Move(to) => to.run().await,
         Command::Drain(drain) => drain.run(true).await,
         Command::Undrain(drain) => drain.run(false).await,
+        Command::Join(join) => join.run().await,
+        Command::Leave(leave) => leave.run().await,
         Command::Status(status) => status.run().await,
         Command::Storage(storage) => storage.run().await,
         Command::Guard(guard) => guard.run().await,

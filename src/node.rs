@@ -13,6 +13,7 @@ use crate::actors::node::{NodeActor, NodeMsg, Start};
 use crate::actors::services::Services;
 use crate::api::{self, Api};
 use crate::cluster::address::Mover;
+use crate::cluster::state::Member;
 use crate::cluster::storage::Place;
 use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
 use crate::cluster::{Cluster, Settings, StartError};
@@ -78,7 +79,8 @@ impl Node {
         let listener = TcpListener::bind(address).await.map_err(|source| NodeError::Api { address, source })?;
         let cluster = Cluster::start(Settings {
             node: config.node.id,
-            members: config.cluster.member.iter().map(|member| (member.id, member.raft)).collect(),
+            members: config.cluster.member.iter().map(|member| (member.id, member_of(member))).collect(),
+            replicas: config.cluster.replicas.into(),
             vnodes: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.home)).collect(),
             addresses: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.address)).collect(),
             mover: mover(&config.address).map_err(NodeError::Program)?,
@@ -92,7 +94,9 @@ impl Node {
         let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
         let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
         let (relay, events) = Relay::start(workers, timeout).map_err(NodeError::Media)?;
-        let links = links(&config, tls);
+        let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
+        let own = own.ok_or(StartError::NotAMember(config.node.id))?;
+        let links = LinkSettings { listen: own.actors, tls };
         let services = Arc::new(Services::new(Arc::new(config), cluster, relay));
         let start = Start { services: services.clone(), events, links };
         let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
@@ -131,11 +135,8 @@ fn mover(address: &config::Address) -> std::io::Result<Mover> {
     })
 }
 
-fn links(config: &Config, tls: NodeTls) -> Option<LinkSettings> {
-    let own = config.cluster.member.iter().find(|member| member.id == config.node.id)?;
-    let peers: std::collections::BTreeMap<_, _> =
-        config.cluster.member.iter().filter(|member| member.id != own.id).map(|member| (member.id, member.actors)).collect();
-    (!peers.is_empty()).then_some(LinkSettings { listen: own.actors, peers, tls })
+fn member_of(member: &config::Member) -> Member {
+    Member { raft: member.raft, actors: member.actors, leaving: false }
 }
 
 #[cfg(test)]

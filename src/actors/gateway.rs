@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use super::call::CallMsg;
 use super::calls::{self, Errand};
 use super::services::Services;
-use super::{router, transport};
+use super::{lookup, router, transport};
 use crate::cluster::state::records::FlowRecord;
 use crate::cluster::tls::NodeTls;
 use crate::cluster::wire::Reach;
@@ -74,6 +74,20 @@ pub enum Question {
         /// Which.
         call: CallId,
     },
+    /// Calls of a vnode of yours that are up, in order: as many as go into one answer.
+    Calls {
+        /// Which.
+        vnode: VnodeId,
+        /// Those after this one.
+        after: Option<CallId>,
+    },
+    /// The bindings of a vnode of yours, in order: as many as go into one answer.
+    AllBindings {
+        /// Which.
+        vnode: VnodeId,
+        /// Those after this one's.
+        after: Option<Aor>,
+    },
 }
 
 /// The answer.
@@ -83,6 +97,10 @@ pub enum Answer {
     Bindings(Bytes),
     /// Whether the call was there.
     HungUp(bool),
+    /// Encoded call records; empty when there are no more.
+    Calls(Vec<(CallId, Bytes)>),
+    /// Encoded lists of binding records; empty when there are no more.
+    AllBindings(Vec<(Aor, Bytes)>),
 }
 
 /// What a gateway is told. MessagePack inside.
@@ -167,6 +185,8 @@ impl Actor for Gateway {
             GatewayMsg::Ask(bytes, reply) => {
                 let answer = match rmp_serde::from_slice(&bytes) {
                     Ok(Question::Bindings { vnode, aor }) => Answer::Bindings(local_bindings(&self.services, vnode, &aor)),
+                    Ok(Question::Calls { vnode, after }) => lookup::answer_calls(&self.services, vnode, after),
+                    Ok(Question::AllBindings { vnode, after }) => lookup::answer_bindings(&self.services, vnode, after),
                     Ok(Question::HangUp { call }) => Answer::HungUp(hang_up_here(&self.services, call)),
                     Err(_) => return Ok(()),
                 };
@@ -177,9 +197,9 @@ impl Actor for Gateway {
     }
 }
 
-/// The bindings as the local replica has them.
+/// The bindings as the local replica has them, if there is one.
 pub fn local_bindings(services: &Services, vnode: VnodeId, aor: &Aor) -> Bytes {
-    services.cluster.read(vnode, |state| state.bindings(aor).cloned()).flatten().unwrap_or_default()
+    lookup::here(services, vnode, |state| state.bindings(aor).cloned()).flatten().unwrap_or_default()
 }
 
 /// Ends a call that is here.
@@ -192,8 +212,6 @@ pub fn hang_up_here(services: &Services, call: CallId) -> bool {
 pub struct LinkSettings {
     /// Where this node listens.
     pub listen: SocketAddr,
-    /// The others.
-    pub peers: BTreeMap<NodeId, SocketAddr>,
     /// The certificates.
     pub tls: NodeTls,
 }
@@ -204,7 +222,7 @@ pub async fn link(
     settings: LinkSettings,
     supervisor: ractor::ActorCell,
 ) -> Result<(), ActorProcessingErr> {
-    let LinkSettings { listen, peers, tls } = settings;
+    let LinkSettings { listen, tls } = settings;
     let listener = TcpListener::bind(listen).await?;
     // ractor_cluster's own listener waits for each handshake in turn, without a deadline: ours takes its place, and
     // its own gets a port that nobody is told of.
@@ -219,10 +237,34 @@ pub async fn link(
     let server = server.with_listen_addr(std::net::Ipv4Addr::LOCALHOST.into());
     let (server, _) = Actor::spawn_linked(None, server, (), supervisor).await?;
     tokio::spawn(accept(listener, server.clone(), tls.clone()));
-    for (peer, address) in peers {
-        tokio::spawn(keep(services.clone(), server.clone(), peer, address, tls.clone()));
-    }
+    tokio::spawn(follow(services.clone(), server, tls));
     Ok(())
+}
+
+/// Keeps a link to each member, as they come and go.
+async fn follow(services: Arc<Services>, server: ActorRef<NodeServerMessage>, tls: NodeTls) {
+    let mut members = services.cluster.members();
+    let mut kept: BTreeMap<NodeId, (SocketAddr, tokio::task::JoinHandle<()>)> = BTreeMap::new();
+    loop {
+        let now = members.borrow_and_update().clone();
+        let addresses = now.iter().filter(|(peer, _)| **peer != services.node).map(|(peer, member)| (*peer, member.actors));
+        let addresses: BTreeMap<NodeId, SocketAddr> = addresses.collect();
+        let gone: Vec<NodeId> =
+            kept.iter().filter(|(peer, (address, _))| addresses.get(peer) != Some(address)).map(|(peer, _)| *peer).collect();
+        for peer in gone {
+            if let Some((_, keeping)) = kept.remove(&peer) {
+                keeping.abort();
+            }
+            end_session(&server, peer).await;
+        }
+        for (peer, address) in addresses {
+            kept.entry(peer)
+                .or_insert_with(|| (address, tokio::spawn(keep(services.clone(), server.clone(), peer, address, tls.clone()))));
+        }
+        if members.changed().await.is_err() || server.get_status() >= ActorStatus::Stopping {
+            return;
+        }
+    }
 }
 
 /// Takes the others' connections, for ever; a slow handshake holds nobody up.

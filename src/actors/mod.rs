@@ -20,6 +20,7 @@ pub mod dialog;
 pub mod directory;
 pub mod edge;
 pub mod gateway;
+pub mod lookup;
 pub mod media;
 pub mod media_leg;
 pub mod node;

@@ -41,8 +41,8 @@ pub struct Start {
     pub services: Arc<Services>,
     /// What the relay's threads tell.
     pub events: mpsc::Receiver<Event>,
-    /// The links to the others; none for a node alone.
-    pub links: Option<LinkSettings>,
+    /// The links to the others.
+    pub links: LinkSettings,
 }
 
 /// The actor.
@@ -68,9 +68,7 @@ impl Actor for NodeActor {
         let mut running = Running { services, media, children: Vec::new() };
         running.spawn(&myself, Child::Gateway).await?;
         running.spawn(&myself, Child::Media).await?;
-        if let Some(links) = links {
-            gateway::link(&running.services, links, myself.get_cell()).await?;
-        }
+        gateway::link(&running.services, links, myself.get_cell()).await?;
         for vnode in running.services.cluster.vnodes() {
             running.spawn(&myself, Child::Vnode(vnode)).await?;
         }

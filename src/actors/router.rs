@@ -250,7 +250,7 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
     let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
     // In the moments of a takeover the phone's retransmission is sooner than anything that we could tell it;
     // without a majority there is nobody to wait for.
-    if !sent && packet.passed_on.is_none() && !services.cluster.has_majority() {
+    if !sent && packet.passed_on.is_none() && !services.cluster.may_commit(vnode) {
         refuse(unavailable(&request));
     }
 }

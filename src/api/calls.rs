@@ -12,6 +12,7 @@ use super::Api;
 use super::problem::{Problem, Query};
 use super::registrations::Page;
 use crate::actors::gateway::{Answer, Question, hang_up_here};
+use crate::actors::lookup;
 use crate::clock;
 use crate::cluster::state::records::{CallRecord, decode};
 use crate::ids::{CallId, VnodeId};
@@ -45,10 +46,7 @@ pub(super) struct CallView {
 pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<CallsView>, Problem> {
     let mut live = Vec::new();
     for vnode in api.services.cluster.vnodes() {
-        let records = api.services.cluster.read(vnode, |state| {
-            state.calls().filter(|(_, entry)| !entry.ended).map(|(_, entry)| (vnode, entry.record.clone())).collect::<Vec<_>>()
-        });
-        live.extend(records.unwrap_or_default());
+        live.extend(lookup::calls(&api.services, vnode).await?.into_iter().map(|record| (vnode, record)));
     }
     let total = live.len();
     let calls = page.of(live.into_iter()).into_iter().filter_map(|(vnode, record)| view(&api, vnode, &record)).collect();
@@ -59,7 +57,7 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
 #[utoipa::path(get, path = "/v1/calls/{id}", params(("id" = String, Path, description = "The call's name")),
     responses((status = OK, body = CallView), (status = NOT_FOUND, body = super::problem::ProblemView)))]
 pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<CallView>, Problem> {
-    let (vnode, record) = find(&api, &id)?;
+    let (vnode, record) = find(&api, &id).await?;
     view(&api, vnode, &record).map(Json).ok_or_else(|| Problem::not_found("call"))
 }
 
@@ -67,7 +65,7 @@ pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Resu
 #[utoipa::path(delete, path = "/v1/calls/{id}", params(("id" = String, Path, description = "The call's name")),
     responses((status = ACCEPTED, description = "Both sides are being hung up on"), (status = NOT_FOUND, body = super::problem::ProblemView)))]
 pub(super) async fn hang_up(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    let (vnode, _) = find(&api, &id)?;
+    let (vnode, _) = find(&api, &id).await?;
     let call: CallId = id.parse().map_err(|_| Problem::not_found("call"))?;
     let services = &api.services;
     if hang_up_here(services, call) {
@@ -77,19 +75,13 @@ pub(super) async fn hang_up(State(api): State<Api>, Path(id): Path<String>) -> R
     let nobody = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The call's owner is not there at the moment.");
     match services.gateways.ask(services, owner.ok_or_else(nobody)?, &Question::HangUp { call }).await {
         Some(Answer::HungUp(true)) => Ok(StatusCode::ACCEPTED),
-        Some(Answer::HungUp(false) | Answer::Bindings(_)) | None => Err(nobody()),
+        Some(Answer::HungUp(false) | Answer::Bindings(_) | Answer::Calls(_) | Answer::AllBindings(_)) | None => Err(nobody()),
     }
 }
 
-fn find(api: &Api, id: &str) -> Result<(VnodeId, bytes::Bytes), Problem> {
+async fn find(api: &Api, id: &str) -> Result<(VnodeId, bytes::Bytes), Problem> {
     let call: CallId = id.parse().map_err(|_| Problem::not_found("call"))?;
-    let found = api.services.cluster.vnodes().into_iter().find_map(|vnode| {
-        let live = |state: &crate::cluster::state::VnodeState| {
-            state.call(call).filter(|entry| !entry.ended).map(|entry| entry.record.clone())
-        };
-        api.services.cluster.read(vnode, live).flatten().map(|record| (vnode, record))
-    });
-    found.ok_or_else(|| Problem::not_found("call"))
+    lookup::call(&api.services, call).await?.ok_or_else(|| Problem::not_found("call"))
 }
 
 fn view(api: &Api, vnode: VnodeId, record: &[u8]) -> Option<CallView> {

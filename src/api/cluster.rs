@@ -1,5 +1,7 @@
 //! `/v1/cluster`: the nodes and the vnodes as this node sees them, and where operators want them.
 
+use std::net::SocketAddr;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -10,7 +12,7 @@ use super::Api;
 use super::problem::{Body, Problem};
 use crate::actors::gateway::Gateways;
 use crate::cluster::Ownership;
-use crate::cluster::state::MetaCommand;
+use crate::cluster::state::{Member, MetaCommand};
 use crate::cluster::wire::Reach;
 use crate::ids::{NodeId, VnodeId};
 
@@ -18,6 +20,8 @@ use crate::ids::{NodeId, VnodeId};
 pub(super) struct ClusterView {
     /// The node that answers.
     node: u64,
+    /// Whether the nodes hold what they shall: while they don't, a node has joined or leaves.
+    settled: bool,
     nodes: Vec<NodeView>,
     vnodes: Vec<VnodeView>,
     /// Calls that this node carries, ended ones that linger included.
@@ -33,8 +37,10 @@ pub(super) struct ClusterView {
 #[derive(Serialize, ToSchema)]
 struct NodeView {
     id: u64,
-    /// `up`, `draining`, `catching_up`, `refused` (no process there), `silent` or `unknown`.
+    /// `up`, `draining`, `catching_up`, `refused` (no process there), `silent`, `unknown`, or `misconfigured` (it has other vnodes).
     state: &'static str,
+    /// It leaves as soon as others hold what it holds.
+    leaving: bool,
     /// Whether what belongs to it can be passed on to it.
     linked: bool,
 }
@@ -48,6 +54,10 @@ struct VnodeView {
     owner: Option<u64>,
     /// The node that it is at home on.
     home: Option<u64>,
+    /// The nodes that shall hold its records, its home first.
+    replicas: Vec<u64>,
+    /// The nodes that hold them.
+    held_by: Vec<u64>,
     /// What this node is to it: `owner`, `custodian` or `none`.
     here: &'static str,
     /// Whether its address is open on this node.
@@ -64,11 +74,14 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         (false, true) => "up",
         (false, false) => "catching_up",
     };
-    let own = NodeView { id: services.node.0, state, linked: true };
+    let leaving = |node: NodeId| cluster.read_meta(|meta| meta.shape().members.get(&node).is_some_and(|member| member.leaving));
+    let own = NodeView { id: services.node.0, state, linked: true, leaving: leaving(services.node) };
     let others = cluster.peers().into_iter().map(|(node, reach)| NodeView {
         id: node.0,
         linked: Gateways::is_linked(node),
+        leaving: leaving(node),
         state: match reach {
+            Reach::Up(hello) if !cluster.agrees(&hello) => "misconfigured",
             Reach::Up(hello) if hello.draining => "draining",
             Reach::Up(hello) if hello.ready => "up",
             Reach::Up(_) => "catching_up",
@@ -84,6 +97,8 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         address: services.config.sip_address_of(vnode).map(|address| address.to_string()).unwrap_or_default(),
         owner: cluster.owner_of(vnode).map(|node| node.0),
         home: cluster.home(vnode).map(|node| node.0),
+        replicas: cluster.holders(vnode).into_iter().map(|node| node.0).collect(),
+        held_by: cluster.read_meta(|meta| meta.placed(vnode).into_iter().flatten().map(|node| node.0).collect()),
         here: match cluster.ownership(vnode).map(|ownership| *ownership.borrow()) {
             Some(Ownership::Owner { .. }) => "owner",
             Some(Ownership::Custodian) => "custodian",
@@ -93,6 +108,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
     });
     Json(ClusterView {
         node: services.node.0,
+        settled: cluster.read_meta(|meta| meta.shapes() > 0 && meta.is_settled()),
         nodes,
         vnodes: vnodes.collect(),
         calls: services.directory.len(),
@@ -117,8 +133,9 @@ pub(super) async fn move_vnode(
     Path(vnode): Path<u16>,
     Body(home): Body<Home>,
 ) -> Result<StatusCode, Problem> {
-    let home = Some(known_node(&api, home.node)?);
-    wish(&api, MetaCommand::MoveVnode { vnode: known_vnode(&api, vnode)?, home }).await
+    let (vnode, home) = (known_vnode(&api, vnode)?, known_node(&api, home.node)?);
+    api.services.cluster.hold(vnode, home).await?;
+    wish(&api, MetaCommand::MoveVnode { vnode, home: Some(home) }).await
 }
 
 /// Sends a vnode back to the node that the configuration says
@@ -140,6 +157,38 @@ pub(super) async fn drain(State(api): State<Api>, Path(node): Path<u64>) -> Resu
     responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView)))]
 pub(super) async fn undrain(State(api): State<Api>, Path(node): Path<u64>) -> Result<StatusCode, Problem> {
     wish(&api, MetaCommand::DrainNode { node: known_node(&api, node)?, drain: false }).await
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Joining {
+    /// Where the others reach its Raft wire, `address:port`.
+    #[schema(value_type = String)]
+    raft: SocketAddr,
+    /// Where they reach its actor link.
+    #[schema(value_type = String)]
+    actors: SocketAddr,
+}
+
+/// Makes a node one of the cluster's; its share of the vnodes comes to it
+#[utoipa::path(put, path = "/v1/nodes/{node}", params(("node" = u64, Path, description = "The node's number")), request_body = Joining,
+    responses((status = ACCEPTED), (status = CONFLICT, body = super::problem::ProblemView)))]
+pub(super) async fn join(
+    State(api): State<Api>,
+    Path(node): Path<u64>,
+    Body(joining): Body<Joining>,
+) -> Result<StatusCode, Problem> {
+    let Joining { raft, actors } = joining;
+    api.services.cluster.join(NodeId(node), Member { raft, actors, leaving: false }).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Makes a node leave, dead or alive: others take over what it holds, and then it is a member no more
+#[utoipa::path(delete, path = "/v1/nodes/{node}", params(("node" = u64, Path, description = "The node's number")),
+    responses((status = ACCEPTED), (status = NOT_FOUND, body = super::problem::ProblemView), (status = CONFLICT, body = super::problem::ProblemView)))]
+pub(super) async fn leave(State(api): State<Api>, Path(node): Path<u64>) -> Result<StatusCode, Problem> {
+    api.services.cluster.leave(NodeId(node)).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 fn known_node(api: &Api, node: u64) -> Result<NodeId, Problem> {

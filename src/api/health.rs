@@ -16,6 +16,12 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Proble
     if cluster.is_draining() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "This node is being drained."));
     }
+    if !cluster.is_member() {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is none of the cluster's: it has left, or `tandem join` is missing.",
+        ));
+    }
     match (cluster.is_ready(), cluster.has_majority()) {
         (true, true) => Ok("ready\n"),
         (false, _) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "This node is still catching up.")),

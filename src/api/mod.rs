@@ -56,6 +56,7 @@ impl Api {
             .routes(routes!(cluster::show))
             .routes(routes!(cluster::move_vnode, cluster::move_vnode_back))
             .routes(routes!(cluster::drain, cluster::undrain))
+            .routes(routes!(cluster::join, cluster::leave))
             .routes(routes!(registrations::list))
             .routes(routes!(calls::list))
             .routes(routes!(calls::show, calls::hang_up))

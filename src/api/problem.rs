@@ -9,7 +9,9 @@ use problem_details::ProblemDetails;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use crate::actors::lookup::NotThere;
 use crate::cluster::ProposeError;
+use crate::cluster::membership::ReshapeError;
 
 /// A problem: a status and a sentence.
 #[derive(Debug)]
@@ -40,6 +42,23 @@ impl Problem {
 impl From<ProposeError> for Problem {
     fn from(error: ProposeError) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("It was not committed: {error}."))
+    }
+}
+
+impl From<NotThere> for Problem {
+    fn from(error: NotThere) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("Not all is to be seen: {error}."))
+    }
+}
+
+impl From<ReshapeError> for Problem {
+    fn from(error: ReshapeError) -> Self {
+        let status = match error {
+            ReshapeError::Propose(error) => return error.into(),
+            ReshapeError::NoSuchNode => return Self::not_found("node"),
+            ReshapeError::Busy | ReshapeError::Exists(_) | ReshapeError::Last | ReshapeError::NotYet => StatusCode::CONFLICT,
+        };
+        Self::new(status, format!("The membership stays as it is: {error}."))
     }
 }
 

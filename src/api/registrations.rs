@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::problem::{Problem, Query};
+use crate::actors::lookup;
 use crate::actors::records::decode_bindings;
 use crate::clock;
 
@@ -51,14 +52,10 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
     let now = clock::now();
     let mut all = Vec::new();
     for vnode in api.services.cluster.vnodes() {
-        let records = api
-            .services
-            .cluster
-            .read(vnode, |state| state.all_bindings().map(|(aor, record)| (aor.to_string(), record.clone())).collect::<Vec<_>>());
-        for (aor, record) in records.unwrap_or_default() {
+        for (aor, record) in lookup::bindings(&api.services, vnode).await? {
             let bindings = decode_bindings(&record).unwrap_or_default();
             all.extend(bindings.into_iter().filter(|binding| binding.expires > now).map(|binding| RegistrationView {
-                aor: aor.clone(),
+                aor: aor.to_string(),
                 vnode: vnode.0,
                 contact: binding.contact.to_string(),
                 flow: format!("{} {} <- {}", binding.flow.transport, binding.flow.local, binding.flow.remote),

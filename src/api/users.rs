@@ -88,7 +88,7 @@ pub(super) async fn create(State(api): State<Api>, Body(new): Body<NewUser>) -> 
     let put = MetaCommand::PutUser { aor: aor.clone(), user, replace: false };
     match api.services.cluster.propose_meta(put).await? {
         Reply::Exists => Err(Problem::new(StatusCode::CONFLICT, "There is a user of that name.")),
-        Reply::Done | Reply::NotFound | Reply::WrongGroup => Ok((StatusCode::CREATED, Json(view(&aor)))),
+        Reply::Done | Reply::NotFound | Reply::WrongGroup | Reply::Outdated => Ok((StatusCode::CREATED, Json(view(&aor)))),
     }
 }
 
@@ -131,6 +131,6 @@ pub(super) async fn replace(
 pub(super) async fn delete(State(api): State<Api>, Path(user): Path<String>) -> Result<StatusCode, Problem> {
     match api.services.cluster.propose_meta(MetaCommand::DeleteUser { aor: aor(&api, &user) }).await? {
         Reply::NotFound => Err(Problem::not_found("user")),
-        Reply::Done | Reply::Exists | Reply::WrongGroup => Ok(StatusCode::NO_CONTENT),
+        Reply::Done | Reply::Exists | Reply::WrongGroup | Reply::Outdated => Ok(StatusCode::NO_CONTENT),
     }
 }

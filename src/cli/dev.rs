@@ -35,6 +35,9 @@ pub struct Dev {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
+    /// How many more may join: their configurations are written, and they are not started.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=6))]
+    later: u16,
     /// Where the files go; what is there is used again.
     #[arg(long, default_value = "dev")]
     dir: PathBuf,
@@ -67,6 +70,7 @@ impl Dev {
         let layout = Layout {
             dir: self.dir,
             nodes: self.nodes,
+            later: self.later,
             domain: self.domain,
             first_address: self.first_address,
             sip_port: self.sip_port,

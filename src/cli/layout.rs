@@ -18,8 +18,10 @@ const VNODES_PER_NODE: u16 = 2;
 pub struct Layout {
     /// The directory for all files.
     pub dir: PathBuf,
-    /// How many nodes.
+    /// How many nodes found the cluster.
     pub nodes: u16,
+    /// How many may join them later; each has two vnodes too, which are on the others until then.
+    pub later: u16,
     /// The users' domain.
     pub domain: String,
     /// The first vnode's address; the others follow.
@@ -42,9 +44,13 @@ pub struct User {
 }
 
 impl Layout {
-    /// The nodes' numbers.
+    /// The founders' numbers.
     pub fn node_ids(&self) -> impl Iterator<Item = u16> + use<> {
         1..=self.nodes
+    }
+
+    fn all(&self) -> u16 {
+        self.nodes + self.later
     }
 
     /// The API of a node.
@@ -54,7 +60,7 @@ impl Layout {
 
     /// SIP's addresses, vnode by vnode.
     pub fn sip(&self) -> Vec<SocketAddr> {
-        (0..self.nodes * VNODES_PER_NODE).map(|n| SocketAddr::new(self.address(n), self.sip_port)).collect()
+        (0..self.all() * VNODES_PER_NODE).map(|n| SocketAddr::new(self.address(n), self.sip_port)).collect()
     }
 
     /// The configuration file of a node.
@@ -80,11 +86,11 @@ impl Layout {
     pub fn write(&self) -> anyhow::Result<String> {
         std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
         let dir = self.dir.canonicalize()?;
-        let ids: Vec<u64> = self.node_ids().map(u64::from).collect();
+        let ids: Vec<u64> = (1..=self.all()).map(u64::from).collect();
         let tls = development_ca(&dir.join("tls"), &ids)?;
         let secret = api::token(&dir.join("secret")).context("cannot make the cluster's secret")?;
         let token = api::token(&dir.join("token")).context("cannot make the API's token")?;
-        for (node, tls) in self.node_ids().zip(tls) {
+        for (node, tls) in (1..=self.all()).zip(tls) {
             let config = self.config(&dir, node, tls, &secret);
             std::fs::write(self.config_file(node), toml::to_string(&config)?)?;
         }
@@ -95,7 +101,7 @@ impl Layout {
         let member = |id: u16| config::Member {
             id: NodeId(id.into()),
             raft: loopback(self.wire_port + id - 1),
-            actors: loopback(self.wire_port + self.nodes + id - 1),
+            actors: loopback(self.wire_port + self.all() + id - 1),
         };
         let vnode =
             |n: u16| config::Vnode { id: VnodeId(n + 1), address: self.address(n), home: NodeId(u64::from(n % self.nodes) + 1) };
@@ -106,8 +112,10 @@ impl Layout {
                 ca: tls.ca,
                 cert: tls.cert,
                 key: tls.key,
-                member: self.node_ids().map(member).collect(),
-                vnode: (0..self.nodes * VNODES_PER_NODE).map(vnode).collect(),
+                replicas: 3,
+                // Who comes later knows the founders and itself.
+                member: (1..=self.all()).filter(|id| *id <= self.nodes || *id == node).map(member).collect(),
+                vnode: (0..self.all() * VNODES_PER_NODE).map(vnode).collect(),
             },
             address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
             sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5], t1: 500 },

@@ -36,6 +36,10 @@ pub enum Command {
     Drain(moves::Drain),
     /// Let a node have its vnodes again.
     Undrain(moves::Drain),
+    /// Make a node one of the cluster's: it runs already, and gets its share.
+    Join(moves::Join),
+    /// Make a node leave, dead or alive: others take over what it holds.
+    Leave(moves::Leave),
     /// Show the nodes, the vnodes and who owns them.
     Status(status::Status),
     /// Keep a node's disk: `serve` starts this.

@@ -1,7 +1,8 @@
-//! `tandem move`, `tandem drain`, `tandem undrain`: where the vnodes shall be. Layer: program.
+//! `tandem move`, `drain`, `undrain`, `join`, `leave`: where the vnodes shall be, and who the nodes are. Layer: program.
 //!
 //! Each says what is wanted and waits until it is so. Calls go on meanwhile, and nothing is lost when the waiting ends early.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::http::{ApiClient, Target};
+use crate::config::Config;
 
 /// So long a wish may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// So long a node may take to come or go: all that it holds moves.
+const LONG: Duration = Duration::from_secs(600);
 /// How often we look.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -36,6 +40,58 @@ pub struct Drain {
     node: Option<u64>,
     #[command(flatten)]
     target: Target,
+}
+
+/// The arguments of `join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// The new node's configuration, which says who and where it is.
+    #[arg(long)]
+    config: PathBuf,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The arguments of `leave`.
+#[derive(Debug, Args)]
+pub struct Leave {
+    /// The node's number.
+    node: u64,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Join {
+    /// Makes a node one of the cluster's.
+    pub async fn run(self) -> ExitCode {
+        told(self.carry_out().await)
+    }
+
+    async fn carry_out(&self) -> anyhow::Result<String> {
+        let config = Config::load(&self.config)?;
+        let id = config.node.id;
+        let own = config.cluster.member.iter().find(|member| member.id == id).context("the node is no member of its cluster")?;
+        let api = self.target.client()?;
+        let body = json!({"raft": own.raft, "actors": own.actors});
+        api.ask(Method::PUT, &format!("/v1/nodes/{}", id.0), Some(&body)).await?;
+        let is_up = |cluster: &Value| all(cluster, "nodes", |node| node["id"] != id.0 || node["state"] == "up");
+        wait_for(&api, LONG, |cluster| cluster["settled"] == true && is_up(cluster)).await?;
+        Ok(format!("node {} is a member", id.0))
+    }
+}
+
+impl Leave {
+    /// Makes a node leave.
+    pub async fn run(self) -> ExitCode {
+        told(self.carry_out().await)
+    }
+
+    async fn carry_out(&self) -> anyhow::Result<String> {
+        let (api, node) = (self.target.client()?, self.node);
+        api.ask(Method::DELETE, &format!("/v1/nodes/{node}"), None).await?;
+        wait_for(&api, LONG, |cluster| cluster["settled"] == true && all(cluster, "nodes", |known| known["id"] != node)).await?;
+        Ok(format!("node {node} has left"))
+    }
 }
 
 impl Move {
@@ -79,14 +135,18 @@ fn all(cluster: &Value, key: &str, is: impl Fn(&Value) -> bool) -> bool {
 }
 
 async fn wait(api: &ApiClient, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    wait_for(api, PATIENCE, is_so).await
+}
+
+async fn wait_for(api: &ApiClient, patience: Duration, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         if is_so(&api.get("/v1/cluster").await?) {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
     }
-    bail!("it is wanted, and not so after {} s: `tandem status` shows which nodes are there", PATIENCE.as_secs())
+    bail!("it is wanted, and not so after {} s: `tandem status` shows which nodes are there", patience.as_secs())
 }
 
 fn told(result: anyhow::Result<String>) -> ExitCode {

@@ -32,13 +32,16 @@ impl Status {
         let registrations = api.get("/v1/registrations?limit=0").await?;
         println!("node   state");
         for node in cluster["nodes"].as_array().into_iter().flatten() {
-            println!("{:<6} {}", node["id"].to_string(), node["state"].as_str().unwrap_or("?"));
+            let leaving = if node["leaving"] == true { ", leaving" } else { "" };
+            println!("{:<6} {}{leaving}", node["id"].to_string(), node["state"].as_str().unwrap_or("?"));
         }
-        println!("\nvnode  address               owner  home");
+        println!("\nvnode  address               owner  home   held by");
         for vnode in cluster["vnodes"].as_array().into_iter().flatten() {
             let number = |key: &str| vnode[key].as_u64().map_or_else(|| "-".to_owned(), |n| n.to_string());
             let address = vnode["address"].as_str().unwrap_or("?");
-            println!("{:<6} {:<21} {:<6} {}", number("id"), address, number("owner"), number("home"));
+            let held: Vec<String> = vnode["held_by"].as_array().into_iter().flatten().map(ToString::to_string).collect();
+            let (owner, home, held) = (number("owner"), number("home"), held.join(" "));
+            println!("{:<6} {address:<21} {owner:<6} {home:<6} {held}", number("id"));
         }
         println!("\n{} calls, {} registrations", calls["total"], registrations["total"]);
         Ok(())

@@ -49,13 +49,16 @@ pub async fn run(cluster: Arc<Cluster>) {
 /// The other node on which a vnode of ours should be, and can be.
 fn wanted(cluster: &Cluster, vnode: VnodeId) -> Option<NodeId> {
     let home = cluster.home(vnode).filter(|home| *home != cluster.node && may_take(cluster, vnode, *home));
-    home.or_else(|| if cluster.is_draining() { heir(cluster, vnode) } else { None })
+    let leaves = cluster.is_draining() || !cluster.holders(vnode).contains(&cluster.node);
+    home.or_else(|| if leaves { heir(cluster, vnode) } else { None })
 }
 
 /// Who takes what this node must not keep: turn about, so that the load is shared.
 fn heir(cluster: &Cluster, vnode: VnodeId) -> Option<NodeId> {
-    let mut heirs: Vec<NodeId> = cluster.links.keys().copied().filter(|peer| may_take(cluster, vnode, *peer)).collect();
-    let turn = usize::from(vnode.0) / (cluster.links.len() + 1) % heirs.len().max(1);
+    let peers = cluster.links.peers();
+    let turn = usize::from(vnode.0) / (peers.len() + 1);
+    let mut heirs: Vec<NodeId> = peers.into_iter().filter(|peer| may_take(cluster, vnode, *peer)).collect();
+    let turn = turn % heirs.len().max(1);
     heirs.rotate_left(turn);
     heirs.first().copied()
 }
@@ -69,8 +72,7 @@ pub async fn hand_everything_over(cluster: &Cluster) {
     while tokio::time::Instant::now() < deadline {
         let led: Vec<VnodeId> =
             cluster.vnodes().into_iter().filter(|vnode| cluster.owner_of(*vnode) == Some(cluster.node)).collect();
-        let stays = |link: &std::sync::Arc<super::wire::Link>| matches!(*link.reach().borrow(), Reach::Up(hello) if hello.ready && !hello.draining);
-        if led.is_empty() || !cluster.links.values().any(stays) {
+        if led.is_empty() || !cluster.links.peers().into_iter().any(|peer| is_well(cluster, peer)) {
             return;
         }
         for vnode in led {
@@ -82,16 +84,18 @@ pub async fn hand_everything_over(cluster: &Cluster) {
     }
 }
 
-fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
-    let Some(group) = cluster.group(vnode) else { return false };
-    let up = cluster
-        .links
-        .get(&node)
-        .is_some_and(|link| matches!(*link.reach().borrow(), Reach::Up(hello) if hello.ready && !hello.draining));
-    up && is_close(group, node)
+fn is_well(cluster: &Cluster, node: NodeId) -> bool {
+    matches!(cluster.links.reach(node), Reach::Up(hello) if hello.ready && !hello.draining && cluster.agrees(&hello))
 }
 
-fn is_close(group: &Group, node: NodeId) -> bool {
+fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
+    let Some(group) = cluster.group(vnode) else { return false };
+    let shall = cluster.holders(vnode).contains(&node) && group.voters().iter().all(|voters| voters.contains(&node));
+    shall && is_well(cluster, node) && is_close(group, node)
+}
+
+/// Whether a follower, or a learner, of a group that this node leads has nearly all of it.
+pub(super) fn is_close(group: &Group, node: NodeId) -> bool {
     let metrics = group.metrics();
     let matched = metrics.replication.as_ref().and_then(|all| all.get(&node.0).cloned()).flatten();
     matched.is_some_and(|id| id.index() + CLOSE_BEHIND >= metrics.last_log_index.unwrap_or(0))
@@ -101,7 +105,15 @@ fn is_close(group: &Group, node: NodeId) -> bool {
 pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
     let (Some(group), Some(owner)) = (cluster.group(vnode), cluster.owners.get(&vnode)) else { return };
     tracing::info!(%vnode, to = %node, "moving");
-    if let (true, Some(term)) = (owner.release(true, CLOSE).await, group.leads()) {
+    if owner.release(true, CLOSE).await {
+        hand_over(cluster, group, node).await;
+    }
+    owner.release(false, CLOSE).await;
+}
+
+/// Hands the leadership of a group over, for which nothing may be sent here any more.
+pub(super) async fn hand_over(cluster: &Cluster, group: &Group, node: NodeId) {
+    if let Some(term) = group.leads() {
         let deadline = tokio::time::Instant::now() + TRANSFER;
         cluster.beats.hand_over(group.id, term, node);
         if let_go(cluster, group, node).await && group.raft.trigger().transfer_leader(node.0).await.is_ok() {
@@ -111,7 +123,6 @@ pub async fn move_to(cluster: &Cluster, vnode: VnodeId, node: NodeId) {
         }
     }
     cluster.beats.keep(group.id);
-    owner.release(false, CLOSE).await;
 }
 
 /// Waits until the successor and a majority know that their promises are void: else they would refuse to elect it.

@@ -61,13 +61,15 @@ pub struct Beats {
     leases: Mutex<Leases>,
     life: u64,
     waker: Waker,
-    peers: BTreeMap<NodeId, SocketAddr>,
+    peers: Mutex<BTreeMap<NodeId, SocketAddr>>,
     lives: Mutex<BTreeMap<NodeId, u64>>,
     groups: OnceLock<Arc<BTreeMap<GroupId, Group>>>,
     fences: BTreeMap<VnodeId, Fence>,
     addresses: Arc<Addresses>,
     /// Led by this node and to be kept to itself: a move is on its way.
     withheld: Mutex<BTreeSet<GroupId>>,
+    /// Who is about to vote, where a membership changes: nothing is held without a majority of them either.
+    joining: Mutex<BTreeMap<GroupId, BTreeSet<NodeId>>>,
     /// Whose sockets are open here.
     open: Mutex<BTreeSet<GroupId>>,
     /// Grows whenever something is held that was not held before.
@@ -94,7 +96,6 @@ impl Beats {
     pub fn start(
         node: NodeId,
         listen: SocketAddr,
-        peers: BTreeMap<NodeId, SocketAddr>,
         secret: &[u8],
         fences: BTreeMap<VnodeId, Fence>,
         addresses: Arc<Addresses>,
@@ -110,12 +111,13 @@ impl Beats {
             leases: Mutex::new(Leases::new(node, life, clock::uptime())),
             life,
             waker,
-            peers,
+            peers: Mutex::default(),
             lives: Mutex::default(),
             groups: OnceLock::new(),
             fences,
             addresses,
             withheld: Mutex::default(),
+            joining: Mutex::default(),
             open: Mutex::default(),
             gained: watch::Sender::new(0),
             echoes: watch::Sender::new(0),
@@ -139,6 +141,12 @@ impl Beats {
     /// From now on these groups are spoken for.
     pub(super) fn serve(&self, groups: Arc<BTreeMap<GroupId, Group>>) {
         let _ = self.groups.set(groups);
+        self.kick();
+    }
+
+    /// From now on these are the peers.
+    pub fn set_peers(&self, peers: BTreeMap<NodeId, SocketAddr>) {
+        *lock(&self.peers) = peers;
         self.kick();
     }
 
@@ -167,7 +175,25 @@ impl Beats {
     /// Until when this node owns a group that it leads in `term`.
     pub(super) fn held_until(&self, group: &Group, term: Term) -> Option<Uptime> {
         let now = clock::uptime();
-        lock(&self.leases).held_until(now, group.id, term, &group.voters()).filter(|until| *until > now)
+        let voters = self.voters(group);
+        lock(&self.leases).held_until(now, group.id, term, &voters).filter(|until| *until > now)
+    }
+
+    /// From now on a group that this node leads is held only with a majority of these nodes too, which are to be its voters; until
+    /// that is taken back. What was held before without them is over after a [`super::lease::LEASE`].
+    pub fn hold_with(&self, group: GroupId, voters: Option<BTreeSet<NodeId>>) {
+        let mut joining = lock(&self.joining);
+        match voters {
+            Some(voters) => drop(joining.insert(group, voters)),
+            None => drop(joining.remove(&group)),
+        }
+    }
+
+    /// Whose majorities hold a group.
+    fn voters(&self, group: &Group) -> Vec<BTreeSet<NodeId>> {
+        let mut voters = group.voters();
+        voters.extend(lock(&self.joining).get(&group.id).cloned());
+        voters
     }
 
     /// Changes when something is held that was not.
@@ -320,7 +346,7 @@ impl Thread {
         let mut leases = lock(&self.beats.leases);
         for group in self.beats.groups.get().into_iter().flat_map(|groups| groups.values()) {
             let Some(term) = group.leads() else { continue };
-            let voters = group.voters();
+            let voters = self.beats.voters(group);
             let withheld = lock(&self.beats.withheld).contains(&group.id);
             if awake && !withheld && leases.hears_majority(now, &voters) {
                 leads.push((group.id, term));
@@ -332,8 +358,9 @@ impl Thread {
         }
         let beat = Packet::Beat(leases.beat(now, leads));
         drop(leases);
-        for address in self.beats.peers.values() {
-            self.send(&beat, *address);
+        let peers: Vec<_> = lock(&self.beats.peers).values().copied().collect();
+        for address in peers {
+            self.send(&beat, address);
         }
     }
 
@@ -343,7 +370,8 @@ impl Thread {
         let mut held = BTreeSet::new();
         for group in self.beats.groups.get().into_iter().flat_map(|groups| groups.values()) {
             let Some(term) = group.leads() else { continue };
-            let until = lock(&self.beats.leases).held_until(now, group.id, term, &group.voters());
+            let voters = self.beats.voters(group);
+            let until = lock(&self.beats.leases).held_until(now, group.id, term, &voters);
             let Some(until) = until.filter(|until| *until > now) else { continue };
             if let Some(fence) = self.beats.fences.get(&VnodeId(group.id.0)) {
                 fence.extend(until);

@@ -14,7 +14,7 @@ use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
 use super::raft::GroupId;
-use super::wire::{Hello, Kind, Reach};
+use super::wire::{Hello, Kind, Link, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
 
@@ -36,20 +36,8 @@ const ELECTION: Duration = Duration::from_millis(100);
 /// Looks after all groups, for ever.
 pub async fn run(cluster: Arc<Cluster>) {
     let standing: Arc<Mutex<BTreeSet<GroupId>>> = Arc::default();
-    let refused = Arc::new(tokio::sync::Notify::new());
-    for (peer, link) in cluster.links.iter() {
-        let (cluster, refused, peer, mut reach) = (cluster.clone(), refused.clone(), *peer, link.reach());
-        tokio::spawn(async move {
-            while reach.changed().await.is_ok() {
-                if *reach.borrow_and_update() == Reach::Refused {
-                    cluster.beats.void(peer);
-                    refused.notify_one();
-                }
-            }
-        });
-    }
     loop {
-        let _ = tokio::time::timeout(LOOK, refused.notified()).await;
+        let _ = tokio::time::timeout(LOOK, cluster.refused.notified()).await;
         if cluster.is_stopping() {
             return;
         }
@@ -70,6 +58,23 @@ pub async fn run(cluster: Arc<Cluster>) {
     }
 }
 
+/// Watches one peer for its death, as long as there is a link to it.
+pub(super) async fn watch(cluster: Arc<Cluster>, peer: NodeId, link: Arc<Link>) {
+    let mut reach = link.reach();
+    let dies = async {
+        while reach.changed().await.is_ok() {
+            if *reach.borrow_and_update() == Reach::Refused {
+                cluster.beats.void(peer);
+                cluster.refused.notify_one();
+            }
+        }
+    };
+    tokio::select! {
+        () = dies => {}
+        () = link.closed() => {}
+    }
+}
+
 fn has_leader(cluster: &Cluster, group: &Group) -> bool {
     // A promise to oneself is no leader yet: that of a successor, whose predecessor's word may have been lost.
     group.leads().is_some() || cluster.beats.leader(group.id).is_some_and(|leader| leader != cluster.node)
@@ -78,7 +83,7 @@ fn has_leader(cluster: &Cluster, group: &Group) -> bool {
 /// Waits for this node's turn, and stands if nobody has won by then.
 async fn succeed(cluster: &Cluster, group: &Group) {
     let named = cluster.beats.leader(group.id) == Some(cluster.node);
-    let rank = heirs(cluster, group.id).iter().position(|node| *node == cluster.node).unwrap_or(0);
+    let rank = heirs(cluster, group).iter().position(|node| *node == cluster.node).unwrap_or(0);
     let wait = if named { NAMED } else { SECOND * u32::try_from(rank).unwrap_or(u32::MAX) };
     let turn = Instant::now() + wait;
     while Instant::now() < turn {
@@ -99,16 +104,18 @@ async fn succeed(cluster: &Cluster, group: &Group) {
 }
 
 /// The nodes that can succeed, in the order in which they stand; it turns with the group, so that load spreads.
-fn heirs(cluster: &Cluster, id: GroupId) -> Vec<NodeId> {
+fn heirs(cluster: &Cluster, group: &Group) -> Vec<NodeId> {
+    let voters = group.voters();
     let can = |node: &NodeId, reach: &Reach| {
         // While nobody is ready, all are alike.
         let fit = |hello: &Hello| (hello.ready || !cluster.life.is_ready()) && !hello.draining;
-        matches!(reach, Reach::Up(hello) if fit(hello)) && cluster.beats.is_heard(*node)
+        let votes = voters.iter().any(|voters| voters.contains(node));
+        votes && matches!(reach, Reach::Up(hello) if fit(hello)) && cluster.beats.is_heard(*node)
     };
     let peers = cluster.peers().into_iter().filter(|(node, reach)| can(node, reach)).map(|(node, _)| node);
     let mut alive: Vec<NodeId> = peers.chain([cluster.node]).collect();
     alive.sort_unstable();
-    let turn = usize::from(id.0) / (cluster.links.len() + 1) % alive.len().max(1);
+    let turn = usize::from(group.id.0) / (cluster.links.peers().len() + 1) % alive.len().max(1);
     alive.rotate_left(turn);
     alive
 }
@@ -120,13 +127,15 @@ async fn may_win(cluster: &Cluster, group: &Group) -> bool {
     }
     let Ok(last) = group.raft.with_raft_state(|state| state.log_ids.last().copied()).await else { return false };
     let question = (cluster.node, last);
-    let mut asked: FuturesUnordered<_> = cluster
-        .links
-        .iter()
-        .map(|(node, link)| async { (*node, link.call::<_, bool>(Kind::May, group.id, &question, ASK).await.unwrap_or(false)) })
-        .collect();
-    let mut yes = BTreeSet::from([cluster.node]);
     let voters = group.voters();
+    let links = cluster.links.all().into_iter().filter(|(node, _)| voters.iter().any(|voters| voters.contains(node)));
+    let mut asked: FuturesUnordered<_> =
+        links
+            .map(|(node, link)| async move {
+                (node, link.call::<_, bool>(Kind::May, group.id, &question, ASK).await.unwrap_or(false))
+            })
+            .collect();
+    let mut yes = BTreeSet::from([cluster.node]);
     let won = |yes: &BTreeSet<NodeId>| voters.iter().all(|voters| voters.intersection(yes).count() > voters.len() / 2);
     while !won(&yes) {
         match asked.next().await {

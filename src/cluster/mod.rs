@@ -14,6 +14,8 @@ pub mod beats;
 mod descriptor;
 pub mod election;
 pub mod lease;
+mod links;
+pub mod membership;
 pub mod owner;
 mod priority;
 pub mod raft;
@@ -36,6 +38,7 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftMetrics;
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -44,16 +47,18 @@ use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
 use address::{Addresses, Mover};
 use beats::Beats;
+use links::Links;
 pub use owner::Ownership;
 use raft::log::Log;
 use raft::machine::Machine;
 use raft::network::Network;
 use raft::{GroupId, Raft, TypeConfig};
 use serve::Server;
-use state::{Command, GroupState, MetaCommand, MetaState, Reply, VnodeCommand, VnodeState};
+use state::placement::{Replicas, plan};
+use state::{Command, GroupState, Member, MetaCommand, MetaState, Reply, VnodeCommand, VnodeState};
 use storage::{Place, Storage, StorageError};
 use tls::NodeTls;
-use wire::{Kind, Link, Reach, WireError};
+use wire::{Hello, Kind, Outline, Reach, WireError};
 
 /// How long a proposal may take before its promise is refused.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(2);
@@ -66,10 +71,12 @@ const RETRY: Duration = Duration::from_millis(2);
 pub struct Settings {
     /// This node.
     pub node: NodeId,
-    /// Every node's address on the Raft wire, this one's included.
-    pub members: BTreeMap<NodeId, SocketAddr>,
+    /// Where every node is, this one included: those that found a cluster together, or those by which this one finds it.
+    pub members: BTreeMap<NodeId, Member>,
     /// The vnodes, and the node each is at home on.
     pub vnodes: BTreeMap<VnodeId, NodeId>,
+    /// So many nodes hold each vnode's records, if there are so many.
+    pub replicas: usize,
     /// Their addresses.
     pub addresses: BTreeMap<VnodeId, IpAddr>,
     /// What moves them.
@@ -172,6 +179,13 @@ impl Group {
         configs.iter().map(|voters| voters.iter().copied().map(NodeId).collect()).collect()
     }
 
+    /// Who hears its log, voters and learners.
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().map(|(node, _)| NodeId(*node)).collect()
+    }
+
     /// Whether a node votes.
     fn has_voter(&self, node: NodeId) -> bool {
         self.voters().iter().any(|voters| voters.contains(&node))
@@ -194,8 +208,20 @@ struct Look {
 pub struct Cluster {
     node: NodeId,
     homes: BTreeMap<VnodeId, NodeId>,
+    /// The members by the configuration.
+    configured: BTreeMap<NodeId, Member>,
+    /// What they make of the vnodes at first.
+    first_plan: Replicas,
+    replicas: usize,
+    outline: Outline,
+    /// The members as they are known now.
+    members: watch::Sender<BTreeMap<NodeId, Member>>,
+    tls: NodeTls,
+    server: Arc<Server>,
     groups: Arc<BTreeMap<GroupId, Group>>,
-    links: Arc<BTreeMap<NodeId, Arc<Link>>>,
+    links: Arc<Links>,
+    /// Some peer has died.
+    refused: tokio::sync::Notify,
     storage: Arc<Storage>,
     life: Arc<recovery::Life>,
     beats: Arc<Beats>,
@@ -211,8 +237,9 @@ pub struct Cluster {
 impl Cluster {
     /// Opens the storage, starts the groups and the links, and everything that keeps them going.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
-        let Settings { node, members, vnodes, addresses, mover, dir, storage, tls, secret } = settings;
-        let listen = *members.get(&node).ok_or(StartError::NotAMember(node))?;
+        let Settings { node, members, vnodes, replicas, addresses, mover, dir, storage, tls, secret } = settings;
+        let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
+        let outline = outline(&members, &vnodes, &addresses);
         let storage = tokio::task::spawn_blocking(move || Storage::open(&dir, &storage))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
@@ -220,18 +247,12 @@ impl Cluster {
         let listener = TcpListener::bind(listen).await.and_then(TcpListener::into_std).map_err(cannot_listen)?;
         let listener = TcpListener::from_std(descriptor::high(listener)).map_err(cannot_listen)?;
         let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
-        let peers = members.iter().filter(|(peer, _)| **peer != node).map(|(peer, address)| (*peer, *address)).collect();
         let fenced = |(vnode, ip): (VnodeId, IpAddr)| Some((vnode, (ip, fences.get(&vnode)?.clone())));
         let addresses = Addresses::start(mover, addresses.into_iter().filter_map(fenced).collect()).map_err(StartError::Guard)?;
-        let beats = Beats::start(node, listen, peers, &secret, fences.clone(), addresses.clone()).map_err(cannot_listen)?;
-        let life = Arc::new(recovery::Life::new(node, beats.life(), storage.memory()));
+        let beats = Beats::start(node, listen, &secret, fences.clone(), addresses.clone()).map_err(cannot_listen)?;
+        let life = Arc::new(recovery::Life::new(node, beats.life(), storage.memory(), outline));
         let server = Arc::new(Server::new(node, life.clone(), beats.clone()));
-        let links: BTreeMap<NodeId, Arc<Link>> = members
-            .iter()
-            .filter(|(peer, _)| **peer != node)
-            .map(|(peer, address)| (*peer, Link::start(*peer, *address, tls.clone(), server.clone())))
-            .collect();
-        let links = Arc::new(links);
+        let links: Arc<Links> = Arc::default();
         let mut groups = BTreeMap::new();
         for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {
             groups.insert(id, start_group(node, id, &storage, &links).await?);
@@ -239,13 +260,23 @@ impl Cluster {
         let groups = Arc::new(groups);
         server.open(groups.clone());
         beats.serve(groups.clone());
-        tokio::spawn(wire::accept(listener, tls, server));
+        tokio::spawn(wire::accept(listener, tls.clone(), server.clone()));
+        let nodes = members.keys().copied().collect();
+        let first_plan = plan(&vnodes.iter().map(|(vnode, home)| (*vnode, vec![*home])).collect(), &nodes, replicas);
         let owners = vnodes.keys().map(|vnode| (*vnode, Arc::new(owner::Owner::new()))).collect();
         let cluster = Arc::new(Self {
             node,
             homes: vnodes,
+            configured: members,
+            first_plan,
+            replicas,
+            outline,
+            members: watch::Sender::new(BTreeMap::new()),
+            tls,
+            server,
             groups,
             links,
+            refused: tokio::sync::Notify::new(),
             storage,
             life,
             beats,
@@ -256,6 +287,8 @@ impl Cluster {
             broken: watch::Sender::new(false),
             meta_look: tokio::sync::Mutex::new(None),
         });
+        membership::connect(&cluster);
+        tokio::spawn(membership::run(cluster.clone()));
         tokio::spawn(recovery::run(cluster.clone()));
         tokio::spawn(election::run(cluster.clone()));
         for vnode in cluster.vnodes() {
@@ -279,16 +312,24 @@ impl Cluster {
         self.homes.keys().copied().collect()
     }
 
-    /// The node that a vnode is at home on: the one that an operator chose, or the configuration.
+    /// The node that a vnode is at home on: the one that an operator chose, or the first of those that hold it.
     pub fn home(&self, vnode: VnodeId) -> Option<NodeId> {
-        self.read_meta(|meta| meta.home(vnode)).or_else(|| self.homes.get(&vnode).copied())
+        self.read_meta(|meta| meta.home(vnode)).or_else(|| self.holders(vnode).first().copied())
     }
 
     /// Every node, in order.
     pub fn nodes(&self) -> Vec<NodeId> {
-        let mut nodes: Vec<_> = self.links.keys().copied().chain([self.node]).collect();
-        nodes.sort_unstable();
-        nodes
+        self.members.borrow().keys().copied().collect()
+    }
+
+    /// Every node and where it is; changes wake the receiver.
+    pub fn members(&self) -> watch::Receiver<BTreeMap<NodeId, Member>> {
+        self.members.subscribe()
+    }
+
+    /// Whether a peer means by the cluster what this node means.
+    pub fn agrees(&self, hello: &Hello) -> bool {
+        hello.outline.is_none_or(|outline| outline.vnodes == self.outline.vnodes)
     }
 
     /// Whether nothing should be on this node, or move to it.
@@ -298,17 +339,19 @@ impl Cluster {
 
     /// Every other node, and how it looks from here.
     pub fn peers(&self) -> BTreeMap<NodeId, Reach> {
-        self.links.iter().map(|(node, link)| (*node, *link.reach().borrow())).collect()
+        self.links.all().into_iter().map(|(node, link)| (node, *link.reach().borrow())).collect()
     }
 
     /// How one peer looks; changes wake the receiver.
     pub fn reach(&self, peer: NodeId) -> Option<watch::Receiver<Reach>> {
-        self.links.get(&peer).map(|link| link.reach())
+        self.links.get(peer).map(|link| link.reach())
     }
 
     /// Who owns a vnode, as far as this node knows.
     pub fn owner_of(&self, vnode: VnodeId) -> Option<NodeId> {
-        self.group(vnode)?.leader()
+        let group = self.group(vnode)?;
+        // Who doesn't hear its log hears its owner's beats.
+        if self.holds(vnode) { group.leader() } else { self.beats.leader(group.id) }
     }
 
     /// Whether and how this node must act for a vnode.
@@ -391,7 +434,7 @@ impl Cluster {
     async fn progress(&self, group: &Group, within: Duration) -> Option<u64> {
         match group.leader()? {
             leader if leader == self.node => group.read_index(within).await,
-            leader => self.links.get(&leader)?.call::<(), u64>(Kind::Progress, group.id, &(), within).await.ok(),
+            leader => self.links.get(leader)?.call::<(), u64>(Kind::Progress, group.id, &(), within).await.ok(),
         }
     }
 
@@ -432,7 +475,7 @@ impl Cluster {
                     WriteError::Elsewhere => ProposeError::NotOwner,
                     WriteError::Late => ProposeError::Late,
                 })
-            } else if let Some(link) = leader.and_then(|leader| self.links.get(&leader)) {
+            } else if let Some(link) = leader.and_then(|leader| self.links.get(leader)) {
                 link.call(Kind::Propose, GroupId::META, &command, left).await.map_err(|error| match error {
                     WireError::Unreachable | WireError::Full => ProposeError::NoMajority,
                     WireError::Refused => ProposeError::NotOwner,
@@ -496,24 +539,39 @@ impl Cluster {
         self.groups.get(&GroupId(vnode.0)).filter(|group| group.id != GroupId::META)
     }
 
-    /// Whether enough nodes answer to commit anything.
+    /// Whether enough nodes answer to commit anything to meta.
     pub fn has_majority(&self) -> bool {
-        let up = self.links.values().filter(|link| matches!(*link.reach().borrow(), Reach::Up(_))).count();
-        up + 1 >= self.majority()
+        self.groups.get(&GroupId::META).is_some_and(|meta| self.reaches_majority(meta))
     }
 
-    /// How many nodes are a majority.
-    fn majority(&self) -> usize {
-        self.links.len().div_ceil(2) + 1
+    /// Whether enough nodes answer to commit anything to a vnode, if that is known here.
+    pub fn may_commit(&self, vnode: VnodeId) -> bool {
+        !self.holds(vnode) || self.group(vnode).is_some_and(|group| self.reaches_majority(group))
+    }
+
+    fn reaches_majority(&self, group: &Group) -> bool {
+        let up = |node: &NodeId| *node == self.node || matches!(self.links.reach(*node), Reach::Up(_));
+        let voters = group.voters();
+        !voters.is_empty() && voters.iter().all(|voters| voters.iter().filter(|node| up(node)).count() > voters.len() / 2)
     }
 }
 
-async fn start_group(
-    node: NodeId,
-    id: GroupId,
-    storage: &Arc<Storage>,
-    links: &Arc<BTreeMap<NodeId, Arc<Link>>>,
-) -> Result<Group, StartError> {
+/// What this configuration says of the cluster.
+fn outline(
+    members: &BTreeMap<NodeId, Member>,
+    vnodes: &BTreeMap<VnodeId, NodeId>,
+    addresses: &BTreeMap<VnodeId, IpAddr>,
+) -> Outline {
+    let hash = |text: String| {
+        let digest = Sha256::digest(text.as_bytes());
+        u64::from_be_bytes(digest[..8].try_into().unwrap_or_default())
+    };
+    let table: Vec<_> = vnodes.keys().map(|vnode| (vnode.0, addresses.get(vnode))).collect();
+    let who: Vec<_> = members.keys().map(|node| node.0).collect();
+    Outline { vnodes: hash(format!("{table:?}")), members: hash(format!("{who:?} {vnodes:?}")) }
+}
+
+async fn start_group(node: NodeId, id: GroupId, storage: &Arc<Storage>, links: &Arc<Links>) -> Result<Group, StartError> {
     let empty =
         if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
     let (log_storage, machine_storage) = (storage.clone(), storage.clone());

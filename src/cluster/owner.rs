@@ -9,6 +9,7 @@
 //! **custodian** keeps the address of a vnode while most nodes are known to be dead: calls go on, new promises get 503;
 //! nobody else could own it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use super::wire::Reach;
 use super::{Cluster, Group, ProposeError};
 use crate::fence::{Fence, Pass};
-use crate::ids::VnodeId;
+use crate::ids::{NodeId, VnodeId};
 
 /// How often the lease is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -162,22 +163,28 @@ async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster:
             Err(_) => Ownership::None,
         };
     }
-    let metrics = group.metrics();
-    let led_by_another = metrics.current_leader.is_some_and(|leader| leader != metrics.id)
-        && cluster
-            .links
-            .iter()
-            .any(|(peer, link)| Some(peer.0) == metrics.current_leader && *link.reach().borrow() != Reach::Refused);
-    if *was_in_a_cluster && !led_by_another && nobody_else_can_own(cluster) {
+    if *was_in_a_cluster && may_keep(cluster, group) {
         return Ownership::Custodian;
     }
     Ownership::None
 }
 
-/// Whether so many nodes are known to be dead that the others cannot elect anybody without us.
-fn nobody_else_can_own(cluster: &Cluster) -> bool {
-    let perhaps_alive = cluster.peers().values().filter(|reach| **reach != Reach::Refused).count();
-    perhaps_alive + 1 < cluster.majority() || (perhaps_alive < cluster.majority() && perhaps_alive == 0)
+/// Whether so many voters are known to be dead that nobody can be elected, and this node is the one of the others that keeps the address:
+/// who led last, or else the first of them. Who isn't sure that all others think alike doesn't.
+fn may_keep(cluster: &Cluster, group: &Group) -> bool {
+    let voters = group.voters();
+    let perhaps_alive = |node: &NodeId| *node == cluster.node || cluster.links.reach(*node) != Reach::Refused;
+    let elects = |voters: &BTreeSet<NodeId>| voters.iter().filter(|node| perhaps_alive(node)).count() > voters.len() / 2;
+    if !cluster.is_placed_here(group) || !group.has_voter(cluster.node) || voters.iter().all(elects) {
+        return false;
+    }
+    match group.leader().filter(perhaps_alive) {
+        Some(leader) => leader == cluster.node,
+        None => {
+            let others = || voters.iter().flatten().filter(|node| **node != cluster.node && perhaps_alive(node));
+            others().all(|node| *node > cluster.node && matches!(cluster.links.reach(*node), Reach::Up(_)))
+        }
+    }
 }
 
 /// A read index proves that this node still leads and has applied all that was ever committed.

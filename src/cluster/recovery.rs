@@ -4,17 +4,19 @@
 //! warning) neither votes nor stands until a leader has caught it up that no other node has deposed. Only when every member is in that
 //! state do they begin: all blank founds a cluster, some doubtful starts again from the longest log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::EmptyNode;
 
-use super::wire::{Hello, Kind, Memory, Reach};
+use super::raft::GroupId;
+use super::state::placement::meta_voters;
+use super::wire::{Hello, Kind, Memory, Outline, Reach};
 use super::{Cluster, Group};
 use crate::clock;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, VnodeId};
 
 /// How often we look whether we have caught up.
 const LOOK: Duration = Duration::from_millis(50);
@@ -22,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What this process knows of its own past.
 pub struct Life {
     node: NodeId,
+    outline: Outline,
     process: u64,
     memory: Mutex<Memory>,
     may_vote: AtomicBool,
@@ -33,9 +36,10 @@ pub struct Life {
 
 impl Life {
     /// A process that has just begun, with a disk that remembers this much.
-    pub fn new(node: NodeId, process: u64, memory: Memory) -> Self {
+    pub fn new(node: NodeId, process: u64, memory: Memory, outline: Outline) -> Self {
         Self {
             node,
+            outline,
             process,
             memory: Mutex::new(memory),
             may_vote: AtomicBool::new(memory == Memory::Whole),
@@ -81,7 +85,8 @@ impl Life {
     /// What the peers hear.
     pub fn hello(&self) -> Hello {
         let (ready, draining) = (self.is_ready(), self.is_draining());
-        Hello { node: self.node, memory: self.memory(), ready, draining, life: self.process, now: Some(clock::now()) }
+        let (memory, now, outline) = (self.memory(), Some(clock::now()), Some(self.outline));
+        Hello { node: self.node, memory, ready, draining, life: self.process, now, outline }
     }
 
     fn memory(&self) -> Memory {
@@ -116,10 +121,15 @@ pub async fn run(cluster: Arc<Cluster>) {
     tracing::info!("ready");
 }
 
-/// Whether every member is here and none is sure of its memory.
+/// Whether everybody is here who could remember, and none is sure of its memory: whoever votes in some group, as far as this node
+/// knows, or else the members of the configuration, which must be the same for all that found a cluster.
 fn all_have_forgotten(cluster: &Cluster) -> bool {
-    cluster.peers().values().all(|reach| match reach {
-        Reach::Up(hello) => hello.memory != Memory::Whole,
+    let voters: BTreeSet<NodeId> = cluster.groups.values().flat_map(Group::voters).flatten().collect();
+    let founds = voters.is_empty();
+    let mut all = if founds { cluster.configured.keys().copied().collect() } else { voters };
+    all.remove(&cluster.node);
+    all.into_iter().all(|node| match cluster.links.reach(node) {
+        Reach::Up(hello) => hello.memory != Memory::Whole && (!founds || hello.outline == Some(cluster.outline)),
         Reach::Unknown | Reach::Refused | Reach::Silent => false,
     })
 }
@@ -139,29 +149,40 @@ async fn begin_together(cluster: &Cluster) {
         tracing::warn!("every member's memory is doubtful: starting again from the longest log");
         return;
     }
-    let members: BTreeMap<u64, EmptyNode> =
-        cluster.links.keys().chain([&cluster.node]).map(|node| (node.0, EmptyNode::default())).collect();
-    let first = cluster.links.keys().chain([&cluster.node]).min().copied();
-    for (id, group) in cluster.groups.iter() {
-        let founder = cluster.homes.get(&crate::ids::VnodeId(id.0)).copied().or(first);
+    let members: BTreeSet<NodeId> = cluster.configured.keys().copied().collect();
+    let first = members.first().copied();
+    for group in cluster.groups.values() {
+        let holders = cluster.holders(VnodeId(group.id.0));
+        let (founder, voters) = match holders.first() {
+            Some(home) => (Some(*home), holders),
+            None => (first, meta_voters(&BTreeSet::new(), &members).into_iter().collect()),
+        };
         if founder == Some(cluster.node) {
-            tracing::info!(group = id.0, "founding");
-            if let Err(error) = group.raft.initialize(members.clone()).await {
-                tracing::warn!(group = id.0, %error, "founding failed");
+            tracing::info!(group = group.id.0, "founding");
+            let voters: BTreeMap<u64, EmptyNode> = voters.iter().map(|node| (node.0, EmptyNode::default())).collect();
+            if let Err(error) = group.raft.initialize(voters).await {
+                tracing::warn!(group = group.id.0, %error, "founding failed");
             }
         }
     }
 }
 
-/// Whether this node has applied all that each group's leader had when it was asked.
+/// Whether this node has applied all that the leader of each group that it is to hold had when it was asked: of meta, which says which
+/// those are, first.
 async fn has_caught_up(cluster: &Cluster) -> bool {
     for group in cluster.groups.values() {
+        if group.id != GroupId::META && !cluster.is_placed_here(group) {
+            continue;
+        }
         let target = cluster.progress(group, LOOK * 4).await;
         let applied = group.metrics().last_applied.map(|id| id.index());
         if target.is_none() || applied < target {
             return false;
         }
         if cluster.life.memory() != Memory::Whole && !is_latest(cluster, group).await {
+            return false;
+        }
+        if group.id == GroupId::META && !cluster.is_member() {
             return false;
         }
     }
@@ -171,7 +192,7 @@ async fn has_caught_up(cluster: &Cluster) -> bool {
 /// Whether no node that answers knows of a later term than this one. A node that has forgotten its vote may hear first from
 /// the leader that the vote deposed: caught up by that one, it would help it to commit beside the other.
 async fn is_latest(cluster: &Cluster, group: &Group) -> bool {
-    for link in cluster.links.values().filter(|link| matches!(*link.reach().borrow(), Reach::Up(_))) {
+    for (_, link) in cluster.links.all().into_iter().filter(|(_, link)| matches!(*link.reach().borrow(), Reach::Up(_))) {
         let term = link.call::<(), u64>(Kind::Term, group.id, &(), LOOK * 4).await;
         if term.is_ok_and(|term| term > group.metrics().current_term) || term.is_err() {
             return false;

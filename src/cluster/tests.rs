@@ -8,7 +8,7 @@ use tls::{TlsFiles, development_ca};
 struct Nodes {
     dir: tempfile::TempDir,
     tls: Vec<TlsFiles>,
-    members: BTreeMap<NodeId, SocketAddr>,
+    members: BTreeMap<NodeId, Member>,
     running: BTreeMap<u64, Arc<Cluster>>,
 }
 
@@ -21,7 +21,8 @@ impl Nodes {
         let mut members = BTreeMap::new();
         for node in 1..=3 {
             let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            members.insert(NodeId(node), free.local_addr().unwrap());
+            let raft = free.local_addr().unwrap();
+            members.insert(NodeId(node), Member { raft, actors: raft, leaving: false });
         }
         let mut nodes = Self { dir, tls, members, running: BTreeMap::new() };
         for node in 1..=3 {
@@ -38,6 +39,7 @@ impl Nodes {
             node: NodeId(node),
             members: self.members.clone(),
             vnodes: (1..=3).map(|vnode| (VnodeId(vnode), NodeId(vnode.into()))).collect(),
+            replicas: 3,
             storage: Place::Thread,
             dir: self.dir.path().join(format!("n{node}")),
             addresses: BTreeMap::new(),

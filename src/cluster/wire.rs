@@ -106,6 +106,18 @@ pub struct Hello {
     /// What time it has.
     #[serde(default)]
     pub now: Option<Timestamp>,
+    /// What its configuration says of the cluster; none of a release before there were memberships.
+    #[serde(default)]
+    pub outline: Option<Outline>,
+}
+
+/// What the configurations of all nodes must say alike, each as a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outline {
+    /// The vnodes and their addresses.
+    pub vnodes: u64,
+    /// The members: of those that found a cluster together.
+    pub members: u64,
 }
 
 /// What a node remembers of its life before this process.
@@ -193,6 +205,7 @@ pub struct Link {
     pending: Pending,
     next: AtomicU64,
     reach: watch::Sender<Reach>,
+    closed: watch::Sender<bool>,
 }
 
 impl Link {
@@ -204,9 +217,33 @@ impl Link {
             pending: Pending::default(),
             next: AtomicU64::new(1),
             reach: watch::Sender::new(Reach::Unknown),
+            closed: watch::Sender::new(false),
         });
-        tokio::spawn(link.clone().keep(address, tls, server));
+        let (kept, mut closed) = (link.clone(), link.closed.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = kept.clone().keep(address, tls, server) => {}
+                _ = closed.wait_for(|closed| *closed) => kept.end(),
+            }
+        });
         link
+    }
+
+    /// Ends the connection, for good.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits until the link is closed.
+    pub async fn closed(&self) {
+        // The sender is ours: it can't have gone.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    fn end(&self) {
+        *lock(&self.queue) = None;
+        lock(&self.pending).clear();
+        self.now(Reach::Unknown);
     }
 
     /// How the peer looks; changes wake the receiver.
@@ -300,13 +337,14 @@ impl Link {
         let (queue, frames) = mpsc::channel(QUEUE);
         let writing = tokio::spawn(write(writer, frames));
         *lock(&self.queue) = Some(queue);
+        let writing = AbortOnDrop(writing);
         tokio::select! {
             _ = self.read(reader) => {}
             () = self.greet(server) => {}
         }
         *lock(&self.queue) = None;
         lock(&self.pending).clear();
-        writing.abort();
+        drop(writing);
         // Until the next attempt says more, all that is known is that it doesn't answer.
         self.now(Reach::Silent);
     }
@@ -342,6 +380,15 @@ impl Link {
             }
             tokio::time::sleep(HELLO).await;
         }
+    }
+}
+
+/// A task that ends with whoever began it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -39,6 +39,7 @@ impl World {
         let layout = Layout {
             dir: dir.path().to_owned(),
             nodes: 1,
+            later: 0,
             domain: DOMAIN.into(),
             first_address: Ipv4Addr::new(127, 0, 77, n * 4),
             sip_port: 5060,

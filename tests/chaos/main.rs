@@ -12,6 +12,7 @@ mod disk;
 mod hosts;
 mod load;
 mod majority;
+mod membership;
 mod moves;
 mod registrations;
 mod releases;

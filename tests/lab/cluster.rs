@@ -38,6 +38,8 @@ pub struct Cluster {
     net: Option<Arc<Net>>,
     pids: Vec<i32>,
     own: Vec<(usize, Child)>,
+    /// The nodes that are no members.
+    absent: Vec<usize>,
     /// The storage process of each node; it outlives its node by a moment.
     disks: Vec<i32>,
 }
@@ -85,6 +87,7 @@ impl Cluster {
             dev: Some(dev),
             net: None,
             own: Vec::new(),
+            absent: Vec::new(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Cluster {
         let layout = Layout {
             dir: dir.path().join("dev"),
             nodes: 3,
+            later: 0,
             domain: DOMAIN.into(),
             first_address: net.vnode(1),
             sip_port: SIP,
@@ -131,6 +135,7 @@ impl Cluster {
             dev: None,
             net: Some(net.clone()),
             own: Vec::new(),
+            absent: Vec::new(),
         };
         for node in 1..=3 {
             cluster.start_again(node);
@@ -143,7 +148,77 @@ impl Cluster {
         cluster
     }
 
-    /// The API of node 1, 2 or 3.
+    /// Starts founders on loopback, each by itself, which so many may join later.
+    pub async fn growing(founders: u16, later: u16, users: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let all = founders + later;
+        let ports = free_ports(all * 3);
+        let layout = Layout {
+            dir: dir.path().join("dev"),
+            nodes: founders,
+            later,
+            domain: DOMAIN.into(),
+            first_address: address(11),
+            sip_port: SIP,
+            api_port: ports,
+            wire_port: ports + all,
+        };
+        let token = layout.write().unwrap();
+        let mut cluster = Self {
+            sip: layout.sip(),
+            api: (1..=all).map(|node| layout.api(node)).collect(),
+            token,
+            disks: vec![0; all.into()],
+            pids: vec![0; all.into()],
+            dir,
+            users: (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect(),
+            dev: None,
+            net: None,
+            own: Vec::new(),
+            absent: (usize::from(founders) + 1..=all.into()).collect(),
+        };
+        for node in 1..=founders.into() {
+            cluster.start_again(node);
+        }
+        cluster.at_home().await;
+        for node in 1..=founders.into() {
+            cluster.find_disk(node);
+        }
+        let users = cluster.users.iter().map(|(name, password)| User { name: name.clone(), password: password.clone() });
+        import(&cluster.api(1), &users.collect::<Vec<_>>()).await.unwrap();
+        cluster
+    }
+
+    /// A node that has only a configuration yet is started, and joins by another one.
+    pub async fn join(&mut self, node: usize, by: usize) -> Result<String, String> {
+        self.start_again(node);
+        until("its API is there", PATIENCE, || async { self.api(node).get("/healthz").await.is_ok() }).await;
+        self.find_disk(node);
+        let config = self.dir.path().join("dev").join(format!("node{node}.toml"));
+        let joined = self.command_at(by, &["join", "--config", config.to_str().unwrap()]).await;
+        self.absent.retain(|absent| *absent != node);
+        joined
+    }
+
+    /// A node leaves, by another one's word.
+    pub async fn leave(&mut self, node: usize, by: usize) -> Result<String, String> {
+        let left = self.command_at(by, &["leave", &node.to_string()]).await;
+        if left.is_ok() {
+            self.absent.push(node);
+        }
+        left
+    }
+
+    fn find_disk(&mut self, node: usize) {
+        self.disks[node - 1] = children(self.pids[node - 1]).into_iter().find(|child| is_storage(*child)).unwrap();
+    }
+
+    /// The members.
+    pub fn present(&self) -> impl Iterator<Item = usize> + '_ {
+        (1..=self.api.len()).filter(|node| !self.absent.contains(node))
+    }
+
+    /// The API of a node.
     pub fn api(&self, node: usize) -> ApiClient {
         ApiClient::new(self.api[node - 1], &self.token)
     }
@@ -207,8 +282,16 @@ impl Cluster {
 
     /// Runs one of tandem's commands on the cluster; gives what it prints.
     pub async fn command(&self, args: &[&str]) -> Result<String, String> {
+        self.command_at(1, args).await
+    }
+
+    /// The same, and one node is asked.
+    pub async fn command_at(&self, node: usize, args: &[&str]) -> Result<String, String> {
         let mut command = tokio::process::Command::new(TANDEM);
-        command.args(args).args(["--api", &self.api[0].to_string(), "--token-file"]).arg(self.dir.path().join("dev/token"));
+        command
+            .args(args)
+            .args(["--api", &self.api[node - 1].to_string(), "--token-file"])
+            .arg(self.dir.path().join("dev/token"));
         let output = command.output().await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
@@ -271,7 +354,7 @@ impl Cluster {
 
     /// Whether every node is up and every vnode at home.
     pub async fn is_at_home(&self) -> bool {
-        at_home((1..=self.api.len()).map(|node| self.api(node))).await
+        at_home(self.present().map(|node| self.api(node))).await
     }
 
     /// A number that one node says of itself.
@@ -282,7 +365,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for disk in &self.disks {
+        for disk in self.disks.iter().filter(|disk| **disk != 0) {
             let _ = kill(Pid::from_raw(*disk), Signal::SIGCONT);
         }
         for (_, child) in &mut self.own {
@@ -296,7 +379,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("tandem-chaos-{}", std::process::id()));
             let _ = std::fs::create_dir_all(&kept);
-            for node in 1..=3 {
+            for node in 1..=self.api.len() {
                 let name = format!("node{node}.log");
                 let _ = std::fs::copy(self.dir.path().join("dev").join(&name), kept.join(&name));
             }

@@ -17,7 +17,14 @@ pub struct Running {
 
 /// Starts three nodes, registers everybody, and begins to call.
 pub async fn start(load: Load) -> Running {
-    let cluster = Cluster::start(FIRST + USERS);
+    start_on(Cluster::start(FIRST + USERS), load).await
+}
+
+/// So many users a cluster under load needs.
+pub const ALL_USERS: usize = FIRST + USERS;
+
+/// Registers everybody, and begins to call.
+pub async fn start_on(cluster: Cluster, load: Load) -> Running {
     let users = &cluster.users[FIRST..];
     let callee = Sipp::waiting("callee");
     let line = |n: usize, last: String| Line { user: &users[n].0, password: &users[n].1, last };
@@ -34,11 +41,11 @@ pub async fn start(load: Load) -> Running {
 pub async fn settled(cluster: &Cluster, cdrs: u64) {
     until("every call has its CDR and no port is open", PATIENCE, || async {
         let mut ports = 0;
-        for node in 1..=3 {
+        for node in cluster.present() {
             ports += cluster.count(node, "/v1/cluster", "media_sockets").await
                 + cluster.count(node, "/v1/cluster", "media_ports").await;
         }
-        ports == 0 && cluster.count(1, "/v1/cdrs?limit=0", "total").await == cdrs
+        ports == 0 && cluster.count(cluster.present().next().unwrap(), "/v1/cdrs?limit=0", "total").await == cdrs
     })
     .await;
 }

@@ -114,6 +114,7 @@ impl Demo {
         let layout = Layout {
             dir: dir.to_owned(),
             nodes: 3,
+            later: 0,
             domain: "tandem.test".into(),
             first_address: Ipv4Addr::new(127, 0, 1, 11),
             sip_port: 5080,

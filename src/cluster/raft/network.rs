@@ -1,6 +1,5 @@
 //! Raft's RPCs over the wire, out and in. Layer: shell.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,8 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend};
 
 use super::types::{GroupId, SnapshotData, TypeConfig};
-use crate::cluster::wire::{Kind, Link, WireError, encode};
+use crate::cluster::links::Links;
+use crate::cluster::wire::{Kind, WireError, encode};
 use crate::ids::NodeId;
 
 /// So many appends of a group may be on their way to a peer at once.
@@ -29,15 +29,16 @@ const PIPELINE: usize = 16;
 pub struct Network {
     /// The group.
     pub group: GroupId,
-    /// Our link to each peer.
-    pub links: Arc<BTreeMap<NodeId, Arc<Link>>>,
+    /// Our links to the peers.
+    pub links: Arc<Links>,
 }
 
 /// A group's way to one peer.
 pub struct Connection {
     group: GroupId,
-    /// `None` for a node that is in the membership and not in our configuration.
-    link: Option<Arc<Link>>,
+    peer: NodeId,
+    /// Where its link is found, which may be made later than this, and again.
+    links: Arc<Links>,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -46,7 +47,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Connection {
-        Connection { group: self.group, link: self.links.get(&NodeId(target)).cloned() }
+        Connection { group: self.group, peer: NodeId(target), links: self.links.clone() }
     }
 }
 
@@ -63,7 +64,7 @@ impl Connection {
         T: serde::Serialize,
         R: serde::de::DeserializeOwned,
     {
-        self.link.as_ref().ok_or(WireError::Unreachable)?.call(kind, self.group, body, deadline).await
+        self.links.get(self.peer).ok_or(WireError::Unreachable)?.call(kind, self.group, body, deadline).await
     }
 }
 
@@ -87,11 +88,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let (link, group, deadline) = (self.link.clone(), self.group, option.hard_ttl());
+        let (links, peer, group, deadline) = (self.links.clone(), self.peer, self.group, option.hard_ttl());
         let answers = input.map(move |rpc| {
             let before = rpc.prev_log_id;
             let last = rpc.entries.last().map(RaftEntry::log_id).or(before);
-            let link = link.clone();
+            let link = links.get(peer);
             let begun = link.as_ref().ok_or(WireError::Unreachable).and_then(|l| l.begin(Kind::Append, group, &encode(&rpc)));
             async move {
                 let (id, answer) = begun.map_err(rpc_error)?;

@@ -1,15 +1,37 @@
-//! What the meta group holds: users, CDRs, and where operators want the vnodes. Layer: pure.
+//! What the meta group holds: users, CDRs, the members, and where the vnodes are and shall be. Layer: pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::Reply;
+use super::placement::Replicas;
 use super::records::{CdrRecord, UserRecord};
 use crate::ids::{Aor, CallId, NodeId, VnodeId};
 
 /// This many CDRs are kept; the oldest go first. Sinks that keep them for ever are the accounting issue's.
 pub const MAX_CDRS: usize = 100_000;
+
+/// Where the other nodes reach a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its Raft wire: TCP, and UDP for the beats.
+    pub raft: SocketAddr,
+    /// Its actor link.
+    pub actors: SocketAddr,
+    /// It is to leave when others hold what it holds.
+    pub leaving: bool,
+}
+
+/// Who the nodes are, and which of them hold what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The nodes.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Who shall hold each vnode's records, its home first.
+    pub replicas: Replicas,
+}
 
 /// A change of the meta state. Variants are added, never changed: an older entry must replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +74,20 @@ pub enum MetaCommand {
         /// Whether nothing shall be there.
         drain: bool,
     },
+    /// The nodes, and who holds what, shall be these.
+    Reshape {
+        /// How often that had changed when this was thought of.
+        after: u64,
+        /// What shall be.
+        shape: Shape,
+    },
+    /// These nodes hold a vnode's records.
+    Placed {
+        /// Which.
+        vnode: VnodeId,
+        /// Who.
+        replicas: BTreeSet<NodeId>,
+    },
 }
 
 impl MetaCommand {
@@ -64,6 +100,8 @@ impl MetaCommand {
             Self::StoreCdrs { .. } => "store_cdrs",
             Self::MoveVnode { .. } => "move_vnode",
             Self::DrainNode { .. } => "drain_node",
+            Self::Reshape { .. } => "reshape",
+            Self::Placed { .. } => "placed",
         }
     }
 }
@@ -79,6 +117,12 @@ pub struct MetaState {
     homes: BTreeMap<VnodeId, NodeId>,
     #[serde(default)]
     drained: BTreeSet<NodeId>,
+    #[serde(default)]
+    shape: Shape,
+    #[serde(default)]
+    shapes: u64,
+    #[serde(default)]
+    placed: BTreeMap<VnodeId, BTreeSet<NodeId>>,
 }
 
 impl MetaState {
@@ -125,6 +169,20 @@ impl MetaState {
                 self.drained.remove(node);
                 Reply::Done
             }
+            MetaCommand::Reshape { after, .. } if *after != self.shapes => Reply::Outdated,
+            MetaCommand::Reshape { shape, .. } => {
+                self.shapes += 1;
+                self.shape = shape.clone();
+                // What was wanted of nodes that are none any more is wanted no longer.
+                let Shape { members, replicas } = shape;
+                self.homes.retain(|vnode, home| replicas.get(vnode).is_none_or(|held| held.contains(home)));
+                self.drained.retain(|node| members.contains_key(node));
+                Reply::Done
+            }
+            MetaCommand::Placed { vnode, replicas } => {
+                self.placed.insert(*vnode, replicas.clone());
+                Reply::Done
+            }
         }
     }
 
@@ -150,6 +208,29 @@ impl MetaState {
     /// Whether an operator wants nothing to be on a node.
     pub fn is_drained(&self, node: NodeId) -> bool {
         self.drained.contains(&node)
+    }
+
+    /// The nodes, and who shall hold what: empty in a cluster that has not said yet.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// How often the shape has changed.
+    pub fn shapes(&self) -> u64 {
+        self.shapes
+    }
+
+    /// The nodes that hold a vnode's records: none when nobody has said yet.
+    pub fn placed(&self, vnode: VnodeId) -> Option<&BTreeSet<NodeId>> {
+        self.placed.get(&vnode)
+    }
+
+    /// Whether everything is as the shape says: only then may it change again.
+    pub fn is_settled(&self) -> bool {
+        let is_placed = |(vnode, wanted): (&VnodeId, &Vec<NodeId>)| {
+            self.placed.get(vnode).is_some_and(|placed| *placed == wanted.iter().copied().collect())
+        };
+        self.shape.replicas.iter().all(is_placed) && self.shape.members.values().all(|member| !member.leaving)
     }
 
     /// One user.
@@ -205,6 +286,27 @@ mod tests {
         state.apply(&MetaCommand::MoveVnode { vnode, home: None });
         state.apply(&MetaCommand::DrainNode { node, drain: false });
         assert_eq!(state, MetaState::default());
+    }
+
+    #[test]
+    fn a_shape_is_changed_by_whoever_knows_the_last_and_forgets_who_is_gone() {
+        let mut state = MetaState::default();
+        let member = Member { raft: ([127, 0, 0, 1], 1).into(), actors: ([127, 0, 0, 1], 2).into(), leaving: false };
+        let shape = |nodes: &[u64]| Shape {
+            members: nodes.iter().map(|node| (NodeId(*node), member)).collect(),
+            replicas: BTreeMap::from([(VnodeId(1), nodes.iter().copied().map(NodeId).collect())]),
+        };
+        let reshape = |after, nodes: &[u64]| MetaCommand::Reshape { after, shape: shape(nodes) };
+        assert_eq!(state.apply(&reshape(0, &[1, 2])), Reply::Done);
+        assert_eq!(state.apply(&reshape(0, &[1])), Reply::Outdated);
+        assert!(!state.is_settled());
+        let placed = BTreeSet::from([NodeId(1), NodeId(2)]);
+        state.apply(&MetaCommand::Placed { vnode: VnodeId(1), replicas: placed });
+        assert!(state.is_settled());
+        state.apply(&MetaCommand::MoveVnode { vnode: VnodeId(1), home: Some(NodeId(2)) });
+        state.apply(&MetaCommand::DrainNode { node: NodeId(2), drain: true });
+        assert_eq!(state.apply(&reshape(1, &[1, 3])), Reply::Done);
+        assert_eq!((state.home(VnodeId(1)), state.is_drained(NodeId(2)), state.shapes()), (None, false, 2));
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! so that replicating one is copying a pointer.
 
 pub mod meta;
+pub mod placement;
 pub mod records;
 pub mod vnode;
 
 use serde::{Deserialize, Serialize};
 
-pub use meta::{MetaCommand, MetaState};
+pub use meta::{Member, MetaCommand, MetaState, Shape};
 pub use vnode::{VnodeCommand, VnodeState};
 
 /// One entry of a group's log.
@@ -33,6 +34,8 @@ pub enum Reply {
     Exists,
     /// It belongs to another kind of group.
     WrongGroup,
+    /// Somebody else has changed it meanwhile.
+    Outdated,
 }
 
 /// The state of one group.

@@ -4,6 +4,7 @@
 //! Invariant: a CDR enters the outbox in the very entry that ends its call, and once.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,11 @@ impl VnodeState {
         self.calls.iter()
     }
 
+    /// The calls from one on, in order.
+    pub fn calls_from(&self, from: Bound<CallId>) -> impl Iterator<Item = (&CallId, &CallEntry)> {
+        self.calls.range((from, Bound::Unbounded))
+    }
+
     /// One call.
     pub fn call(&self, call: CallId) -> Option<&CallEntry> {
         self.calls.get(&call)
@@ -131,6 +137,11 @@ impl VnodeState {
     /// Every address-of-record with its encoded bindings.
     pub fn all_bindings(&self) -> impl Iterator<Item = (&Aor, &Bytes)> {
         self.bindings.iter()
+    }
+
+    /// The same from one on, in order.
+    pub fn bindings_from(&self, from: Bound<&Aor>) -> impl Iterator<Item = (&Aor, &Bytes)> {
+        self.bindings.range::<Aor, _>((from, Bound::Unbounded))
     }
 
     /// The CDRs that meta doesn't have yet, at most `limit`.
