@@ -36,6 +36,8 @@ pub struct Config {
 pub struct Node {
     pub id: NodeId,
     pub data: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 /// `[cluster]`
@@ -69,7 +71,8 @@ pub struct Member {
 #[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
 pub struct Vnode {
     pub id: VnodeId,
-    pub address: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     pub home: NodeId,
 }
 
@@ -106,6 +109,8 @@ pub enum AddressMode {
     Netlink,
     /// An operator's command moves it.
     Hook,
+    /// It doesn't: a vnode is at its owner's address, on ports of its own.
+    Fixed,
 }
 
 /// `[sip]`
@@ -326,22 +331,23 @@ impl Config {
     }
 
     fn check_addresses(&self) -> Result<(), (&'static str, String)> {
-        let loopback = |vnode: &&Vnode| vnode.address.is_loopback();
-        match self.address.mode {
-            AddressMode::Loopback => {
-                if let Some(vnode) = self.cluster.vnode.iter().find(|vnode| !loopback(vnode)) {
-                    let why = "and address.mode = \"loopback\" takes 127.0.0.0/8 only";
-                    return Err(("cluster.vnode.address", format!("is {}, {why}", vnode.address)));
-                }
+        const KEY: &str = "cluster.vnode.address";
+        if self.is_fixed() {
+            return self.check_fixed();
+        }
+        for vnode in &self.cluster.vnode {
+            let Some(address) = vnode.address else {
+                return Err((KEY, format!("of vnode {} is missing, and only address.mode = \"fixed\" has none", vnode.id.0)));
+            };
+            if self.address.mode == AddressMode::Loopback && !address.is_loopback() {
+                return Err((KEY, format!("is {address}, and address.mode = \"loopback\" takes 127.0.0.0/8 only")));
             }
-            AddressMode::Netlink | AddressMode::Hook => {
-                if let Some(vnode) = self.cluster.vnode.iter().find(loopback) {
-                    return Err((
-                        "cluster.vnode.address",
-                        format!("is {}, which only address.mode = \"loopback\" takes", vnode.address),
-                    ));
-                }
+            if self.address.mode != AddressMode::Loopback && address.is_loopback() {
+                return Err((KEY, format!("is {address}, which only address.mode = \"loopback\" takes")));
             }
+        }
+        if self.node.address.is_some() {
+            return Err(("node.address", "is of address.mode = \"fixed\" alone".into()));
         }
         if self.address.mode == AddressMode::Netlink && self.address.interface.as_ref().is_none_or(String::is_empty) {
             return Err(("address.interface", "is missing, and address.mode = \"netlink\" needs it".into()));
@@ -352,14 +358,63 @@ impl Config {
         Ok(())
     }
 
-    /// The address of a vnode.
-    pub fn address_of(&self, vnode: VnodeId) -> Option<IpAddr> {
-        self.cluster.vnode.iter().find(|own| own.id == vnode).map(|own| own.address)
+    fn check_fixed(&self) -> Result<(), (&'static str, String)> {
+        if self.node.address.is_none() {
+            return Err(("node.address", "is missing, and address.mode = \"fixed\" needs it".into()));
+        }
+        if self.cluster.vnode.iter().any(|vnode| vnode.address.is_some()) {
+            return Err(("cluster.vnode.address", "is set, and with address.mode = \"fixed\" vnodes are at node.address".into()));
+        }
+        let count = u16::try_from(self.cluster.vnode.len()).unwrap_or(u16::MAX);
+        let Media { first_port, last_port, .. } = self.media;
+        let Some(last) = self.sip.port.checked_add(count - 1) else {
+            return Err(("sip.port", format!("is {}, and there are no ports for {count} vnodes above it", self.sip.port)));
+        };
+        if last >= first_port && self.sip.port <= last_port {
+            return Err((
+                "media",
+                "wants the SIP port of each vnode, which are sip.port and those above it, outside of its own".into(),
+            ));
+        }
+        if (last_port - first_port) / count < 2 {
+            return Err(("media", format!("has too few ports for {count} vnodes")));
+        }
+        Ok(())
     }
 
-    /// Where a vnode listens for SIP.
+    /// Whether vnodes are at their owner's address, and move without it.
+    pub fn is_fixed(&self) -> bool {
+        self.address.mode == AddressMode::Fixed
+    }
+
+    /// The address of a vnode, while it is on this node.
+    pub fn address_of(&self, vnode: VnodeId) -> Option<IpAddr> {
+        self.cluster.vnode.iter().find(|own| own.id == vnode).and_then(|own| own.address.or(self.node.address))
+    }
+
+    /// Where a vnode listens for SIP, while it is on this node.
     pub fn sip_address_of(&self, vnode: VnodeId) -> Option<SocketAddr> {
-        self.address_of(vnode).map(|ip| SocketAddr::new(ip, self.sip.port))
+        let port = if self.is_fixed() { self.sip.port.saturating_add(self.place_of(vnode)) } else { self.sip.port };
+        self.address_of(vnode).map(|ip| SocketAddr::new(ip, port))
+    }
+
+    /// The first and the last of a vnode's media ports.
+    pub fn media_ports_of(&self, vnode: VnodeId) -> (u16, u16) {
+        let Media { first_port, last_port, .. } = self.media;
+        if !self.is_fixed() {
+            return (first_port, last_port);
+        }
+        let count = u16::try_from(self.cluster.vnode.len()).unwrap_or(u16::MAX).max(1);
+        // Pairs of ports stay whole.
+        let share = ((last_port - first_port) / count) & !1;
+        let first = first_port + share * self.place_of(vnode);
+        (first, first + share - 1)
+    }
+
+    /// A vnode's place in the list, from 0.
+    fn place_of(&self, vnode: VnodeId) -> u16 {
+        let place = self.cluster.vnode.iter().position(|own| own.id == vnode).unwrap_or(0);
+        u16::try_from(place).unwrap_or(u16::MAX)
     }
 }
 
@@ -380,6 +435,21 @@ mod tests {
         let again = toml::Value::try_from(&config).unwrap();
         let written: toml::Value = toml::from_str(EXAMPLE).unwrap();
         assert_eq!(again, written);
+    }
+
+    #[test]
+    fn vnodes_at_a_fixed_address_have_ports_of_their_own() {
+        let lines = EXAMPLE.lines().filter(|line| !line.starts_with("address = \"127"));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let text =
+            text.replace("mode = \"loopback\"", "mode = \"fixed\"").replace("id = 1   ", "address = \"192.0.2.1\"\nid = 1   ");
+        let config = Config::parse(&text, Path::new("x.toml")).unwrap();
+        assert_eq!(config.sip_address_of(VnodeId(3)), Some("192.0.2.1:5062".parse().unwrap()));
+        let ranges: Vec<_> = (1..=6).map(|vnode| config.media_ports_of(VnodeId(vnode))).collect();
+        assert_eq!((ranges[0], ranges[5].1 <= 29_999), ((10_000, 13_331), true));
+        assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{ranges:?}");
+        assert!(error(&text.replace("address = \"192.0.2.1\"", "")).contains("node.address is missing"));
+        assert!(error(&EXAMPLE.replacen("address = \"127.0.0.11\"\n", "", 1)).contains("of vnode 1 is missing"));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Node {
             members: config.cluster.member.iter().map(|member| (member.id, member_of(member))).collect(),
             replicas: config.cluster.replicas.into(),
             vnodes: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.home)).collect(),
-            addresses: config.cluster.vnode.iter().map(|vnode| (vnode.id, vnode.address)).collect(),
+            addresses: config.cluster.vnode.iter().filter_map(|vnode| Some((vnode.id, vnode.address?))).collect(),
             mover: mover(&config.address).map_err(NodeError::Program)?,
             dir: config.node.data.clone(),
             storage,
@@ -127,7 +127,7 @@ impl Node {
 
 fn mover(address: &config::Address) -> std::io::Result<Mover> {
     Ok(match address.mode {
-        AddressMode::Loopback => Mover::Binding,
+        AddressMode::Loopback | AddressMode::Fixed => Mover::Binding,
         AddressMode::Netlink => {
             Mover::Guard { program: std::env::current_exe()?, interface: address.interface.clone().unwrap_or_default() }
         }

@@ -186,7 +186,8 @@ impl Actor for CallActor {
             media_legs.push(media);
         }
         services.directory.set_call(id, myself.clone());
-        let ip = services.config.address_of(vnode).ok_or("a vnode without an address")?;
+        let site = services.site_of(vnode).ok_or("a vnode without an address")?;
+        let session = Session { keeps: site.moves, ..Session::new(site.sip.ip(), records::media_id(id)) };
         let two = "two legs were made above";
         let mut running = Running {
             services,
@@ -196,7 +197,7 @@ impl Actor for CallActor {
             span,
             core: None,
             incoming: None,
-            media: CallMedia::new(Session::new(ip, records::media_id(id)), ports.clone()),
+            media: CallMedia::new(session, ports.clone()),
             dialogs: dialogs.try_into().map_err(|_| two)?,
             media_legs: media_legs.try_into().map_err(|_| two)?,
             dialog_budgets: Default::default(),
@@ -239,6 +240,7 @@ impl Actor for CallActor {
                 #[cfg(test)]
                 CallMsg::Panic => panic!("a test asked for it"),
             }
+            running.anchor(&myself).await;
             running.set_alarm(&myself);
             running.sleep_if_quiet(&myself);
         })
@@ -289,7 +291,8 @@ impl Running {
         let deadline = self.core.as_ref().and_then(Call::deadline);
         // What couldn't be committed is still due, and isn't tried in a loop.
         let deadline = deadline.map(|at| self.not_before.map_or(at, |earliest| at.max(earliest)));
-        let retry = self.not_before.filter(|_| !self.unsaid.is_empty());
+        let waits = !self.unsaid.is_empty() || self.movable().is_some();
+        let retry = self.not_before.filter(|_| waits);
         let deadline = deadline.into_iter().chain(retry).min();
         self.alarm.set(myself, deadline, || CallMsg::Due);
     }
@@ -306,6 +309,22 @@ impl Running {
         }
         self.tell_relay(true);
         self.perform(myself, effects).await;
+        self.anchor(myself).await;
+    }
+
+    /// Asks the phones to come along whose vnode has come to another address, as far as they can be asked now.
+    async fn anchor(&mut self, myself: &ActorRef<CallMsg>) {
+        while let Some(leg) = self.movable().filter(|_| self.not_before.is_none_or(|at| at <= clock::now())) {
+            let content_type = Text::from_static("application/sdp");
+            let body = self.media.tell_again(leg).map(|bytes| Body { content_type, bytes });
+            tracing::info!(%leg, "asks the phone to come along");
+            metrics::counter!("tandem_reanchored_total").increment(1);
+            self.input(myself, CallInput::Anchor(leg, body)).await;
+        }
+    }
+
+    fn movable(&self) -> Option<LegId> {
+        self.core.as_ref()?.state().movable(clock::now())
     }
 
     // --- sleep ---

@@ -81,6 +81,11 @@ impl CallMedia {
         Ok(ours)
     }
 
+    /// What a leg was told last, once more, from where we are now.
+    pub fn tell_again(&mut self, leg: LegId) -> Option<Bytes> {
+        self.session.tell_again(usize::from(leg.0))
+    }
+
     /// As it is now, to go back to.
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint { session: self.session.clone(), before_offer: self.before_offer.clone(), described: self.described.clone() }

@@ -15,7 +15,7 @@ use super::call::{Begin, CallActor, CallMsg, Incoming, Start as CallStart};
 use super::dialog::DialogMsg;
 use super::directory::InviteKey;
 use super::media_leg::MediaLegMsg;
-use super::records::{self, RestoreError};
+use super::records::{self, RestoreError, Site};
 use super::router;
 use super::services::Services;
 use super::supervise::Budget;
@@ -213,7 +213,7 @@ impl Running {
         };
         // Nothing is to be heard of a call that is on hold.
         if matches!(errand, Errand::Call(CallMsg::MediaIdle))
-            && records::glance(call, &record, self.ip()?).is_ok_and(|glance| glance.media.is_silent_on_purpose())
+            && records::glance(call, &record, self.site()?).is_ok_and(|glance| glance.media.is_silent_on_purpose())
         {
             return Ok(());
         }
@@ -231,8 +231,8 @@ impl Running {
         services.cluster.read(*vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten()
     }
 
-    fn ip(&self) -> Result<std::net::IpAddr, ActorProcessingErr> {
-        Ok(self.start.services.config.address_of(self.start.vnode).ok_or("a vnode without an address")?)
+    fn site(&self) -> Result<Site, ActorProcessingErr> {
+        Ok(self.start.services.site_of(self.start.vnode).ok_or("a vnode without an address")?)
     }
 
     async fn spawn(&mut self, myself: &ActorRef<CallsMsg>, id: CallId, begin: Begin) {
@@ -287,8 +287,8 @@ impl Running {
         bury: bool,
     ) -> Result<bool, ActorProcessingErr> {
         let services = self.start.services.clone();
-        let ip = self.ip()?;
-        let (state, media) = match records::restore(record, ip) {
+        let site = self.site()?;
+        let (state, media) = match records::restore(record, site) {
             Ok(restored) => restored,
             Err(error @ (RestoreError::Record(_) | RestoreError::Message | RestoreError::Value(_))) => {
                 // Left as it is: a later release may read it.
@@ -309,8 +309,8 @@ impl Running {
         self.budgets.remove(&call);
         let waiting = self.awake.remove(&call).unwrap_or_default();
         if self.start.services.directory.fall_asleep(call) {
-            let ip = self.ip()?;
-            let deadline = self.record(call).and_then(|record| records::glance(call, &record, ip).ok()?.deadline);
+            let site = self.site()?;
+            let deadline = self.record(call).and_then(|record| records::glance(call, &record, site).ok()?.deadline);
             self.deadlines.extend(deadline.map(|at| (at, call)));
         }
         for errand in waiting {

@@ -1,5 +1,7 @@
 //! Between what is in memory and what is stored: only the actors know both. Layer: shell.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
@@ -47,11 +49,31 @@ pub fn command(mutation: &Mutation, media: &Session) -> VnodeCommand {
     }
 }
 
+/// Where a vnode is, for whoever reads its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Where it listens for SIP; its media are at the same address.
+    pub sip: SocketAddr,
+    /// It may have been elsewhere before (`address.mode = "fixed"`): its phones have to come along.
+    pub moves: bool,
+}
+
+impl Site {
+    /// An address that a vnode has wherever it is.
+    pub fn of(sip: SocketAddr) -> Self {
+        Self { sip, moves: false }
+    }
+}
+
 /// Reads a stored call.
-pub fn restore(bytes: &[u8], ip: std::net::IpAddr) -> Result<(CallState, Session), RestoreError> {
+pub fn restore(bytes: &[u8], site: Site) -> Result<(CallState, Session), RestoreError> {
     let record: CallRecord = decode(bytes)?;
-    let media = media_of(&record.media, ip, media_id(record.id));
-    Ok((call_state(record)?, media))
+    let media = media_of(&record.media, site, media_id(record.id));
+    let mut state = call_state(record)?;
+    if site.moves {
+        state.move_to(site.sip);
+    }
+    Ok((state, media))
 }
 
 /// What a new owner has to know of every call at once.
@@ -68,16 +90,18 @@ pub struct Glance {
 }
 
 /// Reads of a stored call what every call's next owner needs; a fraction of the cost of [`restore`].
-pub fn glance(call: CallId, bytes: &[u8], ip: std::net::IpAddr) -> Result<Glance, RestoreError> {
+pub fn glance(call: CallId, bytes: &[u8], site: Site) -> Result<Glance, RestoreError> {
     let record: CallGlance = decode(bytes)?;
     let refused = |out: &InviteOutGlance| out.stage == stage_out(StageOut::Refused);
-    let done = |leg: &LegGlance| leg.bye.is_none() && leg.inbound.is_none() && leg.out.as_ref().is_none_or(refused);
+    let done = |leg: &LegGlance| {
+        leg.bye.is_none() && leg.inbound.is_none() && leg.out.as_ref().is_none_or(refused) && leg.reinvite.is_none()
+    };
     let begun = record.answered.is_some() || record.ended.is_some();
     Ok(Glance {
         quiet: begun && record.relays.is_empty() && record.legs.iter().all(done),
         ended: record.ended.is_some(),
         deadline: deadline(record.created, record.answered, record.ended.map(|ending| ending.at)),
-        media: media_of(&record.media, ip, media_id(call)),
+        media: media_of(&record.media, site, media_id(call)),
     })
 }
 
@@ -107,6 +131,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
             streams: media.streams.iter().map(stream_record).collect(),
             versions: media.versions,
             held: media.held,
+            told: media.told.clone(),
         },
     }
 }
@@ -153,6 +178,7 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
         }),
         bye: leg.bye.as_ref().map(encode_request),
         gone: leg.gone,
+        reinvite: leg.reinvite.as_ref().map(encode_request),
     }
 }
 
@@ -183,6 +209,9 @@ fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
         out: out.transpose()?,
         bye: record.bye.as_ref().map(request).transpose()?,
         gone: record.gone,
+        reinvite: record.reinvite.as_ref().map(request).transpose()?,
+        moved: false,
+        not_before: None,
     })
 }
 
@@ -315,9 +344,11 @@ fn stream_record(stream: &Stream) -> StreamRecord {
     StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }
 }
 
-fn media_of(record: &MediaRecord, ip: std::net::IpAddr, id: u64) -> Session {
+fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
+    let ip = site.sip.ip();
     let leg = |leg: &StreamLegRecord| StreamLeg {
-        local: leg.local,
+        // The ports are the call's for good; the address is where its vnode is.
+        local: leg.local.map(|local| SocketAddr::new(ip, local.port())),
         signalled: leg.signalled,
         signalled_rtcp: leg.signalled_rtcp,
         latched: leg.latched,
@@ -327,6 +358,8 @@ fn media_of(record: &MediaRecord, ip: std::net::IpAddr, id: u64) -> Session {
     session.streams = record.streams.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect();
     session.versions = record.versions;
     session.held = record.held;
+    session.keeps = site.moves;
+    session.told.clone_from(&record.told);
     session
 }
 

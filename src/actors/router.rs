@@ -218,7 +218,12 @@ fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
     let host = uri.host_text();
     let ours = uri.scheme == Scheme::Tel
         || host.eq_ignore_ascii_case(domain)
-        || services.config.cluster.vnode.iter().any(|vnode| vnode.address.to_string() == host);
+        || services
+            .config
+            .cluster
+            .vnode
+            .iter()
+            .any(|vnode| services.config.address_of(vnode.id).is_some_and(|ip| ip.to_string() == host));
     ours.then(|| Aor::new(&user, domain))
 }
 
@@ -325,11 +330,12 @@ impl NewInvite {
         let Some(open) = services.vnode(self.vnode) else {
             return self.refuse(services, unavailable(&self.request));
         };
+        let to = way_to(services, self.vnode, &binding);
         let incoming = Incoming {
             invite: self.request,
             flow: self.flow,
             target: binding.contact,
-            to: binding.flow,
+            to,
             caller: self.caller.to_string(),
             callee: self.callee.to_string(),
         };
@@ -340,6 +346,14 @@ impl NewInvite {
         services.directory.remove(self.id);
         transport::respond(services, self.flow, response);
     }
+}
+
+/// By what flow a call reaches a phone: the one that the phone opened. Where addresses are fixed a phone that is behind no NAT is
+/// reached from the call's own vnode, so that one owner has both legs and can ask them to come along.
+fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
+    let direct = Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
+    let own = services.config.sip_address_of(vnode).filter(|_| services.config.is_fixed() && direct);
+    own.map_or(binding.flow, |local| Flow { vnode, local, ..binding.flow })
 }
 
 fn reachable(record: &[u8]) -> Option<Binding> {

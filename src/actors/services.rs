@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::calls::CallsMsg;
 use super::directory::Directory;
 use super::gateway::Gateways;
+use super::records::Site;
 use super::registrar::RegistrarMsg;
 use super::transport::Sockets;
 use crate::cluster::{Cluster, Ownership};
@@ -103,6 +104,11 @@ impl Services {
     /// The actors of a vnode, if they run here.
     pub fn vnode(&self, vnode: VnodeId) -> Option<OpenVnode> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).cloned()
+    }
+
+    /// Where a vnode is while it is on this node.
+    pub fn site_of(&self, vnode: VnodeId) -> Option<Site> {
+        Some(Site { sip: self.config.sip_address_of(vnode)?, moves: self.config.is_fixed() })
     }
 
     /// What this node is to a vnode at the moment.

@@ -10,7 +10,6 @@
 //! records; SIP's socket is read last, so that nobody is told 481 meanwhile. Closing goes the other way, sound last, and only
 //! then may the address move.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use super::calls::Known;
+use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::supervise::Budget;
 use super::{calls, edge, outbox, records, registrar};
@@ -59,7 +59,7 @@ pub struct VnodeActor;
 /// What it has.
 pub struct Running {
     start: Start,
-    ip: IpAddr,
+    site: Site,
     ownership: Ownership,
     open: Option<Children>,
     budget: Budget,
@@ -85,11 +85,11 @@ impl Actor for VnodeActor {
     type Arguments = Start;
 
     async fn pre_start(&self, myself: ActorRef<VnodeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
-        let ip = start.services.config.address_of(start.vnode).ok_or("a vnode without an address")?;
+        let site = start.services.site_of(start.vnode).ok_or("a vnode without an address")?;
         let mut ownership = start.services.cluster.ownership(start.vnode).ok_or("a vnode without a group")?;
         // What a former actor of this vnode may have left open.
         let mut running =
-            Running { start, ip, ownership: Ownership::None, open: None, budget: Budget::default(), watching: None };
+            Running { start, site, ownership: Ownership::None, open: None, budget: Budget::default(), watching: None };
         running.close().await;
         running.watching = Some(tokio::spawn(async move {
             loop {
@@ -173,8 +173,8 @@ impl Running {
         }
         let begin = clock::uptime();
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
-        let media = services.config.media;
-        let ports = Arc::new(PortPool::new(self.ip, media.first_port, media.last_port));
+        let (first, last) = services.config.media_ports_of(vnode);
+        let ports = Arc::new(PortPool::new(self.site.sip.ip(), first, last));
         let known = self.open_media(&ports);
         let media_ms = since();
         let supervisor = || myself.get_cell();
@@ -210,12 +210,14 @@ impl Running {
             .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
         let (mut known, mut silent, mut taken) = (Vec::new(), Vec::new(), Vec::new());
         for (call, record) in records.unwrap_or_default() {
-            let glance = records::glance(call, &record, self.ip);
+            let glance = records::glance(call, &record, self.site);
             if let Ok(glance) = glance.as_ref().map_err(|error| {
                 // Left as it is: a later release may read it.
                 tracing::error!(call_id = %call, trace_id = %call, %error, "a call that can't be restored");
             }) {
-                known.push(Known { call, quiet: glance.quiet, deadline: glance.deadline });
+                // Phones may have to be told that it is somewhere else now: the call itself has to look.
+                let quiet = glance.quiet && (glance.ended || !self.site.moves);
+                known.push(Known { call, quiet, deadline: glance.deadline });
             }
             let Some(session) = glance.ok().filter(|glance| !glance.ended).map(|glance| glance.media) else { continue };
             let before = taken.len();

@@ -103,10 +103,13 @@ impl Layout {
             raft: loopback(self.wire_port + id - 1),
             actors: loopback(self.wire_port + self.all() + id - 1),
         };
-        let vnode =
-            |n: u16| config::Vnode { id: VnodeId(n + 1), address: self.address(n), home: NodeId(u64::from(n % self.nodes) + 1) };
+        let vnode = |n: u16| config::Vnode {
+            id: VnodeId(n + 1),
+            address: Some(self.address(n)),
+            home: NodeId(u64::from(n % self.nodes) + 1),
+        };
         Config {
-            node: config::Node { id: NodeId(node.into()), data: dir.join(format!("node{node}")) },
+            node: config::Node { id: NodeId(node.into()), data: dir.join(format!("node{node}")), address: None },
             cluster: config::Cluster {
                 secret: Secret(secret.to_owned()),
                 ca: tls.ca,

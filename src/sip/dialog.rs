@@ -34,6 +34,11 @@ impl Flow {
         }
         self
     }
+
+    /// Whether the phone is where its contact says: no NAT is in between.
+    pub fn is_direct(&self, contact: &Uri) -> bool {
+        contact.host == Some(Host::Ip(self.remote.ip())) && contact.port.unwrap_or(5060) == self.remote.port()
+    }
 }
 
 /// One dialog, early or confirmed.

@@ -4,7 +4,7 @@
 //! this test's name writes those of today.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use openraft::EntryPayload;
 use openraft::alias::EntryOf;
 use serde_bytes::ByteBuf;
-use tandem::actors::records::restore;
+use tandem::actors::records::{Site, restore};
 use tandem::cluster::raft::GroupId;
 use tandem::cluster::raft::types::TypeConfig;
 use tandem::cluster::state::records::{self, BindingRecord};
@@ -90,7 +90,7 @@ fn check(release: &Release) {
             GroupState::Meta(meta) => (users, cdrs) = (meta.users().count(), meta.cdrs().count()),
             GroupState::Vnode(vnode) => {
                 for (_, call) in vnode.calls() {
-                    restore(&call.record, IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+                    restore(&call.record, Site::of((Ipv4Addr::LOCALHOST, 5060).into())).unwrap();
                     calls += 1;
                 }
                 for (_, record) in vnode.all_bindings() {

@@ -97,6 +97,17 @@ impl Cluster {
         Self::at_with(net, (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect(), |_| {}).await
     }
 
+    /// The same, and addresses don't move: `address.mode = "fixed"`.
+    pub async fn fixed(net: &Arc<Net>, users: usize) -> Self {
+        let users = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        Self::at_with(net, users, |config| {
+            config.address = Address { mode: AddressMode::Fixed, interface: None, command: Vec::new() };
+            config.node.address = Some(net.node(usize::try_from(config.node.id.0).unwrap()).into());
+            config.cluster.vnode.iter_mut().for_each(|vnode| vnode.address = None);
+        })
+        .await
+    }
+
     /// The same with these users, by a configuration that is changed first.
     pub async fn at_with(net: &Arc<Net>, users: Vec<(String, String)>, change: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -112,6 +123,7 @@ impl Cluster {
         };
         let token = layout.write().unwrap();
         let api = |node: usize| SocketAddr::from((net.node(node), API));
+        let mut sip = layout.sip();
         for node in 1..=3 {
             let file = layout.config_file(node);
             let mut config: Config = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
@@ -122,10 +134,13 @@ impl Cluster {
             config.address = Address { mode: AddressMode::Netlink, interface: Some(INTERFACE.into()), command: Vec::new() };
             config.api.listen = api(node.into());
             change(&mut config);
+            for vnode in config.cluster.vnode.iter().filter(|vnode| vnode.home == config.node.id) {
+                sip[usize::from(vnode.id.0) - 1] = config.sip_address_of(vnode.id).unwrap();
+            }
             std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
         }
         let mut cluster = Self {
-            sip: layout.sip(),
+            sip,
             api: (1..=3).map(api).collect(),
             token,
             disks: Vec::new(),

@@ -1,14 +1,17 @@
 //! A vnode's log over three replicas: the real records and the real `apply`, committed in one step or not at all.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 
-use tandem::actors::records;
+use tandem::actors::records::{self, Site};
 use tandem::cluster::state::records::CdrRecord;
 use tandem::cluster::state::{VnodeCommand, VnodeState};
 use tandem::media::core::Session;
 use tandem::sip::b2bua::{CallState, Mutation};
 
-const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+/// Where an owner is: one after another, if the address doesn't come along.
+pub fn address(owner: u8) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 11 + owner], 5060))
+}
 
 #[derive(Debug, Default, Clone)]
 pub struct Log {
@@ -23,14 +26,15 @@ impl Log {
             Mutation::Put(state) | Mutation::End(state, _) => state.id,
             Mutation::Forget(id) => *id,
         };
-        let command = records::command(mutation, &Session::new(OURS, records::media_id(id)));
+        let command = records::command(mutation, &Session::new(address(0).ip(), records::media_id(id)));
         for replica in &mut self.replicas {
             replica.apply(&command);
         }
         assert!(self.replicas.iter().all(|replica| *replica == self.replicas[0]), "replicas are alike");
         for (call, entry) in self.replicas[0].calls() {
-            let glance = records::glance(*call, &entry.record, OURS).unwrap();
-            let (state, _) = records::restore(&entry.record, OURS).unwrap();
+            let site = Site::of(address(0));
+            let glance = records::glance(*call, &entry.record, site).unwrap();
+            let (state, _) = records::restore(&entry.record, site).unwrap();
             assert_eq!((glance.quiet, glance.deadline), (state.is_quiet(), state.deadline()), "at a glance as at a look");
         }
         // Shipped now or later: it is in the entry that ended the call.
@@ -42,8 +46,8 @@ impl Log {
         }
     }
 
-    /// The calls that a new owner finds.
-    pub fn calls(&self) -> Vec<CallState> {
-        self.replicas[2].calls().map(|(_, entry)| records::restore(&entry.record, OURS).unwrap().0).collect()
+    /// The calls that a new owner finds, who is there.
+    pub fn calls(&self, site: Site) -> Vec<CallState> {
+        self.replicas[2].calls().map(|(_, entry)| records::restore(&entry.record, site).unwrap().0).collect()
     }
 }

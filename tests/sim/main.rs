@@ -79,6 +79,16 @@ fn a_call_that_sleeps_and_wakes_survives_death_at_every_point() {
     cut_everywhere(Story::LongTalk);
 }
 
+#[test]
+fn phones_come_along_to_another_address_whenever_we_die_meanwhile() {
+    cut_everywhere(Story::ComesAlong);
+    let whole = World::new(Story::ComesAlong, Fate::none()).run();
+    for first in 1..=whole.points() {
+        World::new(Story::ComesAlong, Fate::strikes_twice(first, 1)).run().check();
+        World::new(Story::ComesAlong, Fate::strikes_twice(first, 2)).run().check();
+    }
+}
+
 /// Two blows: the successor is struck while it repeats what the first one left open.
 #[test]
 fn a_successor_that_dies_at_once_has_a_successor() {

@@ -194,7 +194,7 @@ impl Phone {
         }
         match request.method {
             Method::Ack => self.answer = None,
-            Method::Invite if self.invite.is_none() => {
+            Method::Invite if self.invite.is_none() && !self.up && !self.down => {
                 self.distinct_invites += 1;
                 self.rings_at = Some(self.now);
                 let contact = request.headers.contacts().unwrap()[0].uri.to_string();
@@ -207,7 +207,12 @@ impl Phone {
                 let gone = request.response(StatusCode::CALL_DOES_NOT_EXIST, None);
                 self.answer_invite(request, gone);
             }
-            Method::Invite => self.answer_invite(request, ok(request, self.name)),
+            Method::Invite => {
+                if let (Some((target, _)), Ok(contacts)) = (&mut self.peer, request.headers.contacts()) {
+                    *target = contacts[0].uri.to_string().into();
+                }
+                self.answer_invite(request, ok(request, self.name));
+            }
             Method::Cancel => {
                 if let Some(invite) = self.invite.clone().filter(|_| self.rings_at.take().is_some()) {
                     self.down = true;

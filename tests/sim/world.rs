@@ -1,9 +1,11 @@
 //! One call between two phones, the owner that carries it, and the owners that come after.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::RngExt;
+use tandem::actors::records::Site;
 use tandem::clock::Timestamp;
 use tandem::ids::{CallId, LegId, VnodeId};
 use tandem::sip::b2bua::{Body, CSEQ_BLOCK, Call, CallInput, CallState, Effect, Mutation, NewCall, Step};
@@ -11,10 +13,10 @@ use tandem::sip::dialog::Flow;
 use tandem::sip::headers::Transport;
 use tandem::sip::leg::{Leg, LegCommand, LegInput, LegOutput};
 use tandem::sip::transaction::Timers;
-use tandem::sip::{Message, Method, Request, StatusCode, encode, endpoint};
+use tandem::sip::{Message, Method, Name, Request, StatusCode, encode, endpoint};
 
 use crate::fate::{Blow, Fate, Point};
-use crate::log::Log;
+use crate::log::{Log, address};
 use crate::phone::Phone;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -36,9 +38,12 @@ pub enum Story {
     CallerHolds,
     /// The call sleeps before it is held, and before it ends.
     LongTalk,
+    /// Its owner dies, and nobody after it has its address: the phones have to come along.
+    ComesAlong,
 }
 
 impl Story {
+    /// Those that an address takes along which moves.
     pub const ALL: [Self; 8] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
@@ -87,7 +92,10 @@ enum Toward {
 }
 
 pub struct World {
+    start: Timestamp,
     now: Timestamp,
+    /// How often the address has changed.
+    moved: u8,
     story: Story,
     seed: Option<u64>,
     fate: Fate,
@@ -111,20 +119,20 @@ pub struct World {
     trace: Vec<String>,
 }
 
-fn flow(phone: usize) -> Flow {
-    Flow {
-        vnode: VnodeId(1),
-        transport: Transport::Udp,
-        local: "127.0.0.11:5060".parse().unwrap(),
-        remote: format!("10.0.0.{}:5060", phone + 1).parse().unwrap(),
-    }
+/// While the phones are asked to come along: only what is up then is promised to go on.
+const MOVES: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(39)];
+
+fn remote(phone: usize) -> SocketAddr {
+    format!("10.0.0.{}:5060", phone + 1).parse().unwrap()
 }
 
 impl World {
     pub fn new(story: Story, fate: Fate) -> Self {
         let now = Timestamp(1_000_000);
         Self {
+            start: now,
             now,
+            moved: 0,
             story,
             seed: None,
             fate,
@@ -168,6 +176,10 @@ impl World {
 
     /// True when the owner is no more.
     fn struck(&mut self, point: Point) -> bool {
+        let elapsed = self.now.since(self.start);
+        if self.story == Story::ComesAlong && !(MOVES[0]..MOVES[1]).contains(&elapsed) {
+            return self.owner.is_none();
+        }
         self.points += 1;
         if let Some(blow) = self.fate.at(point) {
             self.trace.push(format!("{} {blow:?} at {point:?}", self.now));
@@ -187,18 +199,38 @@ impl World {
         }
     }
 
+    fn site(&self) -> Site {
+        Site { sip: address(self.moved), moves: self.story == Story::ComesAlong }
+    }
+
+    fn flow(&self, phone: usize) -> Flow {
+        Flow { vnode: VnodeId(1), transport: Transport::Udp, local: address(self.moved), remote: remote(phone) }
+    }
+
+    /// Whether a phone sends something to where we are: its requests go to our Contact, its answers to the Via.
+    fn is_for_us(&self, message: &Message) -> bool {
+        let here = address(self.moved).to_string();
+        match message {
+            Message::Request(request) => !request.uri.contains("@127.") || request.uri.contains(&here),
+            Message::Response(response) => {
+                response.headers.get(&Name::Via).is_some_and(|via| String::from_utf8_lossy(via).contains(&here))
+            }
+        }
+    }
+
     // --- our side ---
 
     fn arrives(&mut self, from: usize, message: &Message) {
-        if self.owner.is_none() {
+        if self.owner.is_none() || !self.is_for_us(message) {
             return;
         }
+        let flow = self.flow(from);
         // Through the wire form, so that nothing is passed on that could not be.
-        match endpoint::datagram(&encode::encode(message), flow(from).remote) {
+        match endpoint::datagram(&encode::encode(message), flow.remote) {
             endpoint::Arrival::Leg(token, message) => {
                 let here = self.wakes(token.call);
                 match message {
-                    Message::Request(request) if here => self.leg_input(token.leg, LegInput::Request(request, flow(from))),
+                    Message::Request(request) if here => self.leg_input(token.leg, LegInput::Request(request, flow)),
                     Message::Response(response) if here => self.leg_input(token.leg, LegInput::Response(response)),
                     Message::Request(request) if request.method != Method::Ack => {
                         let gone = endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST);
@@ -210,7 +242,7 @@ impl World {
             endpoint::Arrival::Invite(request) => self.invite(from, request),
             endpoint::Arrival::Cancel(request) => {
                 if self.owner.as_ref().is_some_and(|owner| owner.call.is_some()) {
-                    self.leg_input(LegId::CALLER, LegInput::Request(request, flow(from)));
+                    self.leg_input(LegId::CALLER, LegInput::Request(request, flow));
                 } else {
                     let gone = endpoint::stateless(&request, StatusCode::CALL_DOES_NOT_EXIST);
                     self.post(Toward::Phone, from, &Message::Response(gone));
@@ -221,21 +253,22 @@ impl World {
     }
 
     fn invite(&mut self, from: usize, request: Request) {
+        let (flow, to) = (self.flow(from), self.flow(1));
         let Some(owner) = &mut self.owner else { return };
         if owner.call.is_some() {
-            return self.leg_input(LegId::CALLER, LegInput::Request(request, flow(from)));
+            return self.leg_input(LegId::CALLER, LegInput::Request(request, flow));
         }
         self.calls += 1;
         // The call is the leg's first event.
-        owner.legs[0].handle(LegInput::Request(request.clone(), flow(from)), self.now, &mut Vec::new());
+        owner.legs[0].handle(LegInput::Request(request.clone(), flow), self.now, &mut Vec::new());
         let new = NewCall {
             id: CallId(self.calls),
             vnode: VnodeId(1),
             body: Body::of(&request.headers, &request.body),
             invite: request,
-            from: flow(from),
+            from: flow,
             target: "sip:b@10.0.0.2:5060".into(),
-            to: flow(1),
+            to,
             caller: "a@x".into(),
             callee: "b@x".into(),
         };
@@ -255,7 +288,7 @@ impl World {
                     if self.struck(Point::Sends) {
                         return;
                     }
-                    let phone = usize::from(flow.remote != self::flow(0).remote);
+                    let phone = usize::from(flow.remote != remote(0));
                     self.trace.push(format!("{} to {phone}: {}", self.now, first_line(&message)));
                     self.post(Toward::Phone, phone, &message);
                 }
@@ -324,7 +357,7 @@ impl World {
             owner.legs[usize::from(leg.0)].handle(LegInput::Command(command), self.now, &mut out);
             for output in out {
                 if let LegOutput::Send(message, flow) = output {
-                    self.post(Toward::Phone, usize::from(flow.remote != self::flow(0).remote), &message);
+                    self.post(Toward::Phone, usize::from(flow.remote != remote(0)), &message);
                 }
             }
         }
@@ -349,7 +382,7 @@ impl World {
         if owner.call.is_some() {
             return owner.call.as_ref().is_some_and(|call| call.state().id == id);
         }
-        let Some(record) = self.log.calls().pop().filter(|record| record.id == id) else { return false };
+        let Some(record) = self.log.calls(self.site()).pop().filter(|record| record.id == id) else { return false };
         self.trace.push(format!("{} wakes", self.now));
         self.make_from(record);
         true
@@ -368,6 +401,16 @@ impl World {
             owner.call = Some(call);
         }
         self.perform(Step::free(effects));
+        self.anchor();
+    }
+
+    /// Asks the phones to come along that don't know where we are.
+    fn anchor(&mut self) {
+        let movable = |world: &Self| world.owner.as_ref()?.call.as_ref()?.state().movable(world.now);
+        while let Some(leg) = movable(self) {
+            let body = Body { content_type: "application/sdp".into(), bytes: "where we are".into() };
+            self.call_input(CallInput::Anchor(leg, Some(body)));
+        }
     }
 
     fn command(&mut self, leg: LegId, command: LegCommand) {
@@ -378,7 +421,8 @@ impl World {
         self.next_owner = None;
         self.trace.push(format!("{} takes over", self.now));
         self.owner = Some(Owner::new());
-        let mut calls = self.log.calls();
+        self.moved += u8::from(self.story == Story::ComesAlong);
+        let mut calls = self.log.calls(self.site());
         assert!(calls.len() <= 1, "one call was made, not {}", calls.len());
         let Some(record) = calls.pop() else { return };
         if record.is_quiet() {
@@ -406,11 +450,12 @@ impl World {
         }
         // What sleeps has lingered long enough.
         let asleep = self.owner.as_ref().is_some_and(|owner| owner.call.is_none());
-        if let Some(record) = self.log.calls().pop().filter(|_| asleep)
+        if let Some(record) = self.log.calls(self.site()).pop().filter(|_| asleep)
             && record.deadline().is_some_and(|at| at <= self.now)
         {
             self.log.commit(&Mutation::Forget(record.id));
         }
+        self.anchor();
         self.sleep_if_quiet();
     }
 
@@ -445,17 +490,21 @@ impl World {
             Story::CallerHolds if after(24) => a.hang_up(),
             Story::LongTalk if elapsed == Duration::from_secs(45) && a.up => a.hold(),
             Story::LongTalk if after(90) => b.hang_up(),
+            Story::ComesAlong if elapsed == MOVES[0] => {
+                self.owner = None;
+                self.next_owner = Some(self.now + TAKEOVER);
+            }
+            Story::ComesAlong if after(40) => b.hang_up(),
             _ => {}
         }
     }
 
     pub fn run(mut self) -> Self {
-        let start = self.now;
         self.phones[0].call();
         loop {
             self.deliver();
             self.now = self.now + TICK;
-            let elapsed = self.now.since(start);
+            let elapsed = self.now.since(self.start);
             if elapsed >= RUN {
                 return self;
             }
@@ -497,7 +546,7 @@ impl World {
         holds("one CDR", cdrs.len() == 1);
         holds("the media is closed", owner.is_some_and(|owner| !owner.media));
         holds("no actor is left", owner.is_some_and(|owner| owner.call.is_none()));
-        holds("no record is left", self.log.calls().is_empty());
+        holds("no record is left", self.log.calls(self.site()).is_empty());
         // Every copy of an INVITE may be lost that is cancelled after a second.
         let cancelled = matches!(self.story, Story::CallerCancels | Story::CancelCrosses) && self.seed.is_some();
         holds("the callee was called once", b.distinct_invites == 1 || (cancelled && b.distinct_invites == 0));
@@ -510,6 +559,9 @@ impl World {
             // Who was first is the network's to say; the CDR must say what the phones have seen.
             Story::CancelCrosses => holds("the CDR is true", !a.up || cdrs[0].answered.is_some()),
             _ => holds("both talked", a.up && b.up && cdrs[0].answered.is_some()),
+        }
+        if self.story == Story::ComesAlong {
+            holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }
         if matches!(self.story, Story::CallerHolds | Story::LongTalk) && self.seed.is_none() {
             holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);

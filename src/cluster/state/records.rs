@@ -104,6 +104,8 @@ pub struct LegGlance {
     pub inbound: Option<IgnoredAny>,
     pub out: Option<InviteOutGlance>,
     pub bye: Option<IgnoredAny>,
+    #[serde(default)]
+    pub reinvite: Option<IgnoredAny>,
 }
 
 /// How far an INVITE of ours got.
@@ -131,6 +133,9 @@ pub struct LegRecord {
     pub out: Option<InviteOutRecord>,
     pub bye: Option<Bytes>,
     pub gone: bool,
+    /// Our re-INVITE that asks it to come to another address of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinvite: Option<Bytes>,
 }
 
 /// One dialog.
@@ -213,6 +218,13 @@ pub struct MediaRecord {
     /// Whether a leg is on hold.
     #[serde(default)]
     pub held: [bool; 2],
+    /// What each leg was told last, where that may have to be told again.
+    #[serde(default, skip_serializing_if = "nothing_told")]
+    pub told: [Option<Bytes>; 2],
+}
+
+fn nothing_told(told: &[Option<Bytes>; 2]) -> bool {
+    told.iter().all(Option::is_none)
 }
 
 /// One stream (an `m=` line) and its two ends.

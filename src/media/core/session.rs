@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
 
 /// More `m=` lines than this are refused.
@@ -51,6 +52,10 @@ pub struct Session {
     pub versions: [u64; 2],
     /// Whether a leg has asked for less than both directions (RFC 3264 §8.4).
     pub held: [bool; 2],
+    /// Whether what each leg was told last is kept, to be told again from another address.
+    pub keeps: bool,
+    /// That, if it is kept.
+    pub told: [Option<Bytes>; 2],
 }
 
 /// One stream.
@@ -90,7 +95,7 @@ impl Session {
     /// No streams yet.
     pub fn new(ip: IpAddr, id: u64) -> Self {
         // RFC 4566 §5.2 has no bound, but phones keep it in 64 signed bits.
-        Self { ip, id: id >> 1, streams: Vec::new(), versions: [0; 2], held: [false; 2] }
+        Self { ip, id: id >> 1, streams: Vec::new(), versions: [0; 2], held: [false; 2], keeps: false, told: [None, None] }
     }
 
     /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. `take_port` gives
@@ -122,8 +127,25 @@ impl Session {
         let mut out = Vec::with_capacity(512);
         // Writing to memory fails only when memory does.
         let _ = sdp.write(&mut out);
+        if next.keeps {
+            next.told[other] = Some(Bytes::from(out.clone()));
+        }
         *self = next;
         Ok(out)
+    }
+
+    /// What a leg was told last, once more: with the address that is ours now, and a version of its own.
+    pub fn tell_again(&mut self, leg: usize) -> Option<Bytes> {
+        let mut sdp = Sdp::parse(self.told.get(leg)?.as_ref()?).ok()?;
+        self.versions[leg] += 1;
+        sdp.origin = Origin::with_ip_addr(self.id, self.versions[leg], self.ip);
+        sdp.connection = Some(Connection::from_ip_addr(self.ip));
+        let mut out = Vec::with_capacity(512);
+        // Writing to memory fails only when memory does.
+        let _ = sdp.write(&mut out);
+        let out = Bytes::from(out);
+        self.told[leg] = Some(out.clone());
+        Some(out)
     }
 
     fn describe_stream(
@@ -304,6 +326,21 @@ mod tests {
         assert_eq!(session.plan(0)[0].unwrap().remote[0], Some(seen));
         describe(&mut session, 0, &OFFER.replace("4000", "4002")).unwrap();
         assert_eq!(session.plan(0)[0].unwrap().remote[0], "10.0.0.1:4002".parse().ok());
+    }
+
+    #[test]
+    fn what_was_said_is_said_again_from_another_address() {
+        let mut session = Session { keeps: true, ..session() };
+        let offer = describe(&mut session, 0, OFFER).unwrap();
+        session.ip = "127.0.0.12".parse().unwrap();
+        let again = String::from_utf8(session.tell_again(1).unwrap().to_vec()).unwrap();
+        assert_eq!(
+            again,
+            offer
+                .replace("o=- 21 1 IN IP4 127.0.0.11", "o=- 21 2 IN IP4 127.0.0.12")
+                .replace("c=IN IP4 127.0.0.11", "c=IN IP4 127.0.0.12")
+        );
+        assert_eq!(session.tell_again(0), None, "it was told nothing yet");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! Invariants: one [`Mutation::End`] (so one CDR) per call; a call that failed to commit goes back to what was
 //! committed last ([`Call::roll_back`]).
 
+mod anchor;
 mod resume;
 mod state;
 
@@ -74,6 +75,8 @@ pub enum CallInput {
     },
     /// The deadline has passed.
     Timeout,
+    /// Ask a leg ([`CallState::movable`]) to come to where we are now, with this description; none if there is none to give.
+    Anchor(LegId, Option<Body>),
 }
 
 /// A new call: the INVITE, and where to.
@@ -215,11 +218,17 @@ impl Call {
             CallInput::Leg(..) => Step::default(),
             CallInput::HangUp { status, by } => self.end(status, by, now, Vec::new()),
             CallInput::Timeout => self.timeout(now),
+            CallInput::Anchor(leg, body) if self.state.movable(now) == Some(leg) => self.anchor(leg, body),
+            CallInput::Anchor(..) => Step::default(),
         }
     }
 
     fn timeout(&mut self, now: Timestamp) -> Step {
-        if self.deadline().is_none_or(|at| now < at) {
+        for leg in &mut self.state.legs {
+            leg.not_before = leg.not_before.filter(|at| now < *at);
+        }
+        let own = deadline(self.state.created, self.state.answered, self.state.ended.map(|ending| ending.at));
+        if own.is_none_or(|at| now < at) {
             return Step::default();
         }
         if self.state.ended.is_some() {
@@ -292,6 +301,10 @@ impl Call {
     fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
         let other = leg.other();
         let busy = self.state.relays.iter().find(|relay| relay.is_invite());
+        if self.state.legs.iter().any(|leg| leg.reinvite.is_some()) {
+            // RFC 3261 §14.2: one of ours is open.
+            return respond(leg, key, &request, StatusCode::REQUEST_PENDING);
+        }
         if self.state.answered.is_none() || self.state.leg(leg).inbound.is_some() {
             // RFC 3261 §14.2: an INVITE of the peer's is still open.
             return respond_with(leg, key, request.response(StatusCode::SERVER_INTERNAL_ERROR, None).with(Name::RetryAfter, "1"));
@@ -394,6 +407,9 @@ impl Call {
         let number = |request: &Request| request.headers.cseq().ok() == Some(cseq.clone());
         if self.state.leg(leg).out.as_ref().is_some_and(|out| number(&out.request)) {
             return self.first_response(leg, response, now);
+        }
+        if self.state.ended.is_none() && self.state.leg(leg).reinvite.as_ref().is_some_and(number) {
+            return self.anchored(leg, &response, now);
         }
         if let Some(at) = self.state.relays.iter().position(|relay| relay.from == leg.other() && number(&relay.onward)) {
             return self.relayed_response(leg, at, response, now);
@@ -549,6 +565,11 @@ impl Call {
         }
         if self.state.leg(leg).out.as_ref().is_some_and(|out| same(&out.request)) {
             self.state.leg_mut(leg).out = None;
+            return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
+        }
+        if self.state.leg(leg).reinvite.as_ref().is_some_and(same) {
+            // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
+            self.state.leg_mut(leg).reinvite = None;
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
         }
         let Some(at) = self.state.relays.iter().position(|relay| same(&relay.onward)) else { return Step::default() };

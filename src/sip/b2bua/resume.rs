@@ -40,6 +40,9 @@ impl Call {
         if let Some(bye) = &this.bye {
             commands.push(LegCommand::Send(bye.clone(), flow));
         }
+        if let Some(reinvite) = this.reinvite.as_ref().filter(|_| self.state.ended.is_none()) {
+            commands.push(LegCommand::Send(reinvite.clone(), flow));
+        }
         for relay in &self.state.relays {
             if relay.from == leg {
                 commands.push(LegCommand::Accept(relay.request.clone(), relay.came_by));

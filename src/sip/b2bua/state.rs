@@ -1,8 +1,10 @@
 //! All of a call that must survive: what is committed, and what a new owner goes on from. Layer: pure.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
-use super::{LINGER, NewCall, RING_TIMEOUT, without_body};
+use super::{LINGER, NewCall, RING_TIMEOUT, contact, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
@@ -47,6 +49,12 @@ pub struct CallLeg {
     pub bye: Option<Request>,
     /// The phone has hung up or doesn't know the dialog: no BYE is owed.
     pub gone: bool,
+    /// Our re-INVITE that asks the phone to come to another address of ours, until it has its final answer.
+    pub reinvite: Option<Request>,
+    /// The phone knows an address that is not ours any more. Not stored: whoever reads the record sees it.
+    pub moved: bool,
+    /// It is not asked before this: it had something else to do. Not stored.
+    pub not_before: Option<Timestamp>,
 }
 
 /// An INVITE that came to us.
@@ -197,7 +205,7 @@ pub fn deadline(created: Timestamp, answered: Option<Timestamp>, ended: Option<T
 
 impl CallLeg {
     fn new(dialog: Dialog) -> Self {
-        Self { dialog, inbound: None, out: None, bye: None, gone: false }
+        Self { dialog, inbound: None, out: None, bye: None, gone: false, reinvite: None, moved: false, not_before: None }
     }
 }
 
@@ -257,12 +265,50 @@ impl CallState {
         let done = |leg: &CallLeg| {
             leg.bye.is_none() && leg.inbound.as_ref().is_none_or(rejected) && leg.out.as_ref().is_none_or(refused)
         };
-        (self.answered.is_some() || self.ended.is_some()) && self.relays.is_empty() && self.legs.iter().all(done)
+        let here = |leg: &CallLeg| leg.reinvite.is_none() && !leg.moved;
+        let begun = self.answered.is_some() || self.ended.is_some();
+        begun && self.relays.is_empty() && self.legs.iter().all(|leg| done(leg) && here(leg))
+    }
+
+    /// The vnode is at another address than when this was stored. What its phones knew of the former one is no way to us any more:
+    /// those who have answered are to be asked to come along ([`super::CallInput::Anchor`]). A re-INVITE that did so already spoke of an
+    /// address that is gone.
+    pub fn move_to(&mut self, local: SocketAddr) {
+        let (vnode, ended) = (self.vnode, self.ended.is_some());
+        for (at, leg) in (0..).zip(&mut self.legs) {
+            let flow = &mut leg.dialog.flow;
+            if flow.vnode != vnode {
+                continue;
+            }
+            if flow.local != local {
+                flow.local = local;
+                leg.reinvite = None;
+            }
+            let token = Token { vnode, call: self.id, leg: LegId(at) };
+            leg.moved = !ended && leg.reinvite.is_none() && leg.dialog.contact != contact(&token, &leg.dialog.flow);
+            if let Some(inbound) = &mut leg.inbound {
+                inbound.came_by.local = local;
+            }
+        }
+        for relay in self.relays.iter_mut().filter(|relay| relay.came_by.vnode == vnode) {
+            relay.came_by.local = local;
+        }
+    }
+
+    /// A leg that can be asked to come along now: nothing else is open on it.
+    pub fn movable(&self, now: Timestamp) -> Option<LegId> {
+        let free = |leg: &CallLeg| {
+            leg.moved && leg.not_before.is_none_or(|at| at <= now) && leg.inbound.is_none() && leg.out.is_none() && !leg.gone
+        };
+        let established = self.answered.is_some() && self.ended.is_none() && !self.relays.iter().any(Relay::is_invite);
+        [LegId::CALLER, LegId::CALLEE].into_iter().find(|leg| established && free(self.leg(*leg)))
     }
 
     /// When the call wants to be told that time has passed.
     pub fn deadline(&self) -> Option<Timestamp> {
-        deadline(self.created, self.answered, self.ended.map(|ending| ending.at))
+        let own = deadline(self.created, self.answered, self.ended.map(|ending| ending.at));
+        let asks = self.legs.iter().filter(|leg| leg.moved && self.ended.is_none()).filter_map(|leg| leg.not_before);
+        own.into_iter().chain(asks).min()
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).

@@ -206,3 +206,59 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
     );
     assert!(call.state().ended.is_none());
 }
+
+/// What the callee is sent that has to come along, after what it answered last.
+fn asked_to_come(call: &mut Call, now: Timestamp) -> Option<Request> {
+    let body = Body { content_type: "application/sdp".into(), bytes: "where we are".into() };
+    let step = call.handle(CallInput::Anchor(LegId::CALLEE, Some(body)), now);
+    let sent = step.then.iter().find_map(|effect| match effect {
+        Effect::Leg(LegId::CALLEE, LegCommand::Send(request, _)) => Some(request.clone()),
+        _ => None,
+    });
+    assert_eq!(step.commit.is_some(), sent.is_some());
+    call.committed();
+    sent
+}
+
+/// Asked to come to another address, a phone comes, comes later, stays, or is gone.
+#[test]
+fn a_phone_that_cannot_come_along_now_is_asked_again_and_one_that_will_not_is_left_alone() {
+    let moved = || {
+        let mut state = established().state().clone();
+        state.move_to("127.0.0.12:5060".parse().unwrap());
+        Call::resume(state, 2).0
+    };
+    let answer = |call: &mut Call, asked: &Request, status, now| {
+        let response = asked.response(StatusCode::new(status).unwrap(), None).with(Name::Contact, "<sip:b@10.0.0.2:5060>");
+        let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(response)), now);
+        call.committed();
+        step
+    };
+    for (status, again, ends) in
+        [(200, false, false), (488, false, false), (491, true, false), (500, true, false), (481, false, true)]
+    {
+        let mut call = moved();
+        // The caller comes first.
+        assert_eq!(call.state().movable(NOW), Some(LegId::CALLER));
+        let _ = call.handle(CallInput::Anchor(LegId::CALLER, None), NOW);
+        let asked = asked_to_come(&mut call, NOW).unwrap();
+        assert!(asked.headers.text(&Name::Contact).unwrap().contains("@127.0.0.12:5060"), "{asked:?}");
+        // A re-INVITE of anybody's has to wait meanwhile.
+        let theirs = in_dialog(&call, "INVITE", 2);
+        let step = ask(&mut call, theirs, flow(0), NOW);
+        assert!(
+            matches!(&step.then[..], [Effect::Leg(_, LegCommand::Respond(_, glare))] if glare.status == StatusCode::REQUEST_PENDING)
+        );
+        let step = answer(&mut call, &asked, status, NOW);
+        assert_eq!(matches!(step.commit, Some(Mutation::End(..))), ends, "{status}");
+        assert_eq!(call.state().ended.is_some(), ends, "{status}");
+        assert_eq!(call.state().movable(NOW), None, "{status}");
+        assert_eq!(call.state().is_quiet(), !again && !ends, "{status}");
+        assert_eq!(call.deadline().is_some(), again || ends, "{status}");
+        if let Some(later) = call.deadline().filter(|_| again) {
+            let _ = call.handle(CallInput::Timeout, later);
+            let second = asked_to_come(&mut call, later).unwrap();
+            assert!(second.headers.cseq().unwrap().number > asked.headers.cseq().unwrap().number);
+        }
+    }
+}

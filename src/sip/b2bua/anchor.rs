@@ -1,0 +1,78 @@
+//! Where addresses are fixed, a new owner is at another one, and asks the phones to come along. Layer: pure.
+//!
+//! ```text
+//!  moved ──re-INVITE──▶ asked ──2xx──▶ here
+//!    ▲                    ├─ 491, 500 ──▶ moved, a while later
+//!    │                    └─ it won't, or is gone
+//!  another owner
+//! ```
+
+use std::time::Duration;
+
+use super::{ALLOW, Body, Call, Effect, EndedBy, Step, contact, set_body};
+use crate::clock::Timestamp;
+use crate::ids::LegId;
+use crate::sip::leg::LegCommand;
+use crate::sip::message::Response;
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode};
+
+/// A phone that could not come along at the moment is asked again after this (RFC 3261 §14.1 has 2.1 to 4 s for the owner of the
+/// Call-ID, which we are on one leg, and up to 2 s for the other).
+const ANCHOR_AGAIN: Duration = Duration::from_millis(2100);
+
+impl Call {
+    /// A re-INVITE of our own (RFC 3261 §14.1): the phone sends its requests to our Contact and its media to our description from
+    /// then on. Phones follow it where they don't follow UPDATE.
+    pub(super) fn anchor(&mut self, leg: LegId, body: Option<Body>) -> Step {
+        let this = self.state.leg_mut(leg);
+        this.moved = false;
+        let Some(body) = body else { return Step::default() };
+        let token = self.state.token(leg);
+        let here = contact(&token, &self.state.leg(leg).dialog.flow);
+        let known = std::mem::replace(&mut self.state.leg_mut(leg).dialog.contact, here);
+        let mut invite = self.dialog_request(leg, Method::Invite);
+        // Until it has answered it knows what it knew.
+        self.state.leg_mut(leg).dialog.contact = known;
+        invite.headers.push_text(Name::Allow, ALLOW);
+        set_body(&mut invite, Some(&body));
+        self.state.leg_mut(leg).reinvite = Some(invite.clone());
+        let flow = self.state.leg(leg).dialog.flow;
+        self.put(vec![Effect::Leg(leg, LegCommand::Send(invite, flow))])
+    }
+
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other status is treated alike")]
+    pub(super) fn anchored(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
+        if !response.status.is_final() {
+            return Step::default();
+        }
+        let Some(invite) = self.state.leg_mut(leg).reinvite.take() else { return Step::default() };
+        let token = self.state.token(leg);
+        let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
+        if response.status.class() == Class::Success {
+            let dialog = &mut self.state.leg_mut(leg).dialog;
+            dialog.contact = contact(&token, &dialog.flow);
+            dialog.retarget(&response.headers);
+            let ack = self.acknowledge(leg, &invite, None);
+            return self.put(vec![ack]);
+        }
+        match response.status {
+            StatusCode::CALL_DOES_NOT_EXIST | StatusCode::REQUEST_TIMEOUT => {
+                self.state.leg_mut(leg).gone = true;
+                self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, vec![acknowledge])
+            }
+            // It has an INVITE of its own open, or one that it thinks is: soon it hasn't.
+            StatusCode::REQUEST_PENDING | StatusCode::SERVER_INTERNAL_ERROR => {
+                let this = self.state.leg_mut(leg);
+                (this.moved, this.not_before) = (true, Some(now + ANCHOR_AGAIN));
+                self.put(vec![acknowledge])
+            }
+            // It won't come. Whatever it sends may find us, or not: that is not for us to end.
+            _ => {
+                let dialog = &mut self.state.leg_mut(leg).dialog;
+                dialog.contact = contact(&token, &dialog.flow);
+                self.put(vec![acknowledge])
+            }
+        }
+    }
+}
