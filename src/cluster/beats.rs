@@ -265,6 +265,11 @@ impl Beats {
         lock(&self.leases).void(peer);
     }
 
+    /// How long a word and its answer take to the slowest of the peers that are there.
+    pub fn round_trip(&self) -> Duration {
+        lock(&self.leases).round_trip(clock::uptime())
+    }
+
     /// Whether a peer was heard a moment ago.
     pub fn is_heard(&self, peer: NodeId) -> bool {
         lock(&self.leases).is_heard(clock::uptime(), peer)
@@ -331,7 +336,7 @@ impl Thread {
                     }
                 }
                 Packet::Echo(echo) => {
-                    lock(&self.beats.leases).echoed(&echo);
+                    lock(&self.beats.leases).echoed(now, &echo);
                     self.beats.echoes.send_modify(|count| *count += 1);
                 }
             }

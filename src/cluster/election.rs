@@ -84,7 +84,9 @@ fn has_leader(cluster: &Cluster, group: &Group) -> bool {
 async fn succeed(cluster: &Cluster, group: &Group) {
     let named = cluster.beats.leader(group.id) == Some(cluster.node);
     let rank = heirs(cluster, group).iter().position(|node| *node == cluster.node).unwrap_or(0);
-    let wait = if named { NAMED } else { SECOND * u32::try_from(rank).unwrap_or(u32::MAX) };
+    // Whoever comes first asks, is voted for, and says so: over a slow link the others wait for that too.
+    let far = cluster.beats.round_trip();
+    let wait = if named { NAMED + far } else { (SECOND + far * 3) * u32::try_from(rank).unwrap_or(u32::MAX) };
     let turn = Instant::now() + wait;
     while Instant::now() < turn {
         tokio::time::sleep(GLANCE).await;
@@ -97,7 +99,7 @@ async fn succeed(cluster: &Cluster, group: &Group) {
     }
     metrics::counter!("tandem_elections_total").increment(1);
     tracing::info!(group = group.id.0, rank, "standing for election");
-    let deadline = Instant::now() + ELECTION;
+    let deadline = Instant::now() + ELECTION + far * 2;
     while !has_leader(cluster, group) && Instant::now() < deadline {
         tokio::time::sleep(GLANCE).await;
     }
@@ -126,15 +128,14 @@ async fn may_win(cluster: &Cluster, group: &Group) -> bool {
         return false;
     }
     let Ok(last) = group.raft.with_raft_state(|state| state.log_ids.last().copied()).await else { return false };
-    let question = (cluster.node, last);
+    let (question, far) = ((cluster.node, last), cluster.beats.round_trip());
     let voters = group.voters();
     let links = cluster.links.all().into_iter().filter(|(node, _)| voters.iter().any(|voters| voters.contains(node)));
-    let mut asked: FuturesUnordered<_> =
-        links
-            .map(|(node, link)| async move {
-                (node, link.call::<_, bool>(Kind::May, group.id, &question, ASK).await.unwrap_or(false))
-            })
-            .collect();
+    let mut asked: FuturesUnordered<_> = links
+        .map(|(node, link)| async move {
+            (node, link.call::<_, bool>(Kind::May, group.id, &question, ASK + far * 2).await.unwrap_or(false))
+        })
+        .collect();
     let mut yes = BTreeSet::from([cluster.node]);
     let won = |yes: &BTreeSet<NodeId>| voters.iter().all(|voters| voters.intersection(yes).count() > voters.len() / 2);
     while !won(&yes) {

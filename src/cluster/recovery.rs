@@ -177,6 +177,7 @@ async fn has_caught_up(cluster: &Cluster) -> bool {
         let target = cluster.progress(group, LOOK * 4).await;
         let applied = group.metrics().last_applied.map(|id| id.index());
         if target.is_none() || applied < target {
+            tracing::debug!(group = group.id.0, ?target, ?applied, leader = ?group.leader(), "not caught up");
             return false;
         }
         if cluster.life.memory() != Memory::Whole && !is_latest(cluster, group).await {

@@ -43,3 +43,23 @@ async fn a_node_comes_back_with_its_disk() {
 async fn a_node_comes_back_empty_handed() {
     comes_back(true).await;
 }
+
+/// One is on its way back, and not ready, when another dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_dies_while_another_catches_up() {
+    let mut cluster = Cluster::start(2);
+    let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
+    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
+    b.register().await.unwrap();
+    cluster.kill(3);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.start_again(3);
+    cluster.kill(2);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    call::heard_each_other(&talks, GAP * 2);
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
+}

@@ -10,6 +10,7 @@ use tandem::cli::demo::talk::Talk;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
+use crate::lab::wire::Delay;
 use crate::lab::{call, until};
 
 /// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench.
@@ -215,6 +216,28 @@ fn a_lossy_link_moves_nothing() {
         let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
         hung_up.and(ended).unwrap();
         until("six CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 6 }).await;
+    });
+}
+
+/// 10 to 30 ms each way between the nodes: everything takes longer, nothing moves, and a death is noticed as soon.
+#[test]
+fn a_slow_link_moves_nothing_and_a_death_is_survived_on_it() {
+    net::run(3, async |net| {
+        let mut case = Case::start(net).await;
+        case.net.slow(Delay { least: Duration::from_millis(10), jitter: Duration::from_millis(20) });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = case.cluster.elections();
+        let [a, b] = &mut case.talks;
+        a.take_gap();
+        b.take_gap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        call::heard_each_other(&case.talks, MOVED);
+        assert_eq!(case.cluster.elections(), before, "nobody was taken for dead");
+        case.cluster.kill(2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        case.cluster.start_again(2);
+        // To notice, to ask, to vote, to promise and to commit: each crosses the link, and crosses it back.
+        case.ends_well(DEAD + Duration::from_millis(30) * 14).await;
     });
 }
 

@@ -25,6 +25,7 @@ fn calls_come_and_go_while_things_break() {
 }
 
 #[test]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
 fn the_checker_finds_what_is_broken() {
     let caller = || "a".to_owned();
     let good = vec![
@@ -35,11 +36,16 @@ fn the_checker_finds_what_is_broken() {
         Event::Owns { node: 1, vnode: 1 },
         Event::Owns { node: 2, vnode: 1 },
         Event::Left { node: 1, calls: 0, sockets: 0, ports: 0 },
-        Event::Spoke { vnode: 1, hosts: vec!["x".into(), "y".into()] },
+        Event::Spoke { vnode: 1, node: 2, until_ms: 2000, frames: 9 },
         Event::Cdr { caller: caller(), answered: true },
         Event::Registration { user: "b".into() },
     ];
-    let broken = |history: Vec<Event>| check(&history.into_iter().map(|event| Entry { at_ms: 0, event }).collect::<Vec<_>>());
+    let at = |event: &Event| match event {
+        Event::Owns { node: 2, .. } | Event::Spoke { node: 2, .. } => 1000,
+        _ => 500,
+    };
+    let broken =
+        |history: Vec<Event>| check(&history.into_iter().map(|event| Entry { at_ms: at(&event), event }).collect::<Vec<_>>());
     assert_eq!(broken(good.clone()), Vec::<String>::new());
     let without = |at: usize| [&good[..at], &good[at + 1..]].concat();
     let with = |event: Event| [good.clone(), vec![event]].concat();
@@ -48,7 +54,9 @@ fn the_checker_finds_what_is_broken() {
         (with(Event::Lost { caller: caller(), call: 1, why: "481".into() }), "was lost"),
         (with(Event::Refused { caller: caller(), why: "no answer to INVITE".into() }), "was left alone"),
         (with(Event::Gap { caller: caller(), during: "Kill".into(), ms: 101, bound_ms: 100 }), "heard nothing"),
-        (without(5), "hosts spoke for it in 2 turns"),
+        (without(5), "was not its only owner"),
+        (with(Event::Spoke { vnode: 1, node: 1, until_ms: 1100, frames: 1 }), "was not its only owner"),
+        (with(Event::Spoke { vnode: 1, node: 0, until_ms: 600, frames: 1 }), "was not its only owner"),
         (without(8), "0 CDRs for 1 calls"),
         (with(Event::Cdr { caller: caller(), answered: true }), "2 CDRs for 1 calls"),
         (without(9), "registration of b is gone"),

@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
 use super::net::{Net, Watch};
+
+/// Milliseconds by which what is heard on the wire may seem later than it was: who listens has to get a turn on a busy machine.
+const SLACK: u64 = 20;
 
 /// Something that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +37,8 @@ pub enum Event {
     Registered { user: String },
     /// A node has begun to act for a vnode.
     Owns { node: usize, vnode: usize },
-    /// The hosts whose frames spoke for a vnode's address, one turn after another.
-    Spoke { vnode: usize, hosts: Vec<String> },
+    /// A node's frames spoke for a vnode's address, from when this was seen on, until another's did.
+    Spoke { vnode: usize, node: usize, until_ms: u64, frames: u64 },
     /// Accounting has this.
     Cdr { caller: String, answered: bool },
     /// A registration that is there in the end.
@@ -64,13 +67,15 @@ impl History {
     }
 
     pub fn saw(&self, event: Event) {
-        let at_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        self.saw_at(ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()), event);
+    }
+
+    fn saw_at(&self, at_ms: u64, event: Event) {
         let line = serde_json::to_string(&Entry { at_ms, event }).unwrap();
         writeln!(self.file.lock().unwrap(), "{line}").unwrap();
     }
 
     pub fn gap(&self, caller: &str, during: &str, gap: Duration, bound: Duration) {
-        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap();
         self.saw(Event::Gap { caller: caller.into(), during: during.into(), ms: ms(gap), bound_ms: ms(bound) });
     }
 
@@ -80,15 +85,24 @@ impl History {
             for line in cluster.log(node).lines().filter(|line| line.contains("\"message\":\"open\"")) {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 let vnode = line["vnode"].as_str().unwrap().trim_start_matches('v').parse().unwrap();
-                self.saw(Event::Owns { node, vnode });
+                // It says so when all is done; the address came before.
+                let opened = Duration::from_secs_f64(line["time"].as_str().unwrap().parse().unwrap());
+                self.saw_at(ms(opened) - line["ms"].as_u64().unwrap(), Event::Owns { node, vnode });
             }
             let count = async |key| cluster.count(node, "/v1/cluster", key).await;
             let (calls, sockets, ports) = (count("calls").await, count("media_sockets").await, count("media_ports").await);
             self.saw(Event::Left { node, calls, sockets, ports });
         }
+        let hosts: Vec<_> = (1..=3).map(|node| net.mac(&format!("n{node}"))).collect();
+        let (now, clock) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+        let at = |instant: Instant| ms(clock.saturating_sub(now.saturating_duration_since(instant)));
         for vnode in 1..=6 {
-            let hosts = watch.turns(net.vnode(vnode)).iter().map(|turn| turn.host.to_string()).collect();
-            self.saw(Event::Spoke { vnode, hosts });
+            for turn in watch.turns(net.vnode(vnode)) {
+                // 0 is none of them.
+                let node = hosts.iter().position(|host| *host == turn.host).map_or(0, |at| at + 1);
+                let spoke = Event::Spoke { vnode, node, until_ms: at(turn.last), frames: turn.frames };
+                self.saw_at(at(turn.first), spoke);
+            }
         }
         let user = |aor: &serde_json::Value| aor.as_str().unwrap().split('@').next().unwrap().to_owned();
         for (path, list) in [("/v1/cdrs", "cdrs"), ("/v1/registrations", "registrations")] {
@@ -111,13 +125,29 @@ impl History {
     }
 }
 
+/// Whether a node that spoke for so long had begun to act by then, and nobody else had since.
+fn spoke_in_turn(owners: &BTreeSet<(u64, usize)>, node: usize, from: u64, until: u64) -> bool {
+    let began = owners.iter().rfind(|(at, owner)| *owner == node && *at <= from + SLACK);
+    began.is_some_and(|(began, _)| owners.iter().all(|(at, owner)| *owner == node || at <= began || *at + SLACK >= until))
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap()
+}
+
 /// The promises that a history shows to be broken.
 pub fn check(history: &[Entry]) -> Vec<String> {
     let mut broken = Vec::new();
     let mut open = BTreeSet::new();
     let mut answered: BTreeMap<&str, usize> = BTreeMap::new();
     let mut cdrs: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
+    // By vnode: when which node began to act for it.
+    let mut owners: BTreeMap<usize, BTreeSet<(u64, usize)>> = BTreeMap::new();
+    for Entry { at_ms, event } in history {
+        if let Event::Owns { node, vnode } = event {
+            owners.entry(*vnode).or_default().insert((*at_ms, *node));
+        }
+    }
     let (mut registered, mut found) = (BTreeSet::new(), BTreeSet::new());
     for Entry { at_ms, event } in history {
         match event {
@@ -137,12 +167,14 @@ pub fn check(history: &[Entry]) -> Vec<String> {
                 broken.push(format!("{caller} heard nothing for {ms} ms at {at_ms}, {during} allows {bound_ms}"));
             }
             Event::Gap { .. } => {}
-            Event::Owns { vnode, .. } => *owners.entry(*vnode).or_default() += 1,
-            Event::Spoke { vnode, hosts } => {
-                let turns = owners.get(vnode).copied().unwrap_or(0);
-                if hosts.len() > turns {
-                    let spoke = hosts.len();
-                    broken.push(format!("vnode {vnode} had {turns} owners, and hosts spoke for it in {spoke} turns: {hosts:?}"));
+            Event::Owns { .. } => {}
+            Event::Spoke { vnode, node, until_ms, frames } => {
+                let of = owners.get(vnode).cloned().unwrap_or_default();
+                if !spoke_in_turn(&of, *node, *at_ms, *until_ms) {
+                    let near = of.iter().filter(|(at, _)| at.abs_diff(*at_ms) < 5_000).collect::<Vec<_>>();
+                    broken.push(format!(
+                        "node {node} spoke for vnode {vnode} from {at_ms} until {until_ms} ({frames} frames), and was not its only owner: {near:?}"
+                    ));
                 }
             }
             Event::Cdr { caller, answered: true } => *cdrs.entry(caller).or_default() += 1,

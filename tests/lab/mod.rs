@@ -22,6 +22,7 @@ pub mod net;
 pub mod sipp;
 pub mod soak;
 pub mod tone;
+pub mod wire;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU8, Ordering};

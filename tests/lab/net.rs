@@ -19,6 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pnet_datalink::{Channel, Config, MacAddr};
 
+use super::wire::{self, Delay};
+
 /// The interface of every host.
 pub const INTERFACE: &str = "eth0";
 /// So many addresses the phones' host has.
@@ -149,6 +151,35 @@ impl Net {
     /// So many of a hundred frames between nodes are lost.
     pub fn lose(&self, percent: u32) {
         self.rule(&format!("iifname \"p-n*\" oifname \"p-n*\" numgen random mod 100 < {percent} drop"));
+    }
+
+    /// From now on frames between nodes take their time.
+    pub fn slow(&self, delay: Delay) {
+        let nodes: Vec<_> = (1..=self.nodes).map(|node| self.node(node)).collect();
+        let hosts = (1..=self.nodes).map(|node| format!("n{node}")).collect::<Vec<_>>();
+        for host in hosts.iter().map(String::as_str).chain(["phones"]) {
+            // What a packet socket is given must be whole: checksums and segments are the sender's to make.
+            let offload = ["ip", "netns", "exec", &self.namespace(host), "ethtool", "-K", INTERFACE];
+            let all = [&offload[..], &["tx", "off", "tso", "off", "gso", "off", "gro", "off"]].concat();
+            assert!(Command::new(all[0]).args(&all[1..]).output().unwrap().status.success(), "{all:?}");
+        }
+        for host in hosts {
+            let (port, wire, plug) = (format!("p-{host}"), format!("w-{host}"), format!("q-{host}"));
+            // The switch's port keeps its name, by which it is cut.
+            self.on("switch", &["link", "set", &port, "down"]);
+            self.on("switch", &["link", "set", &port, "nomaster", "name", &wire, "up"]);
+            self.on("switch", &["link", "add", &port, "type", "veth", "peer", "name", &plug]);
+            self.on("switch", &["link", "set", &port, "master", "br0", "up"]);
+            self.on("switch", &["link", "set", &plug, "up"]);
+            wire::join(&self.namespace("switch"), (wire, self.mac(&host)), plug, nodes.clone(), delay);
+        }
+    }
+
+    /// The hardware address of a host.
+    pub fn mac(&self, host: &str) -> MacAddr {
+        let show = ["-n", &self.namespace(host), "-br", "link", "show", INTERFACE];
+        let output = Command::new("ip").args(show).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).split_whitespace().nth(2).unwrap().parse().unwrap()
     }
 
     /// The cable is pulled, or put in again: the host sees it.

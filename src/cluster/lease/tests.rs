@@ -120,7 +120,7 @@ impl World {
                     self.send(to, beat.from.0, Message::Echo(echo));
                 }
             }
-            Message::Echo(echo) => self.nodes[at].leases.echoed(&echo),
+            Message::Echo(echo) => self.nodes[at].leases.echoed(now, &echo),
             Message::Ask { term, from } => {
                 let node = &mut self.nodes[at];
                 if !node.leases.may_vote(now, GROUP, NodeId(from)) {
@@ -271,7 +271,7 @@ fn a_lease_runs_from_the_sending_and_a_promise_from_the_hearing() {
     let (mut leader, mut voter, voters) = leases();
     let beat = leader.beat(ms(1000), vec![(GROUP, 5)]);
     let echo = voter.heard(ms(1030), &beat, |_| 5).unwrap();
-    leader.echoed(&echo);
+    leader.echoed(ms(1060), &echo);
     assert_eq!(leader.held_until(ms(1060), GROUP, 5, &voters), Some(ms(1200)));
     assert_eq!(leader.held_until(ms(1060), GROUP, 6, &voters), None);
     assert!(!voter.may_vote(ms(1249), GROUP, NodeId(3)) && voter.may_vote(ms(1250), GROUP, NodeId(3)));
@@ -305,10 +305,10 @@ fn what_is_let_go_is_free_at_once_and_late_echoes_bring_nothing_back() {
     assert!(!leader.has_heard_release(GROUP, NodeId(2)));
     let beat = leader.beat(ms(1001), Vec::new());
     let heard = voter.heard(ms(1001), &beat, |_| 5).unwrap();
-    leader.echoed(&heard);
+    leader.echoed(ms(1001), &heard);
     assert!(leader.has_heard_release(GROUP, NodeId(2)) && voter.may_vote(ms(1001), GROUP, NodeId(3)));
     leader.beat(ms(1002), vec![(GROUP, 5)]);
-    leader.echoed(&echo);
+    leader.echoed(ms(1003), &echo);
     assert_eq!(leader.held_until(ms(1003), GROUP, 5, &voters), None);
 }
 
@@ -342,13 +342,27 @@ fn the_dead_bind_nobody() {
     assert_eq!(voter.leader(ms(1001), GROUP), None);
 }
 
+/// Who stands waits for the slowest that is there, and not for who is gone.
+#[test]
+fn a_round_trip_is_the_slowest_that_is_heard() {
+    let (mut leader, mut voter, _) = leases();
+    for at in [1000, 1020] {
+        let beat = leader.beat(ms(at), Vec::new());
+        let echo = voter.heard(ms(at + 10), &beat, |_| 5).unwrap();
+        leader.heard(ms(at + 20), &voter.beat(ms(at + 10), Vec::new()), |_| 5);
+        leader.echoed(ms(at + 30), &echo);
+    }
+    assert_eq!(leader.round_trip(ms(1050)), Duration::from_millis(30));
+    assert_eq!(leader.round_trip(ms(1300)), Duration::ZERO);
+}
+
 /// While a membership changes, a lease wants a majority of the old voters and one of the new.
 #[test]
 fn a_lease_wants_both_majorities() {
     let (mut leader, mut voter, _) = leases();
     let voters = |range: std::ops::RangeInclusive<u64>| range.map(NodeId).collect::<BTreeSet<_>>();
     let beat = leader.beat(ms(1000), vec![(GROUP, 5)]);
-    leader.echoed(&voter.heard(ms(1000), &beat, |_| 5).unwrap());
+    leader.echoed(ms(1000), &voter.heard(ms(1000), &beat, |_| 5).unwrap());
     assert!(leader.held_until(ms(1001), GROUP, 5, &[voters(1..=3)]).is_some());
     assert!(leader.held_until(ms(1001), GROUP, 5, &[voters(1..=3), voters(1..=5)]).is_none());
 }

@@ -24,6 +24,10 @@ use crate::ids::NodeId;
 /// So many appends of a group may be on their way to a peer at once.
 const PIPELINE: usize = 16;
 
+/// An append is waited for at least this long, longer than openraft would (a heartbeat's interval): a slow link is no dead one, and
+/// a dead one's answers end with its connection.
+const APPEND: Duration = Duration::from_secs(1);
+
 /// Makes a group's connections to its peers.
 #[derive(Clone)]
 pub struct Network {
@@ -88,7 +92,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let (links, peer, group, deadline) = (self.links.clone(), self.peer, self.group, option.hard_ttl());
+        let (links, peer, group, deadline) = (self.links.clone(), self.peer, self.group, option.hard_ttl().max(APPEND));
         let answers = input.map(move |rpc| {
             let before = rpc.prev_log_id;
             let last = rpc.entries.last().map(RaftEntry::log_id).or(before);
