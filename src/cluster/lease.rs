@@ -89,8 +89,8 @@ struct Peer {
     echoed: u64,
     /// When the latest beat that it echoed was sent.
     echoed_sent: Option<Uptime>,
-    /// How long a beat and its echo take, smoothed.
-    round_trip: Duration,
+    /// How long a beat and its echo take, smoothed; none before the first.
+    round_trip: Option<Duration>,
     /// By group: the term that it follows us in, and when the beat was sent.
     follows: BTreeMap<GroupId, (Term, Uptime)>,
 }
@@ -191,9 +191,12 @@ impl Leases {
         let peer = self.peers.entry(echo.from).or_default();
         peer.echoed = peer.echoed.max(echo.number);
         peer.echoed_sent = peer.echoed_sent.max(Some(sent.at));
-        // RFC 6298's gain, from above at once: who is waited for too long is waited for once.
+        // Longer than a lease takes no link, but what waited for one: for a neighbour to be found, or a process to go on.
         let took = now.since(sent.at);
-        peer.round_trip = took.max((peer.round_trip * 7 + took) / 8);
+        if took < LEASE {
+            // RFC 6298's gain.
+            peer.round_trip = peer.round_trip.map_or(took, |smoothed| (smoothed * 7 + took) / 8).into();
+        }
         for (group, term) in &sent.leads {
             let given_back = self.floors.get(group).is_some_and(|floor| sent.number < *floor);
             if echo.follows.contains(group) && !given_back {
@@ -219,7 +222,7 @@ impl Leases {
     /// How long a beat and its echo take to the slowest of the peers that are heard.
     pub fn round_trip(&self, now: Uptime) -> Duration {
         let heard = self.peers.values().filter(|peer| peer.heard.is_some_and(|heard| now.since(heard) < GRANT));
-        heard.map(|peer| peer.round_trip).max().unwrap_or_default()
+        heard.filter_map(|peer| peer.round_trip).max().unwrap_or_default()
     }
 
     /// Whether a majority has answered lately, whatever it said.

@@ -232,8 +232,10 @@ async fn look_after_meta(cluster: &Cluster, meta: &Group) {
         } else if let Some(heir) = wanted.iter().find(|node| voters.contains(node) && is_close(meta, **node)) {
             hand_over(cluster, meta, *heir).await;
         } else {
-            let with_us = wanted.iter().copied().chain([cluster.node]).collect();
-            change_voters(cluster, meta, &with_us).await;
+            let with_us: BTreeSet<NodeId> = wanted.iter().copied().chain([cluster.node]).collect();
+            if meta.voters() != [with_us.clone()] {
+                change_voters(cluster, meta, &with_us).await;
+            }
         }
         return;
     }

@@ -37,6 +37,10 @@ impl Case {
 
     async fn watched(net: Arc<Net>, watch: Watch) -> Self {
         let cluster = Cluster::at(&net, 2).await;
+        Self::on(net, cluster, watch).await
+    }
+
+    async fn on(net: Arc<Net>, cluster: Cluster, watch: Watch) -> Self {
         let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
         let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
         a.register().await.unwrap();
@@ -193,6 +197,24 @@ fn two_hosts_lose_sight_of_each_other_and_nobody_minds() {
         assert_eq!(case.cluster.elections(), before, "both have a majority without each other");
         assert_eq!(case.watch.turns(case.address).len(), 1);
         call::heard_each_other(&case.talks, MOVED);
+    });
+}
+
+/// The same by IPv6: neighbours hear an advertisement, signalling and media go on.
+#[test]
+fn a_process_is_killed_that_has_ipv6_addresses() {
+    net::run(3, async |net| {
+        let users = vec![("u0001".into(), "pu0001".into()), ("u0002".into(), "pu0002".into())];
+        let cluster = Cluster::at_with(&net, users, |config| {
+            for vnode in &mut config.cluster.vnode {
+                vnode.address = Some(net.vnode_v6(vnode.id.0).into());
+            }
+        });
+        let mut case = Case::on(net.clone(), cluster.await, Watch::start()).await;
+        case.cluster.kill(2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        case.cluster.start_again(2);
+        case.ends_well(DEAD).await;
     });
 }
 

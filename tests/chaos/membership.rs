@@ -15,7 +15,9 @@ const GAP: Duration = Duration::from_millis(150);
 
 /// How many vnodes each node is home of, and of how many it holds the records.
 async fn shares(cluster: &Cluster, ask: usize) -> BTreeMap<u64, (usize, usize)> {
-    let all = cluster.api(ask).get("/v1/cluster").await.unwrap();
+    let api = cluster.api(ask);
+    until("the node has heard it all", PATIENCE, || async { api.get("/v1/cluster").await.unwrap()["settled"] == true }).await;
+    let all = api.get("/v1/cluster").await.unwrap();
     let mut shares = BTreeMap::new();
     let numbers = |value: &Value| value.as_array().unwrap().iter().map(|node| node.as_u64().unwrap()).collect::<Vec<_>>();
     for vnode in all["vnodes"].as_array().unwrap() {

@@ -1,6 +1,6 @@
 //! Built-in phones that talk through a cluster.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tandem::cli::demo::phone::Phone;
@@ -16,7 +16,8 @@ pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSo
 
 /// A phone for one of the cluster's users, which speaks to a vnode's address.
 pub async fn phone_at(cluster: &Cluster, user: usize, server: SocketAddr) -> (Phone, UdpSocket) {
-    let media = UdpSocket::bind((super::phones(), 0)).await.unwrap();
+    let own = if server.is_ipv6() { super::net::PHONES_V6.into() } else { IpAddr::from(super::phones()) };
+    let media = UdpSocket::bind((own, 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
     (Phone::new(name, password, DOMAIN, server, media.local_addr().unwrap()).await.unwrap(), media)
 }

@@ -5,10 +5,12 @@
 //!  n2 10.99.0.2 ─┼─ br0 ─ phones 10.99.1.1 … (the test)         vnodes 10.99.0.11 …
 //!  n3 10.99.0.3 ─┘
 //! ```
+//!
+//! Each host has an IPv6 address too: fd99::1 …, the phones' fd99::1:1; vnodes can be at fd99::11 ….
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,6 +40,9 @@ pub fn phone_address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 1, last)
 }
 
+/// The IPv6 address of the phones' host.
+pub const PHONES_V6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, 1);
+
 /// The network; it goes with the last that has it.
 pub struct Net {
     name: String,
@@ -64,15 +69,16 @@ impl Net {
         net.on("switch", &["link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0"]);
         net.on("switch", &["link", "set", "br0", "up"]);
         for node in 1..=nodes {
-            net.host(&format!("n{node}"), &[net.node(node)]);
+            let v6 = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, u16::try_from(node).unwrap());
+            net.host(&format!("n{node}"), &[net.node(node)], v6);
         }
         let phones: Vec<_> = (1..=PHONES).map(phone_address).collect();
-        net.host("phones", &phones);
+        net.host("phones", &phones, PHONES_V6);
         net.nft("table bridge faults {\n chain wire {\n type filter hook forward priority 0; policy accept;\n }\n}\n");
         net
     }
 
-    fn host(&self, host: &str, addresses: &[Ipv4Addr]) {
+    fn host(&self, host: &str, addresses: &[Ipv4Addr], v6: Ipv6Addr) {
         let (namespace, port) = (self.namespace(host), format!("p-{host}"));
         self.ip(&["netns", "add", &namespace]);
         self.on("switch", &["link", "add", &port, "type", "veth", "peer", "name", INTERFACE, "netns", &namespace]);
@@ -80,6 +86,8 @@ impl Net {
         self.on(host, &["link", "set", "lo", "up"]);
         self.on(host, &["link", "set", INTERFACE, "up"]);
         let lines: String = addresses.iter().map(|ip| format!("addr add {ip}/16 dev {INTERFACE}\n")).collect();
+        // Nobody else has it: looking for a double would take a second.
+        let lines = format!("{lines}addr add {v6}/64 dev {INTERFACE} nodad\n");
         self.input(&["ip", "-n", &namespace, "-batch", "-"], &lines);
     }
 
@@ -91,6 +99,11 @@ impl Net {
     /// The address of a vnode.
     pub fn vnode(&self, vnode: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 99, 0, 10 + u8::try_from(vnode).unwrap())
+    }
+
+    /// The IPv6 address of a vnode.
+    pub fn vnode_v6(&self, vnode: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0x10 + vnode)
     }
 
     /// A command that runs at a node's host.
@@ -264,7 +277,7 @@ impl Drop for Net {
 
 /// Who speaks for an address, as the phones' host hears it: frames from the address, and ARP about it.
 pub struct Watch {
-    heard: Arc<Mutex<BTreeMap<Ipv4Addr, Vec<Turn>>>>,
+    heard: Arc<Mutex<BTreeMap<IpAddr, Vec<Turn>>>>,
 }
 
 /// One host after another.
@@ -299,7 +312,7 @@ impl Watch {
 
     /// Begins to listen.
     pub fn start() -> Self {
-        let heard: Arc<Mutex<BTreeMap<Ipv4Addr, Vec<Turn>>>> = Arc::default();
+        let heard: Arc<Mutex<BTreeMap<IpAddr, Vec<Turn>>>> = Arc::default();
         let interface = pnet_datalink::interfaces().into_iter().find(|own| own.name == INTERFACE).unwrap();
         let config = Config { read_buffer_size: 4 << 20, ..Config::default() };
         let Channel::Ethernet(_, mut frames) = pnet_datalink::channel(&interface, config).unwrap() else { panic!("no Ethernet") };
@@ -322,8 +335,7 @@ impl Watch {
 
     /// The hosts that spoke for an address, one turn after another.
     pub fn turns(&self, ip: impl Into<IpAddr>) -> Vec<Turn> {
-        let IpAddr::V4(ip) = ip.into() else { return Vec::new() };
-        self.heard.lock().unwrap().get(&ip).cloned().unwrap_or_default()
+        self.heard.lock().unwrap().get(&ip.into()).cloned().unwrap_or_default()
     }
 }
 
@@ -342,12 +354,14 @@ fn who_has(own: MacAddr, ip: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The host that sent a frame, and the address that it spoke for.
-fn speaker(frame: &[u8]) -> Option<(MacAddr, Ipv4Addr)> {
+fn speaker(frame: &[u8]) -> Option<(MacAddr, IpAddr)> {
     let mac = |at: usize| Some(MacAddr::from(<[u8; 6]>::try_from(frame.get(at..at + 6)?).ok()?));
-    let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+    let ip = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+    let v6 = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?));
     match frame.get(12..14)? {
         [0x08, 0x00] => Some((mac(6)?, ip(26)?)),
         [0x08, 0x06] => Some((mac(22)?, ip(28)?)),
+        [0x86, 0xdd] => Some((mac(6)?, v6(22)?)),
         _ => None,
     }
 }

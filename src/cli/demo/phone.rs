@@ -404,8 +404,9 @@ impl Phone {
     /// What the phone offers and answers: PCMU.
     pub fn sdp(&self) -> String {
         let (ip, port) = (self.media.ip(), self.media.port());
+        let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
         format!(
-            "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
         )
     }
 }
