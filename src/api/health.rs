@@ -24,7 +24,10 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, Proble
     }
     match (cluster.is_ready(), cluster.has_majority()) {
         (true, true) => Ok("ready\n"),
-        (false, _) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "This node is still catching up.")),
+        (false, _) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is still catching up; one that is new waits for `tandem join`.",
+        )),
         (true, false) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "No majority of the nodes is reachable.")),
     }
 }
