@@ -16,8 +16,9 @@ mod schedule;
 mod world;
 
 use std::sync::Mutex;
+use std::time::Duration;
 
-use schedule::Schedule;
+use schedule::{Fault, Schedule, Strike};
 use world::World;
 
 /// Random schedules, unless SCHEDULES says otherwise.
@@ -72,4 +73,16 @@ fn no_schedule_breaks_a_promise() {
             }
         }
     }
+}
+
+/// One node is away for long, and the owner of a vnode dies with entries in its log that nobody else has: of the two that are
+/// left only it can be elected.
+#[test]
+fn a_killed_owner_with_the_longest_log_is_elected_again() {
+    let at = Duration::from_millis;
+    let strike = |from, fault, lasts| Strike { at: at(from), fault, lasts: at(lasts) };
+    let mut world = World::new(1);
+    let schedule = [strike(0, Fault::Kill(2), 10_000), strike(1000, Fault::CutOff(1), 150), strike(1100, Fault::Kill(1), 100)];
+    world.begin(&schedule).unwrap();
+    world.owner_within(tandem::ids::VnodeId(2), at(3000)).unwrap();
 }

@@ -113,9 +113,19 @@ impl Node {
             self.record.note(format!("{:?} {} {vnode} {now:?}", turmoil::sim_elapsed().unwrap(), self.id));
             if let Ownership::Owner { epoch } = now {
                 self.record.owns(self.id, vnode, epoch);
+                self.has_all(&cluster, vnode);
             }
             tokio::time::sleep(SOCKETS).await;
             cluster.sockets_open(vnode, now.is_active());
+        }
+    }
+
+    /// Who owns a vnode answers from its records, and has all that anybody was promised.
+    fn has_all(&self, cluster: &Cluster, vnode: VnodeId) {
+        let committed = self.record.committed.borrow();
+        let mut calls = committed.range((vnode, 0)..=(vnode, u128::MAX)).map(|(_, call)| CallId(*call));
+        if let Some(lacks) = cluster.read(vnode, |state| calls.find(|call| state.call(*call).is_none())).flatten() {
+            self.record.wrong.borrow_mut().push(format!("{} owns {vnode} and lacks {lacks:?}", self.id));
         }
     }
 

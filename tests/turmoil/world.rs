@@ -91,24 +91,35 @@ impl World {
         Self { sim, nodes, record, links: BTreeMap::new(), dark: BTreeMap::new() }
     }
 
-    /// Runs a schedule; gives what came of it, or what is wrong.
-    pub fn run(&mut self, schedule: &Schedule) -> Result<String, Wrong> {
-        self.until("the cluster is founded", Self::is_settled)?;
+    /// Founds the cluster and lets a schedule's faults strike; gives how many did.
+    pub fn begin(&mut self, schedule: &[Strike]) -> Result<usize, Wrong> {
+        self.until("the cluster is founded", SETTLED, Self::is_settled)?;
         let from = self.now();
         let mut struck = 0;
-        for Strike { at, fault, lasts } in &schedule.0 {
+        for Strike { at, fault, lasts } in schedule {
             while self.now() < from + *at {
                 self.step()?;
             }
             struck += usize::from(self.strike(*fault, self.now() + *lasts));
         }
+        Ok(struck)
+    }
+
+    /// Waits until a vnode has an owner.
+    pub fn owner_within(&mut self, vnode: VnodeId, time: Duration) -> Result<(), Wrong> {
+        self.until("the vnode has an owner", time, |world| world.is_owned(vnode))
+    }
+
+    /// Runs a schedule; gives what came of it, or what is wrong.
+    pub fn run(&mut self, schedule: &Schedule) -> Result<String, Wrong> {
+        let struck = self.begin(&schedule.0)?;
         while !self.links.is_empty() || !self.dark.is_empty() || self.nodes.iter().any(|node| node.cluster.borrow().is_none()) {
             self.step()?;
         }
         let healed = self.now();
-        self.until("every vnode has an owner, and every node is ready", Self::is_settled)?;
+        self.until("every vnode has an owner, and every node is ready", SETTLED, Self::is_settled)?;
         let settled = self.now() - healed;
-        self.until("every node holds what was committed", Self::holds_everything)?;
+        self.until("every node holds what was committed", SETTLED, Self::holds_everything)?;
         let (calls, users) = (self.record.committed.borrow().len(), self.record.users.borrow().len());
         Ok(format!(
             "{struck} faults, {calls} + {users} commits, well {settled:?} after the last; {:?}; trace {:016x}",
@@ -138,11 +149,11 @@ impl World {
         self.sim.elapsed()
     }
 
-    fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), Wrong> {
-        let deadline = self.now() + SETTLED;
+    fn until(&mut self, what: &str, time: Duration, is_so: impl Fn(&Self) -> bool) -> Result<(), Wrong> {
+        let deadline = self.now() + time;
         while !is_so(self) {
             if self.now() > deadline {
-                return Err(format!("not within {SETTLED:?}: {what}"));
+                return Err(format!("not within {time:?}: {what}"));
             }
             self.step()?;
         }
@@ -181,9 +192,12 @@ impl World {
         self.nodes[node].cluster.borrow().as_ref().is_some_and(|cluster| cluster.is_ready())
     }
 
+    fn is_owned(&self, vnode: VnodeId) -> bool {
+        matches!(self.speakers(vnode)[..], [(_, Ownership::Owner { .. })])
+    }
+
     fn is_settled(&self) -> bool {
-        let is_owned = |vnode| matches!(self.speakers(vnode)[..], [(_, Ownership::Owner { .. })]);
-        (0..NODES).all(|node| self.is_ready(node)) && (1..=VNODES).map(VnodeId).all(is_owned)
+        (0..NODES).all(|node| self.is_ready(node)) && (1..=VNODES).map(VnodeId).all(|vnode| self.is_owned(vnode))
     }
 
     fn holds_everything(&self) -> bool {

@@ -29,11 +29,12 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Connects to a peer.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    match TcpStream::connect(address).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !refuses(address).await? => {
-            std::future::pending().await
+    loop {
+        match TcpStream::connect(address).await {
+            // Lost, or it came before somebody listened: TCP tries again.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !refuses(address).await? => {}
+            connected => return connected,
         }
-        connected => connected,
     }
 }
 
