@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix sim chaos upgrade-test bench failover size soak broken fuzz deny
+.PHONY: bootstrap run demo test check fix sim turmoil chaos upgrade-test bench failover size soak broken fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -21,6 +21,7 @@ test: bootstrap   ## every test: the pure parts, the shells, and real phones whi
 check: bootstrap  ## format, lints, documentation, layers, dependencies; writes nothing
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --features simulated --lib --test turmoil -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 	$(CARGO) nextest run --test layers
 	$(MAKE) --no-print-directory deny
@@ -31,6 +32,11 @@ fix:              ## what can be mended by machine
 
 sim: bootstrap    ## calls cut at every point, and 10,000 random schedules; SEED=n replays one
 	SCHEDULES=$${SCHEDULES:-10000} SEED=$(SEED) $(CARGO) nextest run --release --test sim
+
+# With seeded dice in tokio too: a seed gives the same run, to the millisecond.
+turmoil: bootstrap ## the cluster engine in a simulated network, under faults drawn from seeds; SEED=n replays one
+	SCHEDULES=$${SCHEDULES:-200} SEED=$(SEED) $(CARGO) nextest run --features simulated --test turmoil \
+		--config 'target."cfg(all())".rustflags=["--cfg","tokio_unstable"]'
 
 chaos: bootstrap  ## only the tests with real processes that die
 	$(CARGO) nextest run --test chaos

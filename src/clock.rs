@@ -8,12 +8,13 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use source::own;
+pub use source::uptime;
 
 /// Microseconds since this machine started, its suspensions included. Never comparable between machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -32,12 +33,6 @@ impl Add<Duration> for Uptime {
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
-}
-
-/// The present moment, for leases. For shells only.
-pub fn uptime() -> Uptime {
-    // Every Linux has this clock; without it no lease would ever hold, which is the safe side.
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Uptime(u64::MAX), |now| Uptime::default() + Duration::from(now))
 }
 
 /// Milliseconds since the Unix epoch.
@@ -95,20 +90,52 @@ pub fn follow(theirs: Timestamp) -> Option<i64> {
     Some(ahead)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
-fn own() -> Timestamp {
-    static ANCHOR: OnceLock<(Timestamp, Instant)> = OnceLock::new();
-    let (wall, at) = ANCHOR.get_or_init(|| {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (Timestamp::default() + wall, Instant::now())
-    });
-    *wall + at.elapsed()
-}
-
 /// The instant on the runtime's clock that `at` stands for; the past is now.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 pub fn instant_of(at: Timestamp) -> tokio::time::Instant {
     tokio::time::Instant::now() + at.since(now())
+}
+
+/// The machine's clocks.
+#[cfg(not(feature = "simulated"))]
+mod source {
+    use std::sync::OnceLock;
+    use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+    use nix::time::{ClockId, clock_gettime};
+
+    use super::{Duration, Timestamp, Uptime};
+
+    /// The present moment, for leases. For shells only.
+    pub fn uptime() -> Uptime {
+        // Every Linux has this clock; without it no lease would ever hold, which is the safe side.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Uptime(u64::MAX), |now| Uptime::default() + Duration::from(now))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
+    pub(super) fn own() -> Timestamp {
+        static ANCHOR: OnceLock<(Timestamp, Instant)> = OnceLock::new();
+        let (wall, at) = ANCHOR.get_or_init(|| {
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            (Timestamp::default() + wall, Instant::now())
+        });
+        *wall + at.elapsed()
+    }
+}
+
+/// The clock of turmoil's network.
+#[cfg(feature = "simulated")]
+mod source {
+    use super::{Timestamp, Uptime};
+
+    /// The present moment, for leases. For shells only.
+    pub fn uptime() -> Uptime {
+        Uptime::default() + turmoil::sim_elapsed().expect("only simulated nodes ask")
+    }
+
+    pub(super) fn own() -> Timestamp {
+        Timestamp::default() + turmoil::since_epoch().expect("only simulated nodes ask")
+    }
 }
 
 #[cfg(test)]

@@ -13,20 +13,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use mio::net::UdpSocket;
-use mio::{Events, Interest, Poll, Token, Waker};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::sync::watch;
 
 use super::Group;
 use super::address::Addresses;
-use super::descriptor;
 use super::lease::{BEAT, Beat, Echo, Leases, Release, Term};
-use super::priority::before_others;
+use super::net::{self, Datagrams, Waker};
 use super::raft::GroupId;
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
@@ -46,9 +43,6 @@ const RENEW: Duration = Duration::from_millis(10);
 const TURN: usize = 256;
 /// What the key is made for.
 const PURPOSE: &[u8] = b"tandem beats 1";
-
-const WAKE: Token = Token(0);
-const SOCKET: Token = Token(1);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Packet {
@@ -83,8 +77,7 @@ pub struct Beats {
 /// What the thread has.
 struct Thread {
     beats: Arc<Beats>,
-    poll: Poll,
-    socket: UdpSocket,
+    socket: Datagrams,
     key: Hmac<Sha256>,
     held: BTreeSet<(GroupId, Term)>,
     /// When the guard heard last how long it may hold what it holds.
@@ -100,12 +93,7 @@ impl Beats {
         fences: BTreeMap<VnodeId, Fence>,
         addresses: Arc<Addresses>,
     ) -> io::Result<Arc<Self>> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
-        let socket = std::net::UdpSocket::bind(listen)?;
-        socket.set_nonblocking(true)?;
-        let mut socket = UdpSocket::from_std(descriptor::high(socket));
-        poll.registry().register(&mut socket, SOCKET, Interest::READABLE)?;
+        let (socket, waker) = Datagrams::bind(listen)?;
         let life = rand::random();
         let beats = Arc::new(Self {
             leases: Mutex::new(Leases::new(node, life, clock::uptime())),
@@ -125,8 +113,8 @@ impl Beats {
             running: AtomicBool::new(true),
         });
         let renewed = clock::uptime();
-        let thread = Thread { beats: beats.clone(), poll, socket, key: key(secret), held: BTreeSet::new(), renewed };
-        std::thread::Builder::new().name("beats".into()).spawn(move || thread.run())?;
+        let thread = Thread { beats: beats.clone(), socket, key: key(secret), held: BTreeSet::new(), renewed };
+        net::run_before_others("beats", thread.run())?;
         let pulsing = Arc::downgrade(&beats);
         tokio::spawn(async move {
             while let Some(beats) = pulsing.upgrade().filter(|beats| beats.running.load(Ordering::Relaxed)) {
@@ -169,7 +157,7 @@ impl Beats {
     /// A beat at once: something has changed.
     pub fn kick(&self) {
         // It beats anyway in a moment.
-        let _ = self.waker.wake();
+        self.waker.wake();
     }
 
     /// Until when this node owns a group that it leads in `term`.
@@ -288,27 +276,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Thread {
-    #[allow(clippy::disallowed_methods, reason = "a thread of its own, with its own ticks")]
-    fn run(mut self) {
-        before_others();
-        let mut events = Events::with_capacity(8);
+    /// Waits for nothing but its socket.
+    async fn run(mut self) {
         let mut buffer = vec![0; DATAGRAM];
-        let mut next = Instant::now();
+        let mut next = clock::uptime();
         while self.beats.running.load(Ordering::Relaxed) {
-            let pause = next.saturating_duration_since(Instant::now());
-            match self.poll.poll(&mut events, Some(pause)) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            let kicked = match self.socket.wait(next.since(clock::uptime())).await {
+                Ok(kicked) => kicked,
                 Err(error) => {
                     tracing::error!(%error, "the beats cannot poll");
                     return;
                 }
-            }
+            };
             self.read(&mut buffer);
-            let kicked = events.iter().any(|event| event.token() == WAKE);
-            if kicked || Instant::now() >= next {
+            if kicked || clock::uptime() >= next {
                 self.beat();
-                next = Instant::now() + BEAT;
+                next = clock::uptime() + BEAT;
             }
             self.count();
         }

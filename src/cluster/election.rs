@@ -155,7 +155,14 @@ async fn stand(cluster: &Cluster, group: &Group) -> bool {
     if !cluster.beats.pledge(group.id, cluster.node, vote.leader_id.term + 1) {
         return false;
     }
-    group.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, cluster.node.0, None)).await.is_ok()
+    let won_before = vote.leader_id.node_id == cluster.node.0 && !vote.committed;
+    match group.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, cluster.node.0, None)).await {
+        Ok(Ok(())) => true,
+        // A leader that was killed and is back: openraft has taken its victory back in memory and not on disk, and refuses since the
+        // two differ. They agree after any other vote, and nobody else may be able to win: its log can be the longest.
+        Ok(Err(_)) if won_before => group.raft.trigger().elect(false).await.is_ok(),
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

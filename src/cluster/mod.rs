@@ -11,11 +11,13 @@
 pub mod address;
 pub mod balance;
 pub mod beats;
+#[cfg(not(feature = "simulated"))]
 mod descriptor;
 pub mod election;
 pub mod lease;
 mod links;
 pub mod membership;
+pub mod net;
 pub mod owner;
 mod priority;
 pub mod raft;
@@ -39,7 +41,6 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftMetrics;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -240,12 +241,9 @@ impl Cluster {
         let Settings { node, members, vnodes, replicas, addresses, mover, dir, storage, tls, secret } = settings;
         let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
         let outline = outline(&members, &vnodes, &addresses);
-        let storage = tokio::task::spawn_blocking(move || Storage::open(&dir, &storage))
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let storage = blocking(move || Storage::open(&dir, &storage)).await?;
         let cannot_listen = |source| StartError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.and_then(TcpListener::into_std).map_err(cannot_listen)?;
-        let listener = TcpListener::from_std(descriptor::high(listener)).map_err(cannot_listen)?;
+        let listener = net::listen(listen).await.map_err(cannot_listen)?;
         let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
         let fenced = |(vnode, ip): (VnodeId, IpAddr)| Some((vnode, (ip, fences.get(&vnode)?.clone())));
         let addresses = Addresses::start(mover, addresses.into_iter().filter_map(fenced).collect()).map_err(StartError::Guard)?;
@@ -575,16 +573,29 @@ async fn start_group(node: NodeId, id: GroupId, storage: &Arc<Storage>, links: &
     let empty =
         if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
     let (log_storage, machine_storage) = (storage.clone(), storage.clone());
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = blocking(move || {
         let log = Log::open(id, log_storage)?;
         Ok::<_, StorageError>((log, Machine::open(id, machine_storage, empty)?))
     });
-    let (log, machine) = opened.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let (log, machine) = opened.await?;
     let network = Network { group: id, links: links.clone() };
     let raft = Raft::new(node.0, raft::config(), network, log.clone(), machine.clone())
         .await
         .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
     Ok(Group { id, raft, machine, log })
+}
+
+/// Waits for what blocks, off the runtime's own threads.
+#[cfg(not(feature = "simulated"))]
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Another thread would come back when it likes, and no run would be like the one before.
+#[cfg(feature = "simulated")]
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    work()
 }
 
 /// Why a write at this node's replica failed.

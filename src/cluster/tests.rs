@@ -20,7 +20,7 @@ impl Nodes {
         let tls = development_ca(&dir.path().join("tls"), &[1, 2, 3]).unwrap();
         let mut members = BTreeMap::new();
         for node in 1..=3 {
-            let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let free = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let raft = free.local_addr().unwrap();
             members.insert(NodeId(node), Member { raft, actors: raft, leaving: false });
         }

@@ -9,7 +9,7 @@
 //! an answer for a second is dropped. *Refused is dead, silence is not*: only a peer whose kernel refuses
 //! the connection is known to have no process.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +20,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::descriptor;
+use super::net::{self, TcpListener};
 use super::raft::types::GroupId;
 use super::tls::NodeTls;
 use crate::clock::Timestamp;
@@ -196,7 +195,7 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(value).expect("what goes over the wire holds nothing that MessagePack can't say")
 }
 
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<Bytes>>>>>;
+type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Option<Bytes>>>>>;
 
 /// Our connection to one peer; it connects again by itself, for ever.
 pub struct Link {
@@ -306,9 +305,8 @@ impl Link {
         loop {
             tokio::time::sleep(PAUSES[attempt.min(PAUSES.len() - 1)]).await;
             attempt += 1;
-            match timeout(CONNECT, TcpStream::connect(address)).await {
+            match timeout(CONNECT, net::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    let Ok(stream) = ours(stream) else { continue };
                     let secured = timeout(CONNECT, tls.connector.connect(NodeTls::server_name(), stream)).await;
                     if let Ok(Ok(stream)) = secured {
                         attempt = 0;
@@ -395,11 +393,10 @@ impl Drop for AbortOnDrop {
 /// Takes peers' connections on a listening socket, for ever.
 pub async fn accept<S: Serve>(listener: TcpListener, tls: NodeTls, server: Arc<S>) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(stream) = net::accept(&listener).await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(stream) = ours(stream) else { continue };
         let (tls, server) = (tls.clone(), server.clone());
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = timeout(CONNECT, tls.acceptor.accept(stream)).await {
@@ -407,12 +404,6 @@ pub async fn accept<S: Serve>(listener: TcpListener, tls: NodeTls, server: Arc<S
             }
         });
     }
-}
-
-/// A connection as this wire wants it: nothing waits to be sent with more, and a peer's death shows at once.
-fn ours(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    TcpStream::from_std(descriptor::high(stream.into_std()?))
 }
 
 async fn answer_peer<S: Serve>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: Arc<S>) -> io::Result<()> {

@@ -9,7 +9,15 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = openraft::EmptyNode,
+        AsyncRuntime = Runtime,
 );
+
+/// What openraft's tasks run on.
+#[cfg(not(feature = "simulated"))]
+pub type Runtime = openraft::impls::TokioRuntime;
+/// The same, and its dice are thrown again as they fell before.
+#[cfg(feature = "simulated")]
+pub type Runtime = openraft::rt::deterministic_rng::DeterministicRng<openraft::impls::TokioRuntime>;
 
 /// A snapshot is a group's whole state, encoded.
 pub type SnapshotData = Vec<u8>;

@@ -16,6 +16,8 @@
 //! ever waits for a disk, save those who write to meta.
 
 pub mod disk;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
@@ -187,6 +189,9 @@ pub enum Place {
     Process(PathBuf),
     /// In a thread of this process: for tests, which are killed all at once.
     Thread,
+    /// In a disk that a test has in memory.
+    #[cfg(feature = "simulated")]
+    Simulated(simulated::Disk),
 }
 
 type Waiting = Box<dyn FnOnce(io::Result<Tell>) + Send>;
@@ -209,6 +214,8 @@ impl Storage {
         let (pipe, mut answers, child) = match place {
             Place::Process(program) => in_a_process(program, dir),
             Place::Thread => in_a_thread(dir).map(|(pipe, answers)| (pipe, answers, None)),
+            #[cfg(feature = "simulated")]
+            Place::Simulated(disk) => return Ok(disk.open()),
         }
         .map_err(of)?;
         let memory = match read_frame(&mut answers).map_err(of)? {
@@ -364,23 +371,30 @@ fn in_a_thread(dir: &Path) -> io::Result<(Pipe, Answers)> {
 /// Takes the answers to those who wait for them, until there are no more.
 fn listen(mut answers: Answers, waiting: &Mutex<Option<HashMap<u64, Waiting>>>) {
     while let Ok(Some(answer)) = read_frame::<Tell>(&mut answers) {
-        let id = match &answer {
-            Tell::Synced(id, _) | Tell::Value(id, _) | Tell::Log(id, _) => *id,
-            Tell::Error(error) => {
-                metrics::counter!("tandem_storage_errors_total").increment(1);
-                tracing::error!(%error, "storage");
-                continue;
-            }
-            Tell::Closed => break,
-            Tell::Opened(_) | Tell::Failed(_) => continue,
-        };
-        let then = lock(waiting).as_mut().and_then(|waiting| waiting.remove(&id));
-        if let Some(then) = then {
-            then(Ok(answer));
+        if matches!(answer, Tell::Closed) {
+            break;
         }
+        take(answer, waiting);
     }
     for then in lock(waiting).take().into_iter().flatten().map(|(_, then)| then) {
         then(Err(io::ErrorKind::BrokenPipe.into()));
+    }
+}
+
+/// Takes one answer to whoever waits for it.
+fn take(answer: Tell, waiting: &Mutex<Option<HashMap<u64, Waiting>>>) {
+    let id = match &answer {
+        Tell::Synced(id, _) | Tell::Value(id, _) | Tell::Log(id, _) => *id,
+        Tell::Error(error) => {
+            metrics::counter!("tandem_storage_errors_total").increment(1);
+            tracing::error!(%error, "storage");
+            return;
+        }
+        Tell::Opened(_) | Tell::Failed(_) | Tell::Closed => return,
+    };
+    let then = lock(waiting).as_mut().and_then(|waiting| waiting.remove(&id));
+    if let Some(then) = then {
+        then(Ok(answer));
     }
 }
 
