@@ -86,3 +86,11 @@ fn a_killed_owner_with_the_longest_log_is_elected_again() {
     world.begin(&schedule).unwrap();
     world.owner_within(tandem::ids::VnodeId(2), at(3000)).unwrap();
 }
+
+/// What a seed has found can be looked at: it gives the same run, to the millisecond. Only where tokio's own dice are seeded too.
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "make turmoil")]
+fn a_seed_gives_the_same_run() {
+    let run = |seed| World::new(seed).run(&Schedule::random(seed)).unwrap();
+    assert_eq!(run(5), run(5));
+}
