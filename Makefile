@@ -33,7 +33,7 @@ fix:              ## what can be mended by machine
 sim: bootstrap    ## calls cut at every point, and 10,000 random schedules; SEED=n replays one
 	SCHEDULES=$${SCHEDULES:-10000} SEED=$(SEED) $(CARGO) nextest run --release --test sim
 
-# With seeded dice in tokio too: a seed gives the same run, to the millisecond.
+# In a build in which tokio's dice are seeded too: a seed gives the same run, to the millisecond.
 turmoil: bootstrap ## the cluster engine in a simulated network, under faults drawn from seeds; SEED=n replays one
 	SCHEDULES=$${SCHEDULES:-200} SEED=$(SEED) $(CARGO) nextest run --features simulated --test turmoil \
 		--config 'target."cfg(all())".rustflags=["--cfg","tokio_unstable"]'

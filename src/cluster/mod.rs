@@ -588,8 +588,14 @@ async fn start_group(node: NodeId, id: GroupId, storage: &Arc<Storage>, links: &
 /// Waits for what blocks, off the runtime's own threads.
 #[cfg(not(feature = "simulated"))]
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and everything with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 /// Another thread would come back when it likes, and no run would be like the one before.

@@ -39,6 +39,9 @@ pub const HELLO: Duration = Duration::from_millis(50);
 const SILENCE: Duration = Duration::from_millis(1000);
 /// How long connecting may take, TLS included.
 const CONNECT: Duration = Duration::from_millis(1000);
+/// A refusal says no more when the next attempt has had no answer for this long: a process that has started since may help to
+/// elect another owner after a [`GRANT`](super::lease::GRANT), and this with the longest pause is less.
+const REFUSED: Duration = Duration::from_millis(100);
 /// The pauses between attempts: quick at first, since a killed process is refused within a millisecond.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,
@@ -305,8 +308,9 @@ impl Link {
         loop {
             tokio::time::sleep(PAUSES[attempt.min(PAUSES.len() - 1)]).await;
             attempt += 1;
-            match timeout(CONNECT, net::connect(address)).await {
+            match timeout(CONNECT, self.unless_it_hangs(net::connect(address))).await {
                 Ok(Ok(stream)) => {
+                    self.doubt_refusal();
                     let secured = timeout(CONNECT, tls.connector.connect(NodeTls::server_name(), stream)).await;
                     if let Ok(Ok(stream)) = secured {
                         attempt = 0;
@@ -316,6 +320,22 @@ impl Link {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => self.now(Reach::Refused),
                 Ok(Err(_)) | Err(_) => self.now(Reach::Silent),
             }
+        }
+    }
+
+    /// Connects, and doubts after a while that there is still nobody.
+    async fn unless_it_hangs<T>(&self, connecting: impl Future<Output = T>) -> T {
+        let mut connecting = std::pin::pin!(connecting);
+        if let Ok(connected) = timeout(REFUSED, &mut connecting).await {
+            return connected;
+        }
+        self.doubt_refusal();
+        connecting.await
+    }
+
+    fn doubt_refusal(&self) {
+        if *self.reach.borrow() == Reach::Refused {
+            self.now(Reach::Silent);
         }
     }
 

@@ -14,6 +14,7 @@ use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
 use super::types::{GroupId, SnapshotData, TypeConfig};
+use crate::cluster::blocking;
 use crate::cluster::state::{GroupState, Reply};
 use crate::cluster::storage::{Storage, StorageError};
 use crate::cluster::wire::encode;
@@ -99,7 +100,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
             (state.clone(), self.position().clone())
         };
         let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: position.applied, last_membership: position.membership };
-        let data = tokio::task::spawn_blocking(move || encode(&state)).await.map_err(io::Error::other)?;
+        let data = blocking(move || encode(&state)).await;
         let data = self.keep(&meta, data).await?;
         Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data })
     }
@@ -111,10 +112,7 @@ impl Machine {
         let (storage, group) = (self.storage.clone(), self.group);
         self.snapshot.store(data.len(), Ordering::Relaxed);
         let stored = StoredSnapshot { meta: meta.clone(), state: ByteBuf::from(data) };
-        let kept = tokio::task::spawn_blocking(move || {
-            storage.write_large(group, "snapshot", &encode(&stored)).map(|()| stored.state.into_vec())
-        });
-        kept.await.map_err(io::Error::other)?
+        blocking(move || storage.write_large(group, "snapshot", &encode(&stored)).map(|()| stored.state.into_vec())).await
     }
 }
 
@@ -171,8 +169,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
         let (storage, group) = (self.storage.clone(), self.group);
-        let read = tokio::task::spawn_blocking(move || storage.value(group, "snapshot"));
-        let Some(bytes) = read.await.map_err(io::Error::other)?? else { return Ok(None) };
+        let Some(bytes) = blocking(move || storage.value(group, "snapshot")).await? else { return Ok(None) };
         let stored: StoredSnapshot = decode(&bytes)?;
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta: stored.meta, snapshot: stored.state.into_vec() }))
     }
