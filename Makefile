@@ -17,6 +17,7 @@ demo: bootstrap   ## a call between two built-in phones outlives its node
 
 test: bootstrap   ## every test: the pure parts, the shells, and real phones while nodes are killed
 	$(CARGO) nextest run
+	$(CARGO) nextest run --features simulated --test turmoil
 
 check: bootstrap  ## format, lints, documentation, layers, dependencies; writes nothing
 	$(CARGO) fmt --check
