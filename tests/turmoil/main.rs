@@ -101,8 +101,8 @@ fn a_killed_owner_with_the_longest_log_is_elected_again() {
 }
 
 /// What a seed has found can be looked at: it gives the same run, to the millisecond. Only where tokio's own dice are seeded too.
+#[cfg(tokio_unstable)]
 #[test]
-#[cfg_attr(not(tokio_unstable), ignore = "make turmoil")]
 fn a_seed_gives_the_same_run() {
     assert_eq!(alone(5), alone(5));
 }
