@@ -108,7 +108,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
     });
     Json(ClusterView {
         node: services.node.0,
-        settled: cluster.read_meta(|meta| meta.shapes() > 0 && meta.is_settled()),
+        settled: cluster.read_meta(|meta| meta.is_settled()),
         nodes,
         vnodes: vnodes.collect(),
         calls: services.directory.len(),

@@ -75,7 +75,8 @@ impl Join {
         let body = json!({"raft": own.raft, "actors": own.actors});
         api.ask(Method::PUT, &format!("/v1/nodes/{}", id.0), Some(&body)).await?;
         let is_up = |cluster: &Value| all(cluster, "nodes", |node| node["id"] != id.0 || node["state"] == "up");
-        wait_for(&api, LONG, |cluster| cluster["settled"] == true && is_up(cluster)).await?;
+        let came = wait_for(&api, LONG, |cluster| cluster["settled"] == true && is_up(cluster)).await;
+        came.with_context(|| format!("it has not come in yet, and is waited for (tandem leave {} ends that)", id.0))?;
         Ok(format!("node {} is a member", id.0))
     }
 }

@@ -6,8 +6,8 @@
 //!     meta's leader:        learners, voters; a leaving node that holds nothing is taken out
 //! ```
 //!
-//! Every step begins from what is, so whoever leads next goes on. A shape changes only when the one before is in place: one change at a
-//! time, and nobody who is not asked to leaves a group.
+//! Every step begins from what is, so whoever leads next goes on, and a shape may be followed by another before it is in place. Joining
+//! waits all the same: one change at a time. Leaving doesn't, since who is to leave may be what everything waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ use crate::ids::{NodeId, VnodeId};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long one change of a group's membership may take before it is begun again.
 const CHANGE: Duration = Duration::from_secs(5);
+/// How long a change waits for the one before.
+const SETTLE: Duration = Duration::from_secs(2);
 /// How long a new voter may take to promise what its leader must hold.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -57,37 +59,33 @@ pub enum ReshapeError {
 impl Cluster {
     /// Makes a node one of the cluster's; its share of the vnodes comes to it. Nothing happens if it is one.
     pub async fn join(&self, node: NodeId, member: Member) -> Result<(), ReshapeError> {
-        self.catch_up_meta().await;
-        let Some((after, mut shape)) = self.shape_to_change() else {
-            return match self.read_meta(|meta| meta.shape().members.get(&node).copied()) {
-                Some(known) if known == member => Ok(()),
-                Some(_) => Err(ReshapeError::Exists(node.0)),
-                None => Err(self.busy()),
-            };
+        self.begin().await?;
+        let is_new = |known: Option<&Member>| match known {
+            Some(known) if *known == member => Ok(false),
+            Some(_) => Err(ReshapeError::Exists(node.0)),
+            None => Ok(true),
         };
-        match shape.members.get(&node) {
-            Some(known) if *known == member => return Ok(()),
-            Some(_) => return Err(ReshapeError::Exists(node.0)),
-            None => drop(shape.members.insert(node, member)),
+        if !self.read_meta(|meta| is_new(meta.shape().members.get(&node)))? {
+            return Ok(());
         }
-        self.reshape(after, shape).await
+        let (after, mut shape) = self.shape_to_change().await?;
+        if is_new(shape.members.get(&node))? {
+            shape.members.insert(node, member);
+            self.reshape(after, shape).await?;
+        }
+        Ok(())
     }
 
     /// Makes a node leave: others take over what it holds, and then it is a member no more.
     pub async fn leave(&self, node: NodeId) -> Result<(), ReshapeError> {
-        self.catch_up_meta().await;
-        let known = self.read_meta(|meta| meta.shape().members.get(&node).copied());
-        if self.read_meta(|meta| meta.shapes() > 0) && known.is_none() {
-            return Err(ReshapeError::NoSuchNode);
+        self.begin().await?;
+        let (after, mut shape) = self.read_meta(|meta| (meta.shapes(), meta.shape().clone()));
+        let member = shape.members.get_mut(&node).ok_or(ReshapeError::NoSuchNode)?;
+        if std::mem::replace(&mut member.leaving, true) {
+            return Ok(());
         }
-        let Some((after, mut shape)) = self.shape_to_change() else {
-            return if known.is_some_and(|known| known.leaving) { Ok(()) } else { Err(self.busy()) };
-        };
-        if shape.members.len() == 1 {
+        if shape.members.values().all(|member| member.leaving) {
             return Err(ReshapeError::Last);
-        }
-        if let Some(member) = shape.members.get_mut(&node) {
-            member.leaving = true;
         }
         self.reshape(after, shape).await
     }
@@ -97,7 +95,8 @@ impl Cluster {
         if self.holders(vnode).contains(&node) {
             return Ok(());
         }
-        let (after, mut shape) = self.shape_to_change().ok_or_else(|| self.busy())?;
+        self.begin().await?;
+        let (after, mut shape) = self.shape_to_change().await?;
         if let Some(held) = shape.replicas.get_mut(&vnode) {
             let count = held.len();
             held.insert(0, node);
@@ -106,13 +105,36 @@ impl Cluster {
         self.commit_shape(after, shape).await
     }
 
-    fn busy(&self) -> ReshapeError {
-        if self.read_meta(|meta| meta.shapes() == 0) { ReshapeError::NotYet } else { ReshapeError::Busy }
+    /// Reads what is committed. A cluster says its first shape when all its nodes understand it; if some are not there, only when
+    /// somebody wants another: one that comes back with an earlier release will have to be of this one first.
+    async fn begin(&self) -> Result<(), ReshapeError> {
+        self.catch_up_meta().await;
+        if self.read_meta(|meta| meta.shapes() > 0) {
+            return Ok(());
+        }
+        if self.peers().values().any(|reach| matches!(reach, Reach::Up(hello) if hello.outline.is_none())) {
+            return Err(ReshapeError::NotYet);
+        }
+        match self.commit_shape(0, self.first_shape()).await {
+            // Somebody else may have been first.
+            Ok(()) | Err(ReshapeError::Busy) => drop(self.catch_up_meta().await),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
-    /// The shape, if everything is as it says; and how often it had changed.
-    fn shape_to_change(&self) -> Option<(u64, Shape)> {
-        self.read_meta(|meta| (meta.shapes() > 0 && meta.is_settled()).then(|| (meta.shapes(), meta.shape().clone())))
+    /// What the configuration says.
+    fn first_shape(&self) -> Shape {
+        Shape { members: self.configured.clone(), replicas: self.first_plan.clone() }
+    }
+
+    /// The shape, when everything is as it says; and how often it had changed.
+    async fn shape_to_change(&self) -> Result<(u64, Shape), ReshapeError> {
+        let meta = self.groups.get(&GroupId::META).ok_or(ReshapeError::Busy)?;
+        let mut applied = meta.machine.applied();
+        let settled = applied.wait_for(|_| self.read_meta(|meta| meta.is_settled()));
+        let _ = tokio::time::timeout(SETTLE, settled).await;
+        self.read_meta(|meta| meta.is_settled().then(|| (meta.shapes(), meta.shape().clone()))).ok_or(ReshapeError::Busy)
     }
 
     async fn reshape(&self, after: u64, mut shape: Shape) -> Result<(), ReshapeError> {
@@ -209,8 +231,7 @@ async fn look_after_meta(cluster: &Cluster, meta: &Group) {
     if cluster.read_meta(|meta| meta.shapes() == 0) {
         let all_understand = cluster.peers().values().all(|reach| matches!(reach, Reach::Up(hello) if hello.outline.is_some()));
         if all_understand {
-            let shape = Shape { members: cluster.configured.clone(), replicas: cluster.first_plan.clone() };
-            let _ = cluster.commit_shape(0, shape).await;
+            let _ = cluster.commit_shape(0, cluster.first_shape()).await;
         }
         return;
     }
@@ -239,10 +260,7 @@ async fn look_after_meta(cluster: &Cluster, meta: &Group) {
         }
         return;
     }
-    let gone: BTreeSet<u64> = known.difference(&all).filter(|node| !wanted.contains(node)).map(|node| node.0).collect();
-    if !gone.is_empty() {
-        let _ = tokio::time::timeout(CHANGE, meta.raft.change_membership(ChangeMembers::RemoveNodes(gone), false)).await;
-    }
+    remove_nodes(meta, known.difference(&all).filter(|node| !wanted.contains(node))).await;
     // Whoever leaves is gone when nobody counts on it any more.
     let placed = |vnode: &VnodeId| cluster.read_meta(|meta| meta.placed(*vnode).cloned()).unwrap_or_default();
     let counted: BTreeSet<NodeId> = shape.replicas.keys().flat_map(placed).chain(meta.voters().into_iter().flatten()).collect();
@@ -271,6 +289,7 @@ async fn place(cluster: &Cluster, group: &Group) {
     let wanted: BTreeSet<NodeId> = cluster.holders(vnode).into_iter().collect();
     let said = cluster.read_meta(|meta| meta.placed(vnode).cloned());
     if group.voters() == [wanted.clone()] {
+        remove_nodes(group, group.nodes().difference(&wanted)).await;
         if said.as_ref() != Some(&wanted) {
             let _ = cluster.propose_meta(MetaCommand::Placed { vnode, replicas: wanted }).await;
         }
@@ -317,6 +336,14 @@ async fn add_learners(cluster: &Cluster, group: &Group, nodes: impl Iterator<Ite
         }
     }
     true
+}
+
+/// Has those forgotten that hear a group's log and shall not any more.
+async fn remove_nodes(group: &Group, nodes: impl Iterator<Item = &NodeId>) {
+    let nodes: BTreeSet<u64> = nodes.map(|node| node.0).collect();
+    if !nodes.is_empty() {
+        let _ = tokio::time::timeout(CHANGE, group.raft.change_membership(ChangeMembers::RemoveNodes(nodes), false)).await;
+    }
 }
 
 /// Changes who votes. Nothing is held any more by the old voters alone when the new ones begin to count: else those could elect another

@@ -136,6 +136,23 @@ fn a_cable_is_pulled_and_put_in_again() {
     });
 }
 
+/// What a node wanted to send while its kernel looked for the phones behind a cable that was out isn't sent when it is in again:
+/// another speaks by then.
+#[test]
+fn what_waits_for_a_cable_is_not_sent_late() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        case.cluster.freeze(2, true);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        case.net.pull(2, true);
+        // It finds what the phones have said meanwhile, and its lease goes on for a moment.
+        case.cluster.freeze(2, false);
+        a_while().await;
+        case.net.pull(2, false);
+        case.ends_well(SILENT).await;
+    });
+}
+
 #[test]
 fn a_host_is_not_heard_any_more() {
     net::run(3, async |net| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hyper::Method;
 use serde_json::Value;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
@@ -101,4 +102,23 @@ async fn a_new_node_takes_a_dead_ones_place() {
     hung_up.and(ended).unwrap();
     until("one CDR", PATIENCE, || async { cluster.count(4, "/v1/cdrs", "total").await == 1 }).await;
     assert_eq!(cluster.count(4, "/v1/registrations", "total").await, 2);
+}
+
+/// It is known, and dies before anything has come to it: who waits for it is let go, and another can come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_dies_on_its_way_in_can_be_let_go() {
+    let mut cluster = Cluster::growing(3, 2, 1).await;
+    let (mut a, _media) = call::phone(&cluster, 0, 2).await;
+    a.register().await.unwrap();
+    // It never says a word: nobody can tell it from one that has just died.
+    let joining = serde_json::json!({ "raft": "127.0.0.1:1", "actors": "127.0.0.1:2" });
+    cluster.api(1).ask(Method::PUT, "/v1/nodes/4", Some(&joining)).await.unwrap();
+    until("they wait for it", PATIENCE, || async { cluster.api(2).get("/v1/cluster").await.unwrap()["settled"] == false }).await;
+    let busy = cluster.api(3).ask(Method::PUT, "/v1/nodes/5", Some(&joining)).await.unwrap_err().to_string();
+    assert!(busy.contains("under way"), "{busy}");
+    assert_eq!(cluster.command_at(2, &["leave", "4"]).await, Ok("node 4 has left".into()));
+    assert_eq!(cluster.join(5, 3).await, Ok("node 5 is a member".into()));
+    cluster.at_home().await;
+    assert_eq!(shares(&cluster, 5).await.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 5]);
+    sees_all(&cluster, 1).await;
 }

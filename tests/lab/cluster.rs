@@ -165,6 +165,11 @@ impl Cluster {
 
     /// Starts founders on loopback, each by itself, which so many may join later.
     pub async fn growing(founders: u16, later: u16, users: usize) -> Self {
+        Self::growing_without(&[], founders, later, users).await
+    }
+
+    /// The same, of whose founders some are never there.
+    pub async fn growing_without(dead: &[usize], founders: u16, later: u16, users: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let all = founders + later;
         let ports = free_ports(all * 3);
@@ -190,13 +195,21 @@ impl Cluster {
             dev: None,
             net: None,
             own: Vec::new(),
-            absent: (usize::from(founders) + 1..=all.into()).collect(),
+            absent: dead.iter().copied().chain(usize::from(founders) + 1..=all.into()).collect(),
         };
-        for node in 1..=founders.into() {
-            cluster.start_again(node);
+        let there: Vec<usize> = cluster.present().collect();
+        for node in &there {
+            cluster.start_again(*node);
         }
-        cluster.at_home().await;
-        for node in 1..=founders.into() {
+        if dead.is_empty() {
+            cluster.at_home().await;
+        } else {
+            for node in &there {
+                let api = cluster.api(*node);
+                until("a node is ready", PATIENCE, || async { api.get("/readyz").await.is_ok() }).await;
+            }
+        }
+        for node in there {
             cluster.find_disk(node);
         }
         let users = cluster.users.iter().map(|(name, password)| User { name: name.clone(), password: password.clone() });
@@ -208,6 +221,8 @@ impl Cluster {
     pub async fn join(&mut self, node: usize, by: usize) -> Result<String, String> {
         self.start_again(node);
         until("its API is there", PATIENCE, || async { self.api(node).get("/healthz").await.is_ok() }).await;
+        // Between fork and exec it still looks like its parent.
+        until("its disk is there", PATIENCE, || async { self.storage_of(node).is_some() }).await;
         self.find_disk(node);
         let config = self.dir.path().join("dev").join(format!("node{node}.toml"));
         let joined = self.command_at(by, &["join", "--config", config.to_str().unwrap()]).await;
@@ -225,7 +240,11 @@ impl Cluster {
     }
 
     fn find_disk(&mut self, node: usize) {
-        self.disks[node - 1] = children(self.pids[node - 1]).into_iter().find(|child| is_storage(*child)).unwrap();
+        self.disks[node - 1] = self.storage_of(node).unwrap();
+    }
+
+    fn storage_of(&self, node: usize) -> Option<i32> {
+        children(self.pids[node - 1]).into_iter().find(|child| is_storage(*child))
     }
 
     /// The members.

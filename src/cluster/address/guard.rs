@@ -44,14 +44,10 @@ pub fn run(name: &str, addresses: &[IpAddr], asks: impl Read + AsFd, answers: im
     let deadlines = Deadlines::default();
     let announcer = Announcer::start(name, deadlines.clone())?;
     let mut guard = Guard { interface, announcer, deadlines, renewed: BTreeMap::new(), answers };
-    for ip in addresses {
-        // Most were not there.
-        let _ = guard.interface.drop_address(*ip);
-    }
+    guard.drop_addresses(addresses);
     guard.serve(asks);
-    for ip in guard.renewed.keys().copied().collect::<Vec<_>>() {
-        guard.drop_address(ip);
-    }
+    let held: Vec<_> = guard.renewed.keys().copied().collect();
+    guard.drop_addresses(&held);
     Ok(())
 }
 
@@ -80,8 +76,9 @@ impl<W: Write> Guard<W> {
     /// Drops what has lapsed, renews the rest; tells when to look again.
     fn tick(&mut self) -> Duration {
         let now = clock::uptime();
-        for ip in self.deadlines.lapsed(now) {
-            self.drop_address(ip);
+        let lapsed = self.deadlines.lapsed(now);
+        self.drop_addresses(&lapsed);
+        for ip in lapsed {
             self.say(format_args!("lapsed {ip}"));
         }
         for (ip, renewed) in &mut self.renewed {
@@ -94,11 +91,18 @@ impl<W: Write> Guard<W> {
         next.min(RENEW) + Duration::from_millis(1)
     }
 
-    fn drop_address(&mut self, ip: IpAddr) {
-        self.deadlines.drop(ip);
-        self.renewed.remove(&ip);
-        // One that the kernel has dropped already is no error.
-        let _ = self.interface.drop_address(ip);
+    /// After this nothing is sent from these addresses any more.
+    fn drop_addresses(&mut self, ips: &[IpAddr]) {
+        for ip in ips {
+            self.deadlines.drop(*ip);
+            self.renewed.remove(ip);
+            // One that the kernel has dropped already is no error.
+            let _ = self.interface.drop_address(*ip);
+        }
+        if !ips.is_empty() {
+            // What can't be dropped is lost within three seconds, or late: the lease is over all the same.
+            let _ = self.interface.drop_what_waits();
+        }
     }
 
     fn obey(&mut self, line: &str) {
@@ -124,7 +128,7 @@ impl<W: Write> Guard<W> {
             // What has lapsed comes back only by being taken.
             "until" => self.deadlines.extend(ip, until),
             "give" => {
-                self.drop_address(ip);
+                self.drop_addresses(&[ip]);
                 self.say(format_args!("given {ip}"));
             }
             _ => {}

@@ -4,8 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
+use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -13,7 +16,10 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 pub(super) struct Interface {
     socket: Socket,
     index: u32,
+    /// Of what was asked last.
     number: u32,
+    /// What has come and was not read yet.
+    answers: Vec<u8>,
 }
 
 impl Interface {
@@ -23,7 +29,7 @@ impl Interface {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, index, number: 0 })
+        Ok(Self { socket, index, number: 0, answers: Vec::new() })
     }
 
     /// Puts an address on the interface, or renews it: it goes by itself after `lifetime`, in whole seconds.
@@ -46,6 +52,28 @@ impl Interface {
         self.ask(RouteNetlinkMessage::DelAddress(message), 0)
     }
 
+    /// Forgets the neighbours that the kernel is still looking for, and with them what waits to be sent there: it would be sent
+    /// when they are found, a second later or three, from an address that may be another host's by then.
+    pub(super) fn drop_what_waits(&mut self) -> io::Result<()> {
+        let mut all = NeighbourMessage::default();
+        all.header.ifindex = self.index;
+        self.send(RouteNetlinkMessage::GetNeighbour(all), NLM_F_DUMP)?;
+        let mut sought = Vec::new();
+        while let Some(answer) = self.receive()? {
+            if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer
+                && neighbour.header.ifindex == self.index
+                && neighbour.header.state == NeighbourState::Incomplete
+            {
+                sought.push(neighbour);
+            }
+        }
+        for neighbour in sought {
+            // One that has been found meanwhile is looked for again when it is needed.
+            let _ = self.ask(RouteNetlinkMessage::DelNeighbour(neighbour), 0);
+        }
+        Ok(())
+    }
+
     fn message(&self, ip: IpAddr) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.family = if ip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -56,22 +84,44 @@ impl Interface {
     }
 
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.send(message, NLM_F_ACK | flags)?;
+        while self.receive()?.is_some() {}
+        Ok(())
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.number = self.number.wrapping_add(1);
+        self.answers.clear();
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.number;
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
         packet.finalize();
         let mut buffer = vec![0; packet.buffer_len()];
         packet.serialize(&mut buffer);
-        self.socket.send(&buffer, 0)?;
+        self.socket.send(&buffer, 0).map(drop)
+    }
+
+    /// The next answer to what was sent last; none after the last.
+    fn receive(&mut self) -> io::Result<Option<RouteNetlinkMessage>> {
         loop {
-            let (answer, _) = self.socket.recv_from_full()?;
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-            if answer.header.sequence_number == self.number {
-                let NetlinkPayload::Error(error) = answer.payload else { return Ok(()) };
-                return if error.code.is_some() { Err(error.to_io()) } else { Ok(()) };
+            while self.answers.is_empty() {
+                self.answers = self.socket.recv_from_full()?.0;
             }
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&self.answers).map_err(io::Error::other)?;
+            // Several come in one datagram, each on a boundary of four.
+            let length = usize::try_from(answer.header.length).map_err(io::Error::other)?.next_multiple_of(4);
+            self.answers.drain(..length.min(self.answers.len()));
+            if answer.header.sequence_number != self.number {
+                continue;
+            }
+            return match answer.payload {
+                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+                NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) | NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {
+                    Ok(None)
+                }
+            };
         }
     }
 }

@@ -225,12 +225,12 @@ impl MetaState {
         self.placed.get(&vnode)
     }
 
-    /// Whether everything is as the shape says: only then may it change again.
+    /// Whether there is a shape, and everything is as it says.
     pub fn is_settled(&self) -> bool {
         let is_placed = |(vnode, wanted): (&VnodeId, &Vec<NodeId>)| {
             self.placed.get(vnode).is_some_and(|placed| *placed == wanted.iter().copied().collect())
         };
-        self.shape.replicas.iter().all(is_placed) && self.shape.members.values().all(|member| !member.leaving)
+        self.shapes > 0 && self.shape.replicas.iter().all(is_placed) && self.shape.members.values().all(|member| !member.leaving)
     }
 
     /// One user.
