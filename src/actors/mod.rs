@@ -3,6 +3,7 @@
 //! ```text
 //!  node ── gateway                 the actor link's near end
 //!       ── media                   the relay's events
+//!       ── standby                 sockets for the calls of other nodes
 //!       ── vnode × n  ── edge      the sockets of the address
 //!                     ── registrar ── registration (one per AoR, while it has something to do)
 //!                     ── calls     ── call ── dialog × legs, media leg × legs
@@ -30,6 +31,7 @@ pub mod registrar;
 pub mod registration;
 pub mod router;
 pub mod services;
+pub mod standby;
 pub mod supervise;
 pub mod transport;
 pub mod vnode;

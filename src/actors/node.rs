@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::gateway::{self, Gateway, LinkSettings};
 use super::media::{self, MediaActor, MediaMsg};
 use super::services::Services;
+use super::standby::StandbyActor;
 use super::vnode::{self, VnodeActor};
 use crate::ids::VnodeId;
 use crate::media::relay::Event;
@@ -31,6 +32,8 @@ pub enum Child {
     Gateway,
     /// The relay's events.
     Media,
+    /// Sockets for the calls of others.
+    Standby,
     /// A vnode.
     Vnode(VnodeId),
 }
@@ -68,6 +71,7 @@ impl Actor for NodeActor {
         let mut running = Running { services, media, children: Vec::new() };
         running.spawn(&myself, Child::Gateway).await?;
         running.spawn(&myself, Child::Media).await?;
+        running.spawn(&myself, Child::Standby).await?;
         gateway::link(&running.services, links, myself.get_cell()).await?;
         for vnode in running.services.cluster.vnodes() {
             running.spawn(&myself, Child::Vnode(vnode)).await?;
@@ -115,6 +119,7 @@ impl Running {
                 *self.media.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor.clone());
                 actor.get_id()
             }
+            Child::Standby => Actor::spawn_linked(None, StandbyActor, services, supervisor).await?.0.get_id(),
             Child::Vnode(vnode) => {
                 let start = vnode::Start { services, vnode };
                 Actor::spawn_linked(None, VnodeActor, start, supervisor).await?.0.get_id()

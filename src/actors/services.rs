@@ -14,11 +14,12 @@ use super::records::Site;
 use super::registrar::RegistrarMsg;
 use super::transport::Sockets;
 use crate::cluster::{Cluster, Ownership};
-use crate::config::{Config, Digest};
+use crate::config::{AddressMode, Config, Digest};
 use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
+use crate::media::standby::Standby;
 use crate::sip::digest::{Algorithm, Nonces};
 use crate::sip::transaction::Timers;
 
@@ -35,6 +36,8 @@ pub struct Services {
     pub cluster: Arc<Cluster>,
     /// The media threads.
     pub relay: Relay,
+    /// Sockets for the calls of other nodes; none where binding an address is taking it.
+    pub standby: Option<Standby>,
     /// Who is where.
     pub directory: Directory,
     /// SIP's sockets here.
@@ -74,6 +77,7 @@ pub struct OpenVnode {
 impl Services {
     /// Puts them together.
     pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay) -> Self {
+        let standby = (config.address.mode != AddressMode::Loopback).then(Standby::default);
         let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
             node: config.node.id,
@@ -82,6 +86,7 @@ impl Services {
             config,
             cluster,
             relay,
+            standby,
             directory: Directory::default(),
             sockets: Sockets::default(),
             gateways: Gateways,

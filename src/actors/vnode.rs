@@ -6,9 +6,10 @@
 //!                                  └─┘ another epoch, or a child failed: the actors are made again, media stays
 //! ```
 //!
-//! Opening: media sockets first, so that packets flow; SIP's socket, by which the calls will speak; then calls from their
-//! records; SIP's socket is read last, so that nobody is told 481 meanwhile. Closing goes the other way, sound last, and only
-//! then may the address move.
+//! Opening: SIP's socket, by which the calls will speak; media sockets, so that packets flow; then calls from their records;
+//! SIP's socket is read last, so that nobody is told 481 meanwhile. The address comes when everything that is sent there finds a
+//! socket: at once, if they stood by ([`super::standby`]). Closing goes the other way, sound last, and only then may the address
+//! move.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +22,14 @@ use super::calls::Known;
 use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::supervise::Budget;
-use super::{calls, edge, outbox, records, registrar};
+use super::{calls, edge, outbox, records, registrar, standby};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, LegId, VnodeId};
-use crate::media::core::Session;
+use crate::media::core::{LegPlan, Session};
 use crate::media::ports::PortPool;
 use crate::media::relay::Want;
+use crate::media::standby::Ready;
 
 /// A vnode whose actors keep failing is opened again after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -151,6 +153,14 @@ impl Actor for VnodeActor {
     }
 }
 
+/// Brings a vnode's address here, or has it tried again.
+async fn take_address(services: Arc<Services>, vnode: VnodeId) {
+    if let Err(error) = services.cluster.addresses().take(vnode).await {
+        tracing::error!(%vnode, %error, "the address does not come");
+        tokio::spawn(keep_taking(services, vnode));
+    }
+}
+
 /// Tries again to bring a vnode's address here, as long as it should be.
 async fn keep_taking(services: Arc<Services>, vnode: VnodeId) {
     loop {
@@ -175,17 +185,20 @@ impl Running {
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let (first, last) = services.config.media_ports_of(vnode);
         let ports = Arc::new(PortPool::new(self.site.sip.ip(), first, last));
-        let known = self.open_media(&ports);
-        let media_ms = since();
+        let mut ready = standby::take(&services, vnode);
+        let stood_by = ready.is_complete();
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
-        // Everything that comes by the address finds a socket.
-        if let Err(error) = services.cluster.addresses().take(vnode).await {
-            tracing::error!(%vnode, %error, "the address does not come");
-            tokio::spawn(keep_taking(services.clone(), vnode));
+        let early = stood_by.then(|| tokio::spawn(take_address(services.clone(), vnode)));
+        let known = self.open_media(&ports, &mut ready);
+        let media_ms = since();
+        match early {
+            Some(early) => early.await?,
+            None => take_address(services.clone(), vnode).await,
         }
         let address_ms = since();
+        drop(ready);
         let start = calls::Start { services: services.clone(), vnode, ports: ports.clone(), known };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
@@ -194,7 +207,7 @@ impl Running {
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
         edge.cast(edge::EdgeMsg::Read)?;
-        tracing::info!(%vnode, media_ms, address_ms, ms = since(), "open");
+        tracing::info!(%vnode, stood_by, media_ms, address_ms, ms = since(), "open");
         let calls = calls.get_cell();
         let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
         self.open = Some(Children { cells, calls });
@@ -203,7 +216,7 @@ impl Running {
 
     /// Tells the relay of every live call's sockets before anything else is done, last of those who are silent; gives what
     /// there is to know of the calls besides.
-    fn open_media(&self, ports: &PortPool) -> Vec<Known> {
+    fn open_media(&self, ports: &PortPool, ready: &mut Ready) -> Vec<Known> {
         let Start { services, vnode } = &self.start;
         let records = services
             .cluster
@@ -223,25 +236,26 @@ impl Running {
             let before = taken.len();
             taken.extend(session.ports());
             match session.is_silent_on_purpose() {
-                false => self.tell_relay(call, &session),
+                false => self.tell_relay(call, &session, ready),
                 true if taken.len() > before => silent.push((call, session)),
                 true => {}
             }
         }
         for (call, session) in silent {
-            self.tell_relay(call, &session);
+            self.tell_relay(call, &session, ready);
         }
         ports.adopt(taken);
         known
     }
 
-    fn tell_relay(&self, call: CallId, session: &Session) {
+    fn tell_relay(&self, call: CallId, session: &Session, ready: &mut Ready) {
         let Start { services, vnode } = &self.start;
         services.directory.reserve(call, *vnode, None);
         let counters = services.directory.counters(call).unwrap_or_default();
         for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
             let wants = session.plan(usize::from(leg.0)).into_iter();
-            let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
+            let mut want = |plan: LegPlan| Want { sockets: ready.take(call, plan.local), plan };
+            let wants = wants.map(|plan| plan.map(&mut want)).collect();
             services.relay.apply(call, leg, wants, counters, services.fence(*vnode));
         }
     }
@@ -276,10 +290,17 @@ impl Running {
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
         services.cluster.addresses().give(vnode).await;
+        if services.standby.is_some() {
+            // Nothing comes here any more and nothing leaves: a successor need not wait for our sockets.
+            services.cluster.sockets_open(vnode, false);
+        }
         for call in calls {
             services.relay.close(call);
         }
         services.relay.settle().await;
         services.cluster.sockets_open(vnode, false);
+        if let Some(standby) = &services.standby {
+            standby.begin(vnode);
+        }
     }
 }

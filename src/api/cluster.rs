@@ -15,6 +15,7 @@ use crate::cluster::Ownership;
 use crate::cluster::state::{Member, MetaCommand};
 use crate::cluster::wire::Reach;
 use crate::ids::{NodeId, VnodeId};
+use crate::media::standby::Standby;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct ClusterView {
@@ -30,6 +31,8 @@ pub(super) struct ClusterView {
     calls_awake: usize,
     /// Media sockets open on this node.
     media_sockets: usize,
+    /// Sockets that stand by for calls of other nodes.
+    standby_sockets: usize,
     /// Media ports that calls of this node hold.
     media_ports: usize,
 }
@@ -114,6 +117,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         calls: services.directory.len(),
         calls_awake: services.directory.awake(),
         media_sockets: services.relay.open_sockets(),
+        standby_sockets: services.standby.as_ref().map_or(0, Standby::sockets),
         media_ports: services.ports_in_use(),
     })
 }

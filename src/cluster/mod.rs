@@ -44,7 +44,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fence::Fence;
+use crate::fence::{Fence, Pass};
 use crate::ids::{NodeId, VnodeId};
 use address::{Addresses, Mover};
 use beats::Beats;
@@ -52,6 +52,7 @@ use links::Links;
 pub use owner::Ownership;
 use raft::log::Log;
 use raft::machine::Machine;
+pub use raft::machine::Touched;
 use raft::network::Network;
 use raft::{GroupId, Raft, TypeConfig};
 use serve::Server;
@@ -369,6 +370,9 @@ impl Cluster {
 
     /// The vnode's actors say whether its sockets are open: the address moves only after they are closed.
     pub fn sockets_open(&self, vnode: VnodeId, open: bool) {
+        if !open && let Some(fence) = self.fences.get(&vnode) {
+            fence.pass(Pass::Shut);
+        }
         self.beats.sockets_open(GroupId(vnode.0), open);
         if let Some(owner) = self.owners.get(&vnode) {
             owner.sockets_open(open);
@@ -387,6 +391,11 @@ impl Cluster {
             GroupState::Vnode(state) => Some(read(state)),
             GroupState::Meta(_) => None,
         }
+    }
+
+    /// The calls of a vnode whose records may have changed here since this was asked last.
+    pub fn touched(&self, vnode: VnodeId) -> Touched {
+        self.group(vnode).map_or(Touched::All, |group| group.machine.touched())
     }
 
     /// Reads the local replica of meta.

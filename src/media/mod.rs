@@ -6,3 +6,4 @@
 pub mod core;
 pub mod ports;
 pub mod relay;
+pub mod standby;

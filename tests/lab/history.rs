@@ -90,7 +90,8 @@ impl History {
                 self.saw_at(ms(opened) - line["ms"].as_u64().unwrap(), Event::Owns { node, vnode });
             }
             let count = async |key| cluster.count(node, "/v1/cluster", key).await;
-            let (calls, sockets, ports) = (count("calls").await, count("media_sockets").await, count("media_ports").await);
+            let (calls, ports) = (count("calls").await, count("media_ports").await);
+            let sockets = count("media_sockets").await + count("standby_sockets").await;
             self.saw(Event::Left { node, calls, sockets, ports });
         }
         let hosts: Vec<_> = (1..=3).map(|node| net.mac(&format!("n{node}"))).collect();

@@ -183,7 +183,7 @@ impl World {
             let cluster = node.cluster.borrow();
             let cluster = cluster.as_ref()?;
             let ownership = *cluster.ownership(vnode)?.borrow();
-            (ownership.is_active() && cluster.fence(vnode)?.may_send(now)).then_some((node.id, ownership))
+            cluster.fence(vnode)?.may_send(now).then_some((node.id, ownership))
         };
         self.nodes.iter().filter_map(speaks).collect()
     }

@@ -1,5 +1,6 @@
 //! A group's state machine for openraft: applies commands to a [`GroupState`] that anybody may read. Layer: shell.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -15,9 +16,22 @@ use tokio::sync::watch;
 
 use super::types::{GroupId, SnapshotData, TypeConfig};
 use crate::cluster::blocking;
-use crate::cluster::state::{GroupState, Reply};
+use crate::cluster::state::{Command, GroupState, Reply};
 use crate::cluster::storage::{Storage, StorageError};
 use crate::cluster::wire::encode;
+use crate::ids::CallId;
+
+/// More calls than this are all.
+const TOUCHED: usize = 16 << 10;
+
+/// The calls whose records may have changed since somebody asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Any.
+    All,
+    /// These alone.
+    These(BTreeSet<CallId>),
+}
 
 /// One group's state; clones share it.
 #[derive(Clone)]
@@ -27,6 +41,7 @@ pub struct Machine {
     state: Arc<RwLock<GroupState>>,
     position: Arc<Mutex<Position>>,
     applied: Arc<watch::Sender<u64>>,
+    touched: Arc<Mutex<Touched>>,
     /// The bytes of the last snapshot.
     snapshot: Arc<AtomicUsize>,
 }
@@ -62,6 +77,8 @@ impl Machine {
             state: Arc::new(RwLock::new(state)),
             position: Arc::new(Mutex::new(position)),
             applied: Arc::new(watch::Sender::new(0)),
+            // Until somebody asks nothing has to be remembered.
+            touched: Arc::new(Mutex::new(Touched::All)),
             snapshot: Arc::new(AtomicUsize::new(snapshot)),
         })
     }
@@ -74,6 +91,26 @@ impl Machine {
     /// Changes whenever something was applied.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// The calls that have been touched since this was asked last.
+    pub fn touched(&self) -> Touched {
+        std::mem::replace(&mut *self.all_touched(), Touched::These(BTreeSet::new()))
+    }
+
+    fn touch(&self, command: &Command) {
+        let Command::Vnode(command) = command else { return };
+        let mut touched = self.all_touched();
+        if let (Touched::These(calls), Some(call)) = (&mut *touched, command.call()) {
+            calls.insert(call);
+            if calls.len() > TOUCHED {
+                *touched = Touched::All;
+            }
+        }
+    }
+
+    fn all_touched(&self) -> std::sync::MutexGuard<'_, Touched> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bytes of the last snapshot.
@@ -136,7 +173,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 let mut position = self.position();
                 position.applied = Some(id);
                 match entry.payload {
-                    EntryPayload::Normal(command) => state.apply(&command),
+                    EntryPayload::Normal(command) => {
+                        self.touch(&command);
+                        state.apply(&command)
+                    }
                     EntryPayload::Membership(membership) => {
                         position.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
                         Reply::Done
@@ -161,6 +201,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             *state = installed;
+            *self.all_touched() = Touched::All;
             *self.position() = Position { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         }
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));

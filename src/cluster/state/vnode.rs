@@ -62,6 +62,14 @@ impl VnodeCommand {
             Self::CdrsShipped { .. } => "cdrs_shipped",
         }
     }
+
+    /// The call that it is about.
+    pub fn call(&self) -> Option<CallId> {
+        match self {
+            Self::PutCall { call, .. } | Self::EndCall { call, .. } | Self::ForgetCall { call } => Some(*call),
+            Self::PutBindings { .. } | Self::CdrsShipped { .. } => None,
+        }
+    }
 }
 
 /// The state.
