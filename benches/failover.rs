@@ -1,7 +1,9 @@
 //! The gaps in the sound of a hundred calls, while the node that has them dies, freezes, is cut off, or hands them over.
 //!
-//! `make failover` prints the table of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
+//! `make failover` prints the tables of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
 //! nodes and all phones on one machine. A gap is the time between two packets that a phone received, 20 ms when nothing happens.
+//! Then the same with addresses that stay (`address.mode = "fixed"`), and phones that follow a re-INVITE. CALLS, RUNS and ONLY
+//! (`netlink` or `fixed`) change it.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
@@ -13,6 +15,8 @@ use std::time::Duration;
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use lab::cluster::{Cluster, PATIENCE};
 use lab::net::{self, Net, Watch};
@@ -29,10 +33,13 @@ const AFTER: Duration = Duration::from_secs(1);
 struct Bench {
     net: Arc<Net>,
     cluster: Cluster,
-    watch: Watch,
+    watch: Option<Watch>,
     phones: Vec<(Phone, Phone)>,
-    talks: Vec<[Talk; 2]>,
+    talks: Vec<Arc<[Talk; 2]>>,
     runs: usize,
+    /// Phones that follow.
+    following: Vec<JoinHandle<Phone>>,
+    enough: watch::Sender<bool>,
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -42,37 +49,81 @@ fn number(name: &str, default: usize) -> usize {
 fn main() {
     net::run(3, async |net| {
         let (calls, runs) = (number("CALLS", 100), number("RUNS", 20));
-        let mut bench = Bench::start(net, calls, runs).await;
+        let only = std::env::var("ONLY").ok();
+        let shall = |what: &str| only.as_deref().is_none_or(|only| only == what);
         println!("{calls} calls, {} streams; {runs} faults each; milliseconds", 2 * calls);
-        println!("| what | median | p99 | worst |\n|---|---|---|---|");
-        bench.quiet().await;
-        bench.kills().await;
-        bench.freezes().await;
-        bench.cuts().await;
-        bench.moves().await;
-        bench.end().await;
+        if shall("netlink") {
+            let mut bench = Bench::start(net.clone(), Cluster::at(&net, 2 * calls).await, calls, runs).await;
+            println!("\n| addresses move | median | p99 | worst |\n|---|---|---|---|");
+            bench.quiet().await;
+            bench.kills().await;
+            bench.freezes().await;
+            bench.cuts().await;
+            bench.moves().await;
+            let (watch, sip) = (bench.watch.take().unwrap(), bench.cluster.sip.clone());
+            bench.end().await;
+            println!("No address was answered by two hosts at once:");
+            for vnode in VNODES {
+                let turns = watch.turns(sip[vnode - 1].ip());
+                println!("vnode {vnode} was at {} hosts, one after another", turns.len());
+            }
+        }
+        if shall("fixed") {
+            let mut bench = Bench::start(net.clone(), Cluster::fixed(&net, 2 * calls).await, calls, runs).await;
+            bench.follow();
+            println!("\n| addresses stay, phones follow | median | p99 | worst |\n|---|---|---|---|");
+            bench.quiet().await;
+            bench.kills().await;
+            bench.cuts().await;
+            bench.stop_following().await;
+            bench.end().await;
+        }
     });
 }
 
 impl Bench {
-    async fn start(net: Arc<Net>, calls: usize, runs: usize) -> Self {
-        let cluster = Cluster::at(&net, 2 * calls).await;
-        let watch = Watch::start();
+    async fn start(net: Arc<Net>, cluster: Cluster, calls: usize, runs: usize) -> Self {
+        let watch = Some(Watch::start());
         let (mut phones, mut talks) = (Vec::new(), Vec::new());
         for n in 0..calls {
             let server = cluster.sip[VNODES[n % 2] - 1];
             let (mut a, a_media) = call::phone_at(&cluster, 2 * n, server).await;
             let (mut b, b_media) = call::phone_at(&cluster, 2 * n + 1, server).await;
             b.register().await.unwrap();
-            talks.push(call::to(&cluster.users[2 * n + 1].0, (&mut a, a_media), (&mut b, b_media)).await);
+            talks.push(Arc::new(call::to(&cluster.users[2 * n + 1].0, (&mut a, a_media), (&mut b, b_media)).await));
             phones.push((a, b));
         }
         tokio::time::sleep(AFTER).await;
-        Self { net, cluster, watch, phones, talks, runs }
+        Self { net, cluster, watch, phones, talks, runs, following: Vec::new(), enough: watch::Sender::new(false) }
+    }
+
+    /// From now on the phones do what they are asked to within their calls.
+    fn follow(&mut self) {
+        for ((a, b), talks) in self.phones.drain(..).zip(&self.talks) {
+            for (side, mut phone) in [a, b].into_iter().enumerate() {
+                let (talks, mut enough) = (talks.clone(), self.enough.subscribe());
+                self.following.push(tokio::spawn(async move {
+                    loop {
+                        tokio::select! {
+                            to = phone.follow() => talks[side].turn_to(to.unwrap()),
+                            _ = enough.wait_for(|enough| *enough) => return phone,
+                        }
+                    }
+                }));
+            }
+        }
+    }
+
+    async fn stop_following(&mut self) {
+        self.enough.send_replace(true);
+        let mut phones = self.following.drain(..);
+        while let (Some(a), Some(b)) = (phones.next(), phones.next()) {
+            self.phones.push((a.await.unwrap(), b.await.unwrap()));
+        }
     }
 
     fn gaps(&self) -> Vec<Duration> {
-        self.talks.iter().flatten().map(Talk::take_gap).collect()
+        self.talks.iter().flat_map(|talks| talks.iter()).map(Talk::take_gap).collect()
     }
 
     async fn settle(&self) -> Vec<Duration> {
@@ -146,7 +197,7 @@ impl Bench {
 
     /// Every call is hung up by one of its phones, has its CDR, and nothing is left of it.
     async fn end(self) {
-        let Self { cluster, watch, phones, .. } = self;
+        let Self { cluster, phones, .. } = self;
         let calls = phones.len() as u64;
         for (mut a, mut b) in phones {
             let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
@@ -161,11 +212,7 @@ impl Bench {
             cdrs == calls && open == 0
         })
         .await;
-        println!("\n{calls} calls hung up, {calls} CDRs, no port open; no address was answered by two hosts at once:");
-        for vnode in VNODES {
-            let turns = watch.turns(cluster.sip[vnode - 1].ip());
-            println!("vnode {vnode} was at {} hosts, one after another", turns.len());
-        }
+        println!("\n{calls} calls hung up, {calls} CDRs, no port open.");
     }
 }
 

@@ -1,8 +1,9 @@
-//! The real cluster engine, three nodes of it, in turmoil's network and by its clock: openraft, wire and TLS, beats, leases,
-//! elections, moves and recovery are what runs in production; sockets, time and disks are simulated. Layer: test.
+//! The real cluster engine, three nodes of it and one more that joins, in turmoil's network and by its clock: openraft, wire and
+//! TLS, beats, leases, elections, moves, membership and recovery are what runs in production; sockets, time and disks are
+//! simulated. Layer: test.
 //!
 //! ```text
-//!  schedule (a seed): kills, power losses, cuts both ways and one way, holds, delays, losses ─▶ heal
+//!  schedule (a seed): kills, power losses, cuts both ways and one way, holds, delays, losses, a node joins, one leaves ─▶ heal
 //!  at each virtual millisecond: nobody owns what another owns      at the end: an owner each, and every commit everywhere
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! One node's software: the engine, and in place of the actors somebody who follows the ownership and proposes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tandem::cluster::address::Mover;
 use tandem::cluster::raft::types::Runtime;
 use tandem::cluster::state::records::UserRecord;
-use tandem::cluster::state::{Member, MetaCommand, Reply, VnodeCommand};
+use tandem::cluster::state::{Member, MetaCommand, MetaState, Reply, VnodeCommand};
 use tandem::cluster::storage::Place;
 use tandem::cluster::storage::simulated::Disk;
 use tandem::cluster::tls::{NodeTls, TlsFiles};
@@ -20,6 +20,8 @@ use tokio::task::spawn_local;
 
 /// How often an owner commits something for a vnode.
 const PROPOSE: Duration = Duration::from_millis(25);
+/// How often a node looks whether an operator has a wish.
+const WISH: Duration = Duration::from_millis(50);
 /// How often a node commits something to meta, and reads what has been committed.
 const META: Duration = Duration::from_millis(150);
 /// How long opening a vnode's sockets takes, or closing them.
@@ -36,8 +38,17 @@ pub struct Record {
     pub users: RefCell<BTreeSet<Aor>>,
     /// The latest epoch of each vnode, and whose it was.
     epochs: RefCell<BTreeMap<VnodeId, (u64, NodeId)>>,
+    /// What an operator waits for, the first of it now.
+    pub wishes: RefCell<VecDeque<Change>>,
     pub wrong: RefCell<Vec<String>>,
     pub trace: RefCell<Vec<String>>,
+}
+
+/// What an operator wants of whoever can do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Join(NodeId, Member),
+    Leave(NodeId),
 }
 
 impl Record {
@@ -99,6 +110,7 @@ impl Node {
             spawn_local(self.clone().propose(cluster.clone(), vnode));
         }
         spawn_local(self.clone().provision(cluster.clone()));
+        spawn_local(self.clone().operate(cluster.clone()));
         self.cluster.replace(Some(cluster));
         std::future::pending().await
     }
@@ -140,6 +152,28 @@ impl Node {
             let put = VnodeCommand::PutCall { call: CallId(call), record: bytes::Bytes::from_static(b"record") };
             if cluster.propose(vnode, put).await == Ok(Reply::Done) {
                 self.record.committed.borrow_mut().insert((vnode, call));
+            }
+        }
+    }
+
+    /// Makes a wish of the operator's come true, if this node can.
+    async fn operate(self: Rc<Self>, cluster: Arc<Cluster>) {
+        loop {
+            tokio::time::sleep(WISH).await;
+            let Some(change) = self.record.wishes.borrow().front().copied().filter(|_| cluster.is_ready()) else { continue };
+            let so = |meta: &MetaState| match change {
+                Change::Join(node, _) => meta.is_settled() && meta.shape().members.contains_key(&node),
+                Change::Leave(node) => meta.is_settled() && !meta.shape().members.contains_key(&node),
+            };
+            let asked = match change {
+                Change::Join(node, member) => cluster.join(node, member).await,
+                Change::Leave(node) => cluster.leave(node).await,
+            };
+            let is_so = cluster.catch_up_meta().await && cluster.read_meta(so);
+            let mut wishes = self.record.wishes.borrow_mut();
+            if is_so && wishes.front() == Some(&change) {
+                wishes.pop_front();
+                self.record.note(format!("{:?} {} has seen to {change:?} {asked:?}", turmoil::sim_elapsed().unwrap(), self.id));
             }
         }
     }

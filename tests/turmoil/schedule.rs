@@ -5,8 +5,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// The nodes, by their place.
-pub const NODES: usize = 3;
+/// The nodes that found the cluster, by their place.
+pub const FOUNDERS: usize = 3;
+/// And one that may join it.
+pub const NODES: usize = FOUNDERS + 1;
 /// So many faults strike at most.
 const STRIKES: usize = 8;
 /// Within this time.
@@ -40,23 +42,46 @@ pub struct Strike {
     pub lasts: Duration,
 }
 
+/// What an operator wants, and goes on wanting until it is so.
+#[derive(Debug, Clone, Copy)]
+pub enum Wish {
+    /// The node that is none of the founders is a member.
+    Join,
+    /// A node is none any more.
+    Leave(usize),
+}
+
 #[derive(Debug)]
-pub struct Schedule(pub Vec<Strike>);
+pub struct Schedule {
+    pub strikes: Vec<Strike>,
+    /// When, after the cluster is well, and what; each when the one before has come true.
+    pub wishes: Vec<(Duration, Wish)>,
+}
 
 impl Schedule {
     pub fn random(seed: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
+        let joins = dice.random_bool(0.5);
+        let nodes = if joins { NODES } else { FOUNDERS };
         let strikes = dice.random_range(1..=STRIKES);
-        let mut all: Vec<Strike> = (0..strikes).map(|_| Strike::random(&mut dice)).collect();
-        all.sort_by_key(|strike| strike.at);
-        Self(all)
+        let mut strikes: Vec<Strike> = (0..strikes).map(|_| Strike::random(nodes, &mut dice)).collect();
+        strikes.sort_by_key(|strike| strike.at);
+        let mut wishes = Vec::new();
+        if joins {
+            let join = WINDOW.mul_f64(dice.random::<f64>() * 0.7);
+            wishes.push((join, Wish::Join));
+            if dice.random_bool(0.7) {
+                wishes.push((join + WINDOW.mul_f64(dice.random::<f64>() * 0.5), Wish::Leave(dice.random_range(0..NODES))));
+            }
+        }
+        Self { strikes, wishes }
     }
 }
 
 impl Strike {
-    fn random(dice: &mut StdRng) -> Self {
-        let one = dice.random_range(0..NODES);
-        let other = (one + dice.random_range(1..NODES)) % NODES;
+    fn random(nodes: usize, dice: &mut StdRng) -> Self {
+        let one = dice.random_range(0..nodes);
+        let other = (one + dice.random_range(1..nodes)) % nodes;
         let fault = match dice.random_range(0..10) {
             0 | 1 => Fault::Kill(one),
             2 => Fault::PowerLoss(one),

@@ -1,20 +1,20 @@
 //! Three nodes in turmoil's network, what befalls them, and the judge of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tandem::clock::Uptime;
-use tandem::cluster::Ownership;
 use tandem::cluster::state::Member;
 use tandem::cluster::storage::simulated::Disk;
 use tandem::cluster::tls::{TlsFiles, development_ca};
+use tandem::cluster::{Cluster, Ownership};
 use tandem::ids::{CallId, NodeId, VnodeId};
 use turmoil::{Builder, Sim};
 
-use crate::node::{Node, Record, VNODES};
-use crate::schedule::{Fault, NODES, Schedule, Strike};
+use crate::node::{Change, Node, Record, VNODES};
+use crate::schedule::{FOUNDERS, Fault, NODES, Schedule, Strike, Wish};
 
 const PORT: u16 = 7000;
 /// Three healthy nodes are ready, and each vnode is at home, within this time.
@@ -32,6 +32,12 @@ pub struct World {
     links: BTreeMap<(usize, usize), (Duration, Fault)>,
     /// Without power until then.
     dark: BTreeMap<usize, Duration>,
+    /// Where every node is.
+    places: BTreeMap<NodeId, Member>,
+    /// Who is one of the cluster's when every wish so far has come true.
+    members: BTreeSet<usize>,
+    /// When an operator will want what.
+    wishes: VecDeque<(Duration, Wish)>,
 }
 
 /// Certificates of a CA that all runs share.
@@ -39,7 +45,7 @@ fn certificates() -> &'static [TlsFiles] {
     static FILES: OnceLock<(tempfile::TempDir, Vec<TlsFiles>)> = OnceLock::new();
     let (_, files) = FILES.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let files = development_ca(dir.path(), &[1, 2, 3]).unwrap();
+        let files = development_ca(dir.path(), &[1, 2, 3, 4]).unwrap();
         (dir, files)
     });
     files
@@ -70,7 +76,8 @@ impl World {
             let at = (sim.lookup(name.as_str()), PORT).into();
             Member { raft: at, actors: at, leaving: false }
         };
-        let members: BTreeMap<NodeId, Member> = (1..).map(NodeId).zip(names.iter().map(member)).collect();
+        let places: BTreeMap<NodeId, Member> = (1..).map(NodeId).zip(names.iter().map(member)).collect();
+        let founders: BTreeMap<_, _> = places.iter().take(FOUNDERS).map(|(node, member)| (*node, *member)).collect();
         let record = Rc::new(Record::default());
         let mut nodes = Vec::new();
         for ((id, name), tls) in (1..).map(NodeId).zip(names).zip(certificates()) {
@@ -78,7 +85,7 @@ impl World {
                 id,
                 name: name.clone(),
                 disk: Disk::default(),
-                members: members.clone(),
+                members: if founders.contains_key(&id) { founders.clone() } else { places.clone() },
                 tls: tls.clone(),
                 record: record.clone(),
                 starts: Duration::ZERO.into(),
@@ -88,7 +95,8 @@ impl World {
             nodes.push(node.clone());
             sim.host(name, move || node.clone().live());
         }
-        Self { sim, nodes, record, links: BTreeMap::new(), dark: BTreeMap::new() }
+        let (members, wishes) = ((0..FOUNDERS).collect(), VecDeque::new());
+        Self { sim, nodes, record, links: BTreeMap::new(), dark: BTreeMap::new(), places, members, wishes }
     }
 
     /// Founds the cluster and lets a schedule's faults strike; gives how many did.
@@ -112,11 +120,19 @@ impl World {
 
     /// Runs a schedule; gives what came of it, or what is wrong.
     pub fn run(&mut self, schedule: &Schedule) -> Result<String, Wrong> {
-        let struck = self.begin(&schedule.0)?;
-        while !self.links.is_empty() || !self.dark.is_empty() || self.nodes.iter().any(|node| node.cluster.borrow().is_none()) {
+        self.until("the cluster is founded", SETTLED, Self::is_settled)?;
+        let founded = self.now();
+        self.wishes = schedule.wishes.iter().map(|(at, wish)| (founded + *at, *wish)).collect();
+        let struck = self.begin(&schedule.strikes)?;
+        let broken = |world: &Self| {
+            !world.links.is_empty() || !world.dark.is_empty() || world.nodes.iter().any(|node| node.cluster.borrow().is_none())
+        };
+        while broken(self) {
             self.step()?;
         }
         let healed = self.now();
+        let wished = |world: &Self| world.wishes.is_empty() && world.record.wishes.borrow().is_empty();
+        self.until("every wish has come true", SETTLED, wished)?;
         self.until("every vnode has an owner, and every node is ready", SETTLED, Self::is_settled)?;
         let settled = self.now() - healed;
         self.until("every node holds what was committed", SETTLED, Self::holds_everything)?;
@@ -163,6 +179,7 @@ impl World {
     /// One millisecond.
     fn step(&mut self) -> Result<(), Wrong> {
         self.heal();
+        self.wish();
         self.sim.step().map_err(|error| error.to_string())?;
         if let Some(wrong) = self.record.wrong.borrow_mut().pop() {
             return Err(wrong);
@@ -197,16 +214,46 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        (0..NODES).all(|node| self.is_ready(node)) && (1..=VNODES).map(VnodeId).all(|vnode| self.is_owned(vnode))
+        let members = self.members.iter().map(|node| self.nodes[*node].id).collect::<BTreeSet<_>>();
+        let is_well = |node: &usize| {
+            let cluster = self.nodes[*node].cluster.borrow();
+            let agrees = |cluster: &Arc<Cluster>| {
+                cluster.read_meta(|meta| meta.is_settled() && meta.shape().members.keys().copied().eq(members.iter().copied()))
+            };
+            cluster.as_ref().is_some_and(|cluster| cluster.is_ready() && agrees(cluster))
+        };
+        self.members.iter().all(is_well) && (1..=VNODES).map(VnodeId).all(|vnode| self.is_owned(vnode))
+    }
+
+    /// An operator begins to want something.
+    fn wish(&mut self) {
+        let now = self.now();
+        while let Some((_, wish)) = self.wishes.front().copied().filter(|(at, _)| *at <= now) {
+            self.wishes.pop_front();
+            let change = match wish {
+                Wish::Join => {
+                    self.members.insert(FOUNDERS);
+                    let node = self.nodes[FOUNDERS].id;
+                    Change::Join(node, self.places[&node])
+                }
+                Wish::Leave(node) => {
+                    self.members.remove(&node);
+                    Change::Leave(self.nodes[node].id)
+                }
+            };
+            self.record.note(format!("{now:?} wanted: {change:?}"));
+            self.record.wishes.borrow_mut().push_back(change);
+        }
     }
 
     fn holds_everything(&self) -> bool {
         let (committed, users) = (self.record.committed.borrow(), self.record.users.borrow());
-        self.nodes.iter().all(|node| {
-            let cluster = node.cluster.borrow();
+        self.members.iter().all(|node| {
+            let cluster = self.nodes[*node].cluster.borrow();
             let Some(cluster) = cluster.as_ref() else { return false };
+            // Whoever doesn't hold a vnode asks its owner.
             let has = |(vnode, call): &(VnodeId, u128)| cluster.read(*vnode, |state| state.call(CallId(*call)).is_some());
-            let calls = committed.iter().all(|call| has(call) == Some(true));
+            let calls = committed.iter().all(|call| !cluster.holds(call.0) || has(call) == Some(true));
             calls && cluster.read_meta(|meta| users.iter().all(|aor| meta.user(aor).is_some()))
         })
     }
@@ -268,7 +315,7 @@ impl World {
 
     fn cut_power(&mut self, node: usize, until: Duration) -> bool {
         let free = others(node).all(|other| self.is_free(node, other));
-        if !free || !(0..NODES).all(|node| self.is_ready(node)) {
+        if !free || !self.members.iter().all(|node| self.is_ready(*node)) {
             return false;
         }
         for other in others(node) {

@@ -35,6 +35,8 @@ pub struct Phone {
     media: SocketAddr,
     dialog: Option<Dialog>,
     repeated: u64,
+    /// Where the last message came from.
+    source: SocketAddr,
 }
 
 /// A call that rings.
@@ -70,6 +72,7 @@ impl Phone {
             media,
             dialog: None,
             repeated: 0,
+            source: server,
         })
     }
 
@@ -262,6 +265,23 @@ impl Phone {
         }
     }
 
+    /// Takes what the other side asks until it wants the sound elsewhere; gives where. From then on it is there for the phone too.
+    pub async fn follow(&mut self) -> anyhow::Result<SocketAddr> {
+        loop {
+            let Ok(Message::Request(request)) = self.receive(Instant::now() + PATIENCE).await else { continue };
+            if request.method != Method::Invite {
+                self.respond(&request, StatusCode::OK).await?;
+                continue;
+            }
+            self.server = self.source;
+            if let (Some(dialog), Some(contact)) = (&mut self.dialog, request.headers.contacts()?.first()) {
+                dialog.target = contact.uri.to_string();
+            }
+            self.accept_again(&request).await?;
+            return rtp_address(&request.body);
+        }
+    }
+
     /// A re-INVITE, or an INVITE that comes once more, gets its 200.
     async fn accept_again(&mut self, invite: &Request) -> anyhow::Result<()> {
         let number = invite.headers.cseq()?.number;
@@ -354,7 +374,8 @@ impl Phone {
     async fn receive(&mut self, until: Instant) -> anyhow::Result<Message> {
         let mut buffer = vec![0; 65_536];
         loop {
-            let (length, _) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
+            let (length, source) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
+            self.source = source;
             if let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) {
                 return Ok(message);
             }

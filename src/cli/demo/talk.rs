@@ -21,6 +21,7 @@ const SAMPLES: u32 = 160;
 /// A phone's sound.
 pub struct Talk {
     heard: Arc<Mutex<Heard>>,
+    remote: Arc<Mutex<SocketAddr>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -76,9 +77,15 @@ impl Talk {
     pub fn start(socket: UdpSocket, remote: SocketAddr) -> Self {
         let socket = Arc::new(socket);
         let heard: Arc<Mutex<Heard>> = Arc::default();
-        let sending = tokio::spawn(send(socket.clone(), remote));
+        let remote = Arc::new(Mutex::new(remote));
+        let sending = tokio::spawn(send(socket.clone(), remote.clone()));
         let listening = tokio::spawn(listen(socket, heard.clone()));
-        Self { heard, tasks: [sending, listening] }
+        Self { heard, remote, tasks: [sending, listening] }
+    }
+
+    /// Sends to `remote` from now on.
+    pub fn turn_to(&self, remote: SocketAddr) {
+        *self.remote.lock().unwrap_or_else(PoisonError::into_inner) = remote;
     }
 
     /// The longest time without a frame since this was last called, the present silence included.
@@ -102,7 +109,7 @@ impl Drop for Talk {
     }
 }
 
-async fn send(socket: Arc<UdpSocket>, remote: SocketAddr) {
+async fn send(socket: Arc<UdpSocket>, remote: Arc<Mutex<SocketAddr>>) {
     let ssrc = rand::random();
     let mut tick = interval(FRAME);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -113,6 +120,7 @@ async fn send(socket: Arc<UdpSocket>, remote: SocketAddr) {
         let header = Header { version: 2, payload_type: 0, sequence_number, timestamp, ssrc, ..Header::default() };
         let packet = Packet { header, payload: Bytes::from_static(&[0xff; SAMPLES as usize]) };
         if let Ok(bytes) = packet.marshal() {
+            let remote = *remote.lock().unwrap_or_else(PoisonError::into_inner);
             // A refused packet is a lost one: the other side counts it.
             let _ = socket.send_to(&bytes, remote).await;
         }
