@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix sim turmoil chaos upgrade-test bench failover size soak broken fuzz deny
+.PHONY: bootstrap run demo test check fix sim turmoil chaos upgrade-test bench failover size soak busy broken fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -56,6 +56,9 @@ size: bootstrap   ## a takeover of 10,000 calls and 100,000 registrations, and w
 
 soak: bootstrap   ## an hour of calls with a fault every twenty seconds, and what the checker finds; SECONDS says how long
 	$(CARGO) bench --bench soak
+
+busy: bootstrap   ## an hour of two busy loops a core, and how many elections they cause; BUSY_SECONDS says how long
+	BUSY_SECONDS=$${BUSY_SECONDS:-3600} $(CARGO) nextest run --test chaos --no-capture -E 'test(busy_machine)'
 
 broken: bootstrap ## builds in which a rule is broken on purpose, and what the checker of histories finds in each
 	scripts/broken

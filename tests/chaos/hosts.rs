@@ -325,18 +325,21 @@ fn a_call_rings_on_when_its_host_is_cut_off() {
     net::run(3, async |net| rings_on(net, async |net, _| net.cut(2)).await);
 }
 
-/// Two busy loops a core: beats come through, and nobody is taken for dead.
+/// Two busy loops a core: beats come through, and nobody is taken for dead. `make busy` does it for an hour.
 #[test]
 fn a_busy_machine_makes_no_elections() {
+    let seconds = std::env::var("BUSY_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     net::run(3, async |net| {
         let case = Case::start(net).await;
         let before = case.cluster.elections();
         let cores = std::thread::available_parallelism().unwrap().get();
         let busy: Vec<_> = (0..2 * cores).map(|_| Busy::start()).collect();
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
         drop(busy);
-        assert_eq!(case.cluster.elections(), before);
-        assert_eq!(case.watch.turns(case.address).len(), 1);
+        let needless = case.cluster.elections() - before;
+        println!("{needless} elections in {seconds} s, two busy loops a core");
+        assert!(needless * 3600 <= usize::try_from(seconds).unwrap(), "{needless}");
+        assert!(case.watch.turns(case.address).len() <= 1 + 2 * needless);
     });
 }
 

@@ -38,13 +38,15 @@ pub struct Record {
     pub users: RefCell<BTreeSet<Aor>>,
     /// The latest epoch of each vnode, and whose it was.
     epochs: RefCell<BTreeMap<VnodeId, (u64, NodeId)>>,
-    /// What an operator waits for, the first of it now.
+    /// What the operator waits for, the first of it now.
     pub wishes: RefCell<VecDeque<Change>>,
+    /// Whom the operator is asking at the moment: one node at a time.
+    pub asked: Cell<Option<NodeId>>,
     pub wrong: RefCell<Vec<String>>,
     pub trace: RefCell<Vec<String>>,
 }
 
-/// What an operator wants of whoever can do it.
+/// What the operator wants of whoever can do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Join(NodeId, Member),
@@ -160,20 +162,23 @@ impl Node {
     async fn operate(self: Rc<Self>, cluster: Arc<Cluster>) {
         loop {
             tokio::time::sleep(WISH).await;
-            let Some(change) = self.record.wishes.borrow().front().copied().filter(|_| cluster.is_ready()) else { continue };
+            let can = cluster.is_ready() && self.record.asked.get().is_none();
+            let Some(change) = self.record.wishes.borrow().front().copied().filter(|_| can) else { continue };
+            self.record.asked.set(Some(self.id));
             let so = |meta: &MetaState| match change {
                 Change::Join(node, _) => meta.is_settled() && meta.shape().members.contains_key(&node),
                 Change::Leave(node) => meta.is_settled() && !meta.shape().members.contains_key(&node),
             };
-            let asked = match change {
+            let answer = match change {
                 Change::Join(node, member) => cluster.join(node, member).await,
                 Change::Leave(node) => cluster.leave(node).await,
             };
             let is_so = cluster.catch_up_meta().await && cluster.read_meta(so);
+            self.record.asked.set(None);
             let mut wishes = self.record.wishes.borrow_mut();
             if is_so && wishes.front() == Some(&change) {
                 wishes.pop_front();
-                self.record.note(format!("{:?} {} has seen to {change:?} {asked:?}", turmoil::sim_elapsed().unwrap(), self.id));
+                self.record.note(format!("{:?} {} has seen to {change:?} {answer:?}", turmoil::sim_elapsed().unwrap(), self.id));
             }
         }
     }

@@ -301,16 +301,24 @@ impl World {
     }
 
     fn kill(&mut self, node: usize, until: Duration) -> bool {
-        let killed = &self.nodes[node];
+        let killed = self.nodes[node].clone();
         if killed.cluster.take().is_none() {
             return false;
         }
         self.sim.crash(killed.name.as_str());
+        self.ask_another(node);
         killed.disk.process_died();
         // The machine lives: it refuses.
         killed.starts.set(until);
         self.sim.bounce(killed.name.as_str());
         true
+    }
+
+    /// Whom the operator was asking is gone, and what it was doing with it.
+    fn ask_another(&self, node: usize) {
+        if self.record.asked.get() == Some(self.nodes[node].id) {
+            self.record.asked.set(None);
+        }
     }
 
     fn cut_power(&mut self, node: usize, until: Duration) -> bool {
@@ -321,9 +329,10 @@ impl World {
         for other in others(node) {
             self.spoil(node, other, Fault::Cut(node, other), until);
         }
-        let stopped = &self.nodes[node];
+        let stopped = self.nodes[node].clone();
         stopped.cluster.take();
         self.sim.crash(stopped.name.as_str());
+        self.ask_another(node);
         stopped.disk.power_failed(Uptime::default() + self.sim.elapsed());
         stopped.starts.set(until);
         self.dark.insert(node, until);
