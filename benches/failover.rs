@@ -3,7 +3,7 @@
 //! `make failover` prints the tables of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
 //! nodes and all phones on one machine. A gap is the time between two packets that a phone received, 20 ms when nothing happens.
 //! Then the same with addresses that stay (`address.mode = "fixed"`), and phones that follow a re-INVITE. CALLS, RUNS and ONLY
-//! (`netlink` or `fixed`) change it.
+//! (`netlink`, `fixed`, or `cuts` by netlink) change it; a gap of WORST milliseconds ends it and keeps the nodes' logs.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
@@ -11,7 +11,7 @@
 mod lab;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
@@ -52,6 +52,10 @@ fn main() {
         let only = std::env::var("ONLY").ok();
         let shall = |what: &str| only.as_deref().is_none_or(|only| only == what);
         println!("{calls} calls, {} streams; {runs} faults each; milliseconds", 2 * calls);
+        if only.as_deref() == Some("cuts") {
+            Bench::start(net.clone(), Cluster::at(&net, 2 * calls).await, calls, runs).await.cuts().await;
+            return;
+        }
         if shall("netlink") {
             let mut bench = Bench::start(net.clone(), Cluster::at(&net, 2 * calls).await, calls, runs).await;
             println!("\n| addresses move | median | p99 | worst |\n|---|---|---|---|");
@@ -123,7 +127,10 @@ impl Bench {
     }
 
     fn gaps(&self) -> Vec<Duration> {
-        self.talks.iter().flat_map(|talks| talks.iter()).map(Talk::take_gap).collect()
+        let gaps: Vec<_> = self.talks.iter().flat_map(|talks| talks.iter()).map(Talk::take_gap).collect();
+        let worst = Duration::from_millis(number("WORST", 60_000) as u64);
+        assert!(gaps.iter().all(|gap| *gap < worst), "{:?} at {:?}", gaps.iter().max(), SystemTime::now());
+        gaps
     }
 
     async fn settle(&self) -> Vec<Duration> {

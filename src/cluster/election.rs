@@ -63,6 +63,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, peer: NodeId, link: Arc<Link>) 
     let mut reach = link.reach();
     let dies = async {
         while reach.changed().await.is_ok() {
+            cluster.life.alone(!cluster.has_majority());
             if *reach.borrow_and_update() == Reach::Refused {
                 cluster.beats.void(peer);
                 cluster.refused.notify_one();

@@ -209,6 +209,7 @@ pub(super) async fn run(cluster: Arc<Cluster>) {
     while !cluster.is_stopping() {
         let _ = tokio::time::timeout(LOOK, said.changed()).await;
         connect(&cluster);
+        cluster.life.alone(!cluster.has_majority());
         if !cluster.is_ready() {
             continue;
         }

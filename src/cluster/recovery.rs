@@ -29,6 +29,8 @@ pub struct Life {
     memory: Mutex<Memory>,
     may_vote: AtomicBool,
     ready: AtomicBool,
+    /// It reaches no majority: who hears it may not be heard by it.
+    alone: AtomicBool,
     /// An operator wants nothing to be here.
     drained: AtomicBool,
     stopping: AtomicBool,
@@ -44,6 +46,7 @@ impl Life {
             memory: Mutex::new(memory),
             may_vote: AtomicBool::new(memory == Memory::Whole),
             ready: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -72,6 +75,11 @@ impl Life {
         self.drained.load(Ordering::Relaxed) || self.stopping.load(Ordering::Relaxed)
     }
 
+    /// It reaches no majority, or does again.
+    pub fn alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+    }
+
     /// An operator wants nothing to be here, or takes that back.
     pub fn drain(&self, drain: bool) {
         self.drained.store(drain, Ordering::Relaxed);
@@ -84,7 +92,7 @@ impl Life {
 
     /// What the peers hear.
     pub fn hello(&self) -> Hello {
-        let (ready, draining) = (self.is_ready(), self.is_draining());
+        let (ready, draining) = (self.is_ready() && !self.alone.load(Ordering::Relaxed), self.is_draining());
         let (memory, now, outline) = (self.memory(), Some(clock::now()), Some(self.outline));
         Hello { node: self.node, memory, ready, draining, life: self.process, now, outline }
     }

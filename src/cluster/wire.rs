@@ -37,8 +37,11 @@ const QUEUE: usize = 8192;
 pub const HELLO: Duration = Duration::from_millis(50);
 /// A connection without any answer for this long is dropped.
 const SILENCE: Duration = Duration::from_millis(1000);
-/// How long connecting may take, TLS included.
-const CONNECT: Duration = Duration::from_millis(1000);
+/// How long a connection may take to come about: the kernel would say again after a second what was lost a moment before a cut
+/// was healed.
+const CONNECT: Duration = Duration::from_millis(300);
+/// And how long TLS on it.
+const SECURE: Duration = Duration::from_millis(1000);
 /// A refusal says no more when the next attempt has had no answer for this long: a process that has started since may help to
 /// elect another owner after a [`GRANT`](super::lease::GRANT), and this with the longest pause is less.
 const REFUSED: Duration = Duration::from_millis(100);
@@ -99,7 +102,7 @@ pub struct Hello {
     pub node: NodeId,
     /// Its disk.
     pub memory: Memory,
-    /// It has caught up with every group and may take vnodes over.
+    /// It has caught up with every group, reaches a majority, and may take vnodes over.
     pub ready: bool,
     /// It is being drained: nothing should move to it.
     pub draining: bool,
@@ -311,7 +314,7 @@ impl Link {
             match timeout(CONNECT, self.unless_it_hangs(net::connect(address))).await {
                 Ok(Ok(stream)) => {
                     self.doubt_refusal();
-                    let secured = timeout(CONNECT, tls.connector.connect(NodeTls::server_name(), stream)).await;
+                    let secured = timeout(SECURE, tls.connector.connect(NodeTls::server_name(), stream)).await;
                     if let Ok(Ok(stream)) = secured {
                         attempt = 0;
                         self.run(stream, &server).await;
@@ -419,7 +422,7 @@ pub async fn accept<S: Serve>(listener: TcpListener, tls: NodeTls, server: Arc<S
         };
         let (tls, server) = (tls.clone(), server.clone());
         tokio::spawn(async move {
-            if let Ok(Ok(stream)) = timeout(CONNECT, tls.acceptor.accept(stream)).await {
+            if let Ok(Ok(stream)) = timeout(SECURE, tls.acceptor.accept(stream)).await {
                 let _ = answer_peer(stream, server).await;
             }
         });

@@ -274,10 +274,10 @@ impl Pair {
         by_callee: bool,
         mut ended: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let _ = tokio::time::timeout(pause / 2, ended.wait_for(|ended| *ended)).await;
+        stay(a, b, pause / 2, &mut ended).await?;
         let answer = a.ask_within(Method::Options, "").await?;
         anyhow::ensure!(answer.status.code() == 200, "OPTIONS: {}", answer.status);
-        let _ = tokio::time::timeout(pause / 2, ended.wait_for(|ended| *ended)).await;
+        stay(a, b, pause / 2, &mut ended).await?;
         let talks = self.talks.lock().unwrap().remove(&self.caller.0);
         let (during, bound) = self.during.borrow().clone();
         for talk in talks.iter().flatten() {
@@ -287,5 +287,13 @@ impl Pair {
         let (one, other) = if by_callee { (b, a) } else { (a, b) };
         let (hung_up, told) = tokio::join!(one.hang_up(), other.wait_for_bye());
         hung_up.and(told)
+    }
+}
+
+/// Both stay in their call for so long, or until all is to end.
+async fn stay(a: &mut Phone, b: &mut Phone, span: Duration, ended: &mut watch::Receiver<bool>) -> anyhow::Result<()> {
+    tokio::select! {
+        stayed = async { tokio::try_join!(a.stay(span), b.stay(span)) } => stayed.map(drop),
+        _ = ended.wait_for(|ended| *ended) => Ok(()),
     }
 }

@@ -54,6 +54,8 @@ struct Dialog {
     target: String,
     /// The last answer to an INVITE, and the INVITE's number, for when it is repeated.
     answer: Option<(u32, Bytes)>,
+    /// The last ACK of a 200, and its number, for when that is repeated.
+    ack: Option<(u32, String)>,
 }
 
 impl Phone {
@@ -120,9 +122,10 @@ impl Phone {
         }
         let to = response.headers.text(&Name::To).context("no To")?.to_string();
         let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
-        let dialog = Dialog { call_id, from, to, target, answer: None };
+        let mut dialog = Dialog { call_id, from, to, target, answer: None, ack: None };
         let ack = self.in_dialog(&dialog, &Method::Ack, self.cseq);
         self.socket.send_to(ack.as_bytes(), self.server).await?;
+        dialog.ack = Some((self.cseq, ack));
         self.dialog = Some(dialog);
         Ok(response)
     }
@@ -170,6 +173,7 @@ impl Phone {
             to: invite.headers.text(&Name::From).context("no From")?.to_string(),
             target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
             answer: Some((invite.headers.cseq()?.number, bytes.clone())),
+            ack: None,
         });
         let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
         self.socket.send_to(&bytes, self.server).await?;
@@ -244,8 +248,29 @@ impl Phone {
             let accepted = response.status.class() == Class::Success;
             let ack = if accepted { self.in_dialog(&dialog, &Method::Ack, cseq) } else { self.failure_ack(&request, &response) };
             self.socket.send_to(ack.as_bytes(), self.server).await?;
+            if let Some(dialog) = self.dialog.as_mut().filter(|_| accepted) {
+                dialog.ack = Some((cseq, ack));
+            }
         }
         Ok(response)
+    }
+
+    /// Does nothing for so long but what it is asked to; an error if the other side hangs up.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
+    pub async fn stay(&mut self, span: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            let Ok(Message::Request(request)) = self.receive(end).await else { continue };
+            match request.method {
+                Method::Bye => {
+                    self.respond(&request, StatusCode::OK).await?;
+                    bail!("{} was hung up on", self.user);
+                }
+                Method::Invite => self.accept_again(&request).await?,
+                _ => self.respond(&request, StatusCode::OK).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the other side hangs up; takes what it asks until then.
@@ -376,10 +401,22 @@ impl Phone {
         loop {
             let (length, source) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
             self.source = source;
-            if let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) {
-                return Ok(message);
+            let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) else { continue };
+            match self.ack_again(&message) {
+                // Its ACK was lost (RFC 3261 §13.2.2.4).
+                Some(ack) => drop(self.socket.send_to(ack.as_bytes(), self.server).await?),
+                None => return Ok(message),
             }
         }
+    }
+
+    /// The ACK of a 200 that has had it.
+    fn ack_again(&self, message: &Message) -> Option<&str> {
+        let Message::Response(response) = message else { return None };
+        let (number, ack) = self.dialog.as_ref()?.ack.as_ref()?;
+        let cseq = response.headers.cseq().ok()?;
+        let again = response.status.class() == Class::Success && cseq.method == Method::Invite && cseq.number == *number;
+        again.then_some(ack)
     }
 
     async fn respond(&self, request: &Request, status: StatusCode) -> anyhow::Result<()> {
