@@ -237,9 +237,9 @@ impl Beats {
         may
     }
 
-    /// The vote was not given: `term` is where the group is.
-    pub fn unpledge(&self, group: GroupId, term: Term) {
-        lock(&self.leases).unpledge(group, term);
+    /// The vote that was pledged for a term was not given: `term` is where the group is.
+    pub fn unpledge(&self, group: GroupId, pledged: Term, term: Term) {
+        lock(&self.leases).unpledge(group, pledged, term);
     }
 
     /// The leader that this node has promised to follow, or itself.

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use tokio::time::Instant;
 
-use super::raft::GroupId;
+use super::beats::Beats;
+use super::raft::{GroupId, TypeConfig};
 use super::wire::{Hello, Kind, Link, Reach};
 use super::{Cluster, Group};
 use crate::ids::NodeId;
@@ -149,20 +150,51 @@ async fn may_win(cluster: &Cluster, group: &Group) -> bool {
     true
 }
 
-/// Raft's own way past a lease: the leader said itself that we shall lead. Its lease is over, so we say it. False if this
-/// node's vote is promised.
+/// Raft's own way past a lease: the leader said itself that we shall lead. Its lease is over, so we say it. False if nothing comes of
+/// it: this node's vote is promised, or Raft knows better by now.
 async fn stand(cluster: &Cluster, group: &Group) -> bool {
     let Ok(vote) = group.raft.with_raft_state(|state| *state.vote_ref()).await else { return false };
-    if !cluster.beats.pledge(group.id, cluster.node, vote.leader_id.term + 1) {
-        return false;
-    }
+    let term = vote.leader_id.term + 1;
     let won_before = vote.leader_id.node_id == cluster.node.0 && !vote.committed;
-    match group.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, cluster.node.0, None)).await {
-        Ok(Ok(())) => true,
+    let request = TransferLeaderRequest::new(vote, cluster.node.0, None);
+    match stand_after(&cluster.beats, group, cluster.node, request).await {
+        Some(Ok(())) => true,
         // A leader that was killed and is back: openraft has taken its victory back in memory and not on disk, and refuses since the
         // two differ. They agree after any other vote, and nobody else may be able to win: its log can be the longest.
-        Ok(Err(_)) if won_before => group.raft.trigger().elect(false).await.is_ok(),
-        Ok(Err(_)) | Err(_) => false,
+        Some(Err(_)) if won_before && cluster.beats.pledge(group.id, cluster.node, term) => {
+            let stands = group.raft.trigger().elect(false).await.is_ok();
+            has_stood(&cluster.beats, group, cluster.node, term).await;
+            stands
+        }
+        Some(Err(_)) | None => false,
+    }
+}
+
+/// Has this node stand when `request` says so and the leader that it comes from is the one that Raft knows here. To stand is to vote:
+/// none if this node's vote is promised.
+pub(super) async fn stand_after(
+    beats: &Beats,
+    group: &Group,
+    node: NodeId,
+    request: TransferLeaderRequest<TypeConfig>,
+) -> Option<TransferLeaderResponse<TypeConfig>> {
+    let term = request.from_leader().leader_id.term + 1;
+    if !beats.pledge(group.id, node, term) {
+        return None;
+    }
+    let answer = group.raft.handle_transfer_leader(request).await.ok();
+    has_stood(beats, group, node, term).await;
+    answer
+}
+
+/// Makes what is pledged what has come of it. Raft takes one thing after the other, so it has stood by now if it does at all; whoever has
+/// not, because it leads already, must not go on as if its own vote were another's.
+async fn has_stood(beats: &Beats, group: &Group, node: NodeId, term: u64) {
+    let Ok(vote) = group.raft.with_raft_state(|state| *state.vote_ref()).await else { return };
+    if vote.leader_id.term < term {
+        beats.unpledge(group.id, term, vote.leader_id.term);
+    } else if vote.leader_id.node_id == node.0 {
+        beats.pledge(group.id, node, vote.leader_id.term);
     }
 }
 

@@ -288,9 +288,11 @@ impl Leases {
         *pledged = term.max(*pledged);
     }
 
-    /// The vote was not given: `term` is where the group is.
-    pub fn unpledge(&mut self, group: GroupId, term: Term) {
-        self.pledges.insert(group, term);
+    /// The vote that was pledged for a term was not given: `term` is where the group is. What has been pledged since stands.
+    pub fn unpledge(&mut self, group: GroupId, pledged: Term, term: Term) {
+        if self.pledged(group) == pledged {
+            self.pledges.insert(group, term);
+        }
     }
 
     /// The leader that this node has promised to follow.

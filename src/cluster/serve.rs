@@ -16,7 +16,7 @@ use super::raft::types::TypeConfig;
 use super::recovery::Life;
 use super::state::Command;
 use super::wire::{Answer, Hello, Kind, Serve};
-use super::{Group, write_here};
+use super::{Group, election, write_here};
 use crate::ids::NodeId;
 
 /// At most this many appends of a group wait to be taken.
@@ -107,7 +107,7 @@ impl Server {
                 }
                 let response = raft.vote(rpc).await.ok();
                 if let Some(response) = response.as_ref().filter(|response| !response.vote_granted) {
-                    self.beats.unpledge(group.id, response.vote.leader_id.term);
+                    self.beats.unpledge(group.id, term, response.vote.leader_id.term);
                 }
                 answer.send(response.as_ref());
             }
@@ -132,12 +132,12 @@ impl Server {
                 let Ok(rpc) = rmp_serde::from_slice::<TransferLeaderRequest<TypeConfig>>(body) else {
                     return answer.send::<()>(None);
                 };
-                // To stand is to vote: the leader has to have let go first.
-                let stands = *rpc.to_node_id() == self.node.0;
-                if stands && !self.beats.pledge(group.id, self.node, rpc.from_leader().leader_id.term + 1) {
-                    return answer.send::<()>(None);
-                }
-                answer.send(raft.handle_transfer_leader(rpc).await.ok().as_ref());
+                let answered = if *rpc.to_node_id() == self.node.0 {
+                    election::stand_after(&self.beats, group, self.node, rpc).await
+                } else {
+                    raft.handle_transfer_leader(rpc).await.ok()
+                };
+                answer.send(answered.as_ref());
             }
             Kind::Propose => {
                 let Ok(command) = rmp_serde::from_slice::<Command>(body) else { return answer.send::<()>(None) };

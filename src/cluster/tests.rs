@@ -116,3 +116,24 @@ async fn three_nodes_found_a_cluster_commit_and_hand_over() {
     let heir = nodes.running[&nodes.owners(VNODE)[0]].clone();
     assert_eq!(heir.propose(VNODE, put_call(3)).await, Ok(Reply::Done));
 }
+
+/// A word to stand that is late, since whoever it is for leads already, changes nothing: its own vote goes on counting for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leads_already_and_is_told_to_stand_keeps_its_own_vote() {
+    use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
+    let nodes = Nodes::start().await;
+    until(|| nodes.owners(VNODE) == [2]).await;
+    let owner = nodes.running[&2].clone();
+    let group = owner.group(VNODE).unwrap();
+    let mut candidate = group.raft.with_raft_state(|state| *state.vote_ref()).await.unwrap();
+    candidate.committed = false;
+    let late = TransferLeaderRequest::<TypeConfig>::new(candidate, 2, None);
+    let link = nodes.running[&1].links.get(NodeId(2)).unwrap();
+    let told = link.call::<_, TransferLeaderResponse<TypeConfig>>(Kind::Transfer, group.id, &late, COMMIT_DEADLINE).await;
+    assert!(told.is_ok(), "{told:?}");
+    // It holds the group with itself, if that is asked.
+    owner.beats.hold_with(group.id, Some(BTreeSet::from([NodeId(2)])));
+    let (term, later) = (group.leads().unwrap(), crate::clock::uptime() + lease::LEASE * 2);
+    until(|| owner.beats.held_until(group, term).is_some_and(|until| until > later)).await;
+    assert_eq!(nodes.owners(VNODE), [2]);
+}

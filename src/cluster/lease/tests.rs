@@ -127,6 +127,7 @@ impl World {
                     return;
                 }
                 node.leases.pledge(GROUP, term);
+                let pledged = term;
                 if term > node.term || (term == node.term && node.voted.is_none_or(|voted| voted == from)) {
                     if term > node.term {
                         (node.term, node.leads) = (term, false);
@@ -135,7 +136,7 @@ impl World {
                     self.send(to, from, Message::Vote { term, from: to });
                 } else {
                     let term = node.term;
-                    node.leases.unpledge(GROUP, term);
+                    node.leases.unpledge(GROUP, pledged, term);
                 }
             }
             Message::Vote { term, from } => {
@@ -290,9 +291,12 @@ fn who_has_voted_for_a_later_term_follows_no_earlier_one() {
     assert!(leader.held_until(ms(1000), GROUP, 5, &alone).is_some());
     leader.pledge(GROUP, 6);
     assert!(leader.held_until(ms(1000), GROUP, 5, &alone).is_none());
-    leader.unpledge(GROUP, 5);
+    leader.unpledge(GROUP, 6, 5);
     // The vote was refused after all.
-    voter.unpledge(GROUP, 5);
+    voter.pledge(GROUP, 7);
+    voter.unpledge(GROUP, 6, 5);
+    assert_eq!(follows(&mut voter, &leader.beat(ms(1000), vec![(GROUP, 5)])), [], "another vote has been pledged since");
+    voter.unpledge(GROUP, 7, 5);
     assert_eq!(follows(&mut voter, &leader.beat(ms(1000), vec![(GROUP, 5)])), [GROUP]);
 }
 
