@@ -202,6 +202,23 @@ fn a_host_loses_power_and_comes_back() {
     });
 }
 
+/// It is heard, and its own connections don't come about: nobody could elect it, so nothing comes home to it yet.
+#[test]
+fn who_is_heard_and_reaches_nobody_takes_nothing_over() {
+    net::run(3, async |net| {
+        let case = Case::start(net).await;
+        case.net.cut(2);
+        a_while().await;
+        case.net.heal();
+        case.net.cut_connecting_from(2);
+        a_while().await;
+        let hosts: Vec<_> = case.watch.turns(case.address).iter().map(|turn| turn.host).collect();
+        assert!(hosts.len() == 2 && hosts[1] != case.net.mac("n2"), "it has not come home: {hosts:?}");
+        case.net.heal();
+        case.ends_well(SILENT).await;
+    });
+}
+
 #[test]
 fn two_hosts_lose_sight_of_each_other_and_nobody_minds() {
     net::run(3, async |net| {

@@ -155,6 +155,11 @@ impl Net {
         self.rule(&format!("oifname p-n{node} drop"));
     }
 
+    /// A host can't open connections any more; what others open to it works, and datagrams do.
+    pub fn cut_connecting_from(&self, node: usize) {
+        self.rule(&format!("iifname p-n{node} ip protocol tcp tcp flags & (syn | ack) == syn drop"));
+    }
+
     /// Two hosts don't hear each other; everybody else hears both.
     pub fn cut_between(&self, a: usize, b: usize) {
         self.rule(&format!("iifname p-n{a} oifname p-n{b} drop"));
