@@ -15,7 +15,7 @@ use super::call::{Begin, CallActor, CallMsg, Incoming, Start as CallStart};
 use super::dialog::DialogMsg;
 use super::directory::InviteKey;
 use super::media_leg::MediaLegMsg;
-use super::records::{self, RestoreError, Site};
+use super::records::{self, Glance, RestoreError, Site};
 use super::router;
 use super::services::Services;
 use super::supervise::Budget;
@@ -91,6 +91,7 @@ pub struct Start {
 }
 
 /// A call of the records, at a glance.
+#[derive(Debug, Clone, Copy)]
 pub struct Known {
     /// Which.
     pub call: CallId,
@@ -98,6 +99,14 @@ pub struct Known {
     pub quiet: bool,
     /// When it is to be told that time has passed.
     pub deadline: Option<Timestamp>,
+}
+
+impl Known {
+    /// Of a glance at its record.
+    pub fn new(call: CallId, glance: &Glance, site: Site) -> Self {
+        // Phones may have to be told that it is somewhere else now: the call itself has to look.
+        Self { call, quiet: glance.quiet && (glance.ended || !site.moves), deadline: glance.deadline }
+    }
 }
 
 /// The actor.

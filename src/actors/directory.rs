@@ -149,6 +149,11 @@ impl Directory {
         self.inner().awake(call)?.media.get(usize::from(leg.0))?.clone()
     }
 
+    /// A call that stood by is here now.
+    pub fn stood_by(&self, call: CallId, vnode: VnodeId, counters: [Arc<Counters>; 2]) {
+        self.inner().calls.insert(call, Entry { vnode, actors: None, counters, invite: None });
+    }
+
     /// What passed a call's legs here.
     pub fn counters(&self, call: CallId) -> Option<[Arc<Counters>; 2]> {
         self.inner().calls.get(&call).map(|entry| entry.counters.clone())

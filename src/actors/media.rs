@@ -10,7 +10,9 @@ use super::call::CallMsg;
 use super::calls::{self, Errand};
 use super::media_leg::MediaLegMsg;
 use super::services::Services;
-use crate::media::relay::Event;
+use crate::ids::{CallId, LegId, VnodeId};
+use crate::media::core::Session;
+use crate::media::relay::{Counters, Event, Want};
 
 /// What it is told.
 #[derive(RactorMessage, Debug)]
@@ -47,6 +49,15 @@ impl Actor for MediaActor {
         };
         let _ = calls::tell(services, call, errand);
         Ok(())
+    }
+}
+
+/// Tells the relay what a call needs, as its record says: sockets, and where everything goes.
+pub fn tell_relay(services: &Services, vnode: VnodeId, call: CallId, session: &Session, counters: [Arc<Counters>; 2]) {
+    for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
+        let wants = session.plan(usize::from(leg.0)).into_iter();
+        let wants = wants.map(|plan| plan.map(|plan| Want { plan, sockets: None })).collect();
+        services.relay.apply(call, leg, wants, counters, services.fence(vnode));
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  node ── gateway                 the actor link's near end
 //!       ── media                   the relay's events
-//!       ── standby                 sockets for the calls of other nodes
+//!       ── standby                 media of the calls of other nodes
 //!       ── vnode × n  ── edge      the sockets of the address
 //!                     ── registrar ── registration (one per AoR, while it has something to do)
 //!                     ── calls     ── call ── dialog × legs, media leg × legs

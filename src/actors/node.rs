@@ -32,7 +32,7 @@ pub enum Child {
     Gateway,
     /// The relay's events.
     Media,
-    /// Sockets for the calls of others.
+    /// The media of others' calls.
     Standby,
     /// A vnode.
     Vnode(VnodeId),

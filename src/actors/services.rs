@@ -12,6 +12,7 @@ use super::directory::Directory;
 use super::gateway::Gateways;
 use super::records::Site;
 use super::registrar::RegistrarMsg;
+use super::standby::Standby;
 use super::transport::Sockets;
 use crate::cluster::{Cluster, Ownership};
 use crate::config::{AddressMode, Config, Digest};
@@ -19,7 +20,6 @@ use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
-use crate::media::standby::Standby;
 use crate::sip::digest::{Algorithm, Nonces};
 use crate::sip::transaction::Timers;
 
@@ -36,7 +36,7 @@ pub struct Services {
     pub cluster: Arc<Cluster>,
     /// The media threads.
     pub relay: Relay,
-    /// Sockets for the calls of other nodes; none where binding an address is taking it.
+    /// The media of other nodes' calls; none where binding an address is taking it.
     pub standby: Option<Standby>,
     /// Who is where.
     pub directory: Directory,

@@ -1,21 +1,28 @@
-//! The actor that keeps sockets ready for the calls of other nodes ([`crate::media::standby`]). Layer: shell.
+//! Media stand by for the calls of other nodes: the relay has their sockets and knows where everything goes, and the fence is shut.
+//! Layer: shell.
 //!
-//! It looks ten times a second at the records that have changed. What is not ready when a node dies is bound then.
+//! An address that moves can be bound before it comes (`IP_FREEBIND`). So a takeover has nothing to do for the sound of a call: when
+//! the lease opens the fence and the address is here, packets pass.
+//!
+//! The actor looks ten times a second at the records that have changed. What is not ready when a node dies is made ready then.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nix::sys::resource::{Resource, getrlimit};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
+use smallvec::SmallVec;
 
+use super::calls::Known;
+use super::media::tell_relay;
 use super::records;
 use super::services::Services;
 use crate::cluster::Touched;
-use crate::ids::{CallId, LegId, VnodeId};
-use crate::media::standby::Ready;
+use crate::ids::{CallId, VnodeId};
+use crate::media::relay::Counters;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -23,6 +30,173 @@ const LOOK: Duration = Duration::from_millis(100);
 const ROOM: usize = 2048;
 /// So many calls that nobody has looked at yet a new owner looks at before it begins.
 const FEW: usize = 64;
+
+/// A call of another node.
+#[derive(Debug)]
+pub struct Stands {
+    /// What its next owner has to know.
+    pub known: Known,
+    /// Our RTP ports; RTCP's are above them.
+    pub ports: SmallVec<[u16; 2]>,
+    /// What passes its legs, if it has media.
+    pub counters: Option<[Arc<Counters>; 2]>,
+}
+
+/// The calls of one vnode that is elsewhere.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Those that are in the relay, and those that have no media.
+    pub calls: HashMap<CallId, Stands>,
+    /// Those that should be and aren't, or can't be read.
+    lacking: HashSet<CallId>,
+    /// Every call has been looked at once.
+    whole: bool,
+    /// Somebody looks at some at this moment.
+    looking: bool,
+}
+
+impl Standing {
+    /// Whether nothing is left to do for any call.
+    pub fn is_complete(&self) -> bool {
+        self.whole && !self.looking && self.lacking.is_empty()
+    }
+
+    fn sockets(&self) -> usize {
+        self.calls.values().map(|call| call.ports.len() * 2).sum()
+    }
+}
+
+/// The calls of all vnodes that are elsewhere.
+#[derive(Debug, Default)]
+pub struct Standby {
+    vnodes: Mutex<HashMap<VnodeId, Standing>>,
+}
+
+impl Standby {
+    /// A vnode is at another node from now on; the relay may still have these calls of it.
+    pub fn begin(&self, vnode: VnodeId, calls: Vec<CallId>) {
+        let stands =
+            |call| Stands { known: Known { call, quiet: false, deadline: None }, ports: SmallVec::new(), counters: None };
+        let mut vnodes = self.vnodes();
+        let standing = vnodes.entry(vnode).or_default();
+        standing.whole = false;
+        for call in calls {
+            standing.calls.entry(call).or_insert_with(|| stands(call));
+        }
+    }
+
+    /// How many sockets stand by.
+    pub fn sockets(&self) -> usize {
+        self.vnodes().values().map(Standing::sockets).sum()
+    }
+
+    /// Somebody is about to look at some calls of a vnode; tells whether all of them have been looked at before. None if it is here,
+    /// or somebody does already.
+    fn look(&self, vnode: VnodeId) -> Option<bool> {
+        let mut vnodes = self.vnodes();
+        let standing = vnodes.get_mut(&vnode).filter(|standing| !standing.looking)?;
+        standing.looking = true;
+        Some(standing.whole)
+    }
+
+    /// That is done; if it was all of them, what is none of them goes.
+    fn looked(&self, services: &Services, vnode: VnodeId, all: Option<&HashSet<CallId>>) {
+        let mut vnodes = self.vnodes();
+        let Some(standing) = vnodes.get_mut(&vnode) else { return };
+        standing.looking = false;
+        if let Some(all) = all {
+            standing.whole = true;
+            standing.lacking.retain(|call| all.contains(call));
+            standing.calls.retain(|call, _| {
+                let is = all.contains(call);
+                if !is {
+                    services.relay.close(*call);
+                }
+                is
+            });
+        }
+    }
+
+    /// Has the relay know a call as its record says, if there are so many sockets left as it takes more. What is said here is said
+    /// before whatever an owner says, since that one takes the vnode first.
+    fn keep(&self, services: &Services, vnode: VnodeId, call: CallId, record: Option<&[u8]>, room: &mut usize) {
+        let glance = match (record, services.site_of(vnode)) {
+            (Some(record), Some(site)) => records::glance(call, record, site).ok().map(|glance| (glance, site)),
+            _ => None,
+        };
+        let mut vnodes = self.vnodes();
+        let Some(standing) = vnodes.get_mut(&vnode) else { return };
+        let before = standing.calls.remove(&call);
+        let was_there = before.is_some();
+        let Some((glance, site)) = glance else {
+            if was_there {
+                services.relay.close(call);
+            }
+            match record {
+                // Whoever opens the vnode says what is wrong with it.
+                Some(_) => drop(standing.lacking.insert(call)),
+                None => drop(standing.lacking.remove(&call)),
+            }
+            return;
+        };
+        let (had_ports, had) = before.map(|call| (call.ports.len(), call.counters)).unwrap_or_default();
+        let mut ports: SmallVec<[u16; 2]> = match glance.ended {
+            true => SmallVec::new(),
+            false => glance.media.ports().collect(),
+        };
+        let more = ports.len().saturating_sub(had_ports) * 2;
+        if more > *room {
+            standing.lacking.insert(call);
+            ports.clear();
+        } else {
+            standing.lacking.remove(&call);
+            *room -= more;
+        }
+        let mut counters = None;
+        if !ports.is_empty() {
+            let ours = had.unwrap_or_default();
+            tell_relay(services, vnode, call, &glance.media, ours.clone());
+            counters = Some(ours);
+        } else if was_there {
+            services.relay.close(call);
+        }
+        let known = Known::new(call, &glance, site);
+        standing.calls.insert(call, Stands { known, ports, counters });
+    }
+
+    /// Closes at least so many sockets, whoever's: they are needed for calls that are here.
+    fn shed(&self, services: &Services, sockets: usize) {
+        let mut shed = 0;
+        for standing in self.vnodes().values_mut() {
+            for (call, stands) in &mut standing.calls {
+                if shed >= sockets {
+                    return;
+                }
+                if !stands.ports.is_empty() {
+                    shed += stands.ports.len() * 2;
+                    stands.ports.clear();
+                    standing.lacking.insert(*call);
+                    services.relay.close(*call);
+                }
+            }
+        }
+    }
+
+    /// Nothing of a vnode's has to be here.
+    fn forget(&self, services: &Services, vnode: VnodeId) {
+        if let Some(standing) = self.vnodes().get_mut(&vnode) {
+            for call in standing.calls.keys() {
+                services.relay.close(*call);
+            }
+            *standing = Standing::default();
+        }
+    }
+
+    fn vnodes(&self) -> MutexGuard<'_, HashMap<VnodeId, Standing>> {
+        // A panic under this lock costs media that would have been ready, and nothing else.
+        self.vnodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What it is told.
 #[derive(RactorMessage, Debug)]
@@ -65,73 +239,60 @@ fn look(services: &Services) {
     let Some(standby) = &services.standby else { return };
     for vnode in services.cluster.vnodes() {
         if services.cluster.holds(vnode) {
-            catch_up(services, vnode, usize::MAX);
+            catch_up(services, standby, vnode, usize::MAX);
         } else {
-            standby.forget(vnode);
+            standby.forget(services, vnode);
         }
     }
-    let most = room();
-    let used = services.relay.open_sockets() + standby.sockets();
+    let (used, most) = (services.relay.open_sockets(), most());
     if used > most {
-        standby.shed(used - most);
+        standby.shed(services, used - most);
     }
 }
 
-/// How many sockets there may be, those of calls that are here included.
-fn room() -> usize {
+/// How many media sockets there may be.
+fn most() -> usize {
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(ROOM)
 }
 
-/// What a vnode's new owner begins with. Nothing stands by where binding an address is taking it.
-pub fn take(services: &Services, vnode: VnodeId) -> Ready {
-    let Some(standby) = &services.standby else { return Ready::default() };
-    catch_up(services, vnode, FEW);
-    standby.end(vnode)
+/// What a vnode's new owner begins with; whatever it says to the relay comes after what was said here. Nothing stands by where binding
+/// an address is taking it.
+pub fn take(services: &Services, vnode: VnodeId) -> Standing {
+    let Some(standby) = &services.standby else { return Standing::default() };
+    catch_up(services, standby, vnode, FEW);
+    standby.vnodes().remove(&vnode).unwrap_or_default()
 }
 
 /// Looks at the calls of a vnode that have changed, unless they are more than so many.
-fn catch_up(services: &Services, vnode: VnodeId, most: usize) {
-    let Some(standby) = &services.standby else { return };
+fn catch_up(services: &Services, standby: &Standby, vnode: VnodeId, most_calls: usize) {
     let Some(was_whole) = standby.look(vnode) else { return };
     let touched = match services.cluster.touched(vnode) {
         Touched::These(calls) if was_whole => Some(calls),
         Touched::These(_) | Touched::All => None,
     };
-    if touched.as_ref().map_or(usize::MAX, |calls| calls.len()) > most {
+    if touched.as_ref().map_or(usize::MAX, |calls| calls.len()) > most_calls {
         // It goes on being looked at, as far as anybody can tell: it is not complete.
         return;
     }
-    let most = room();
-    let keep = |call: CallId, record: Option<&[u8]>| {
-        let room = services.relay.open_sockets() + standby.sockets() < most;
-        standby.keep(vnode, call, record.map(|record| locals(services, vnode, call, record)).unwrap_or_default(), room);
-    };
+    let mut room = most().saturating_sub(services.relay.open_sockets());
     match touched {
         Some(calls) => {
             for call in calls {
-                let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten();
-                keep(call, record.as_deref());
+                let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone()));
+                standby.keep(services, vnode, call, record.flatten().as_deref(), &mut room);
             }
-            standby.looked(vnode, None);
+            standby.looked(services, vnode, None);
         }
         None => {
-            let all = |state: &crate::cluster::state::VnodeState| {
-                state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>()
-            };
-            let records = services.cluster.read(vnode, all).unwrap_or_default();
-            for (call, record) in &records {
-                keep(*call, Some(record));
+            let all = services.cluster.read(vnode, |state| {
+                state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<(CallId, Bytes)>>()
+            });
+            let all = all.unwrap_or_default();
+            for (call, record) in &all {
+                standby.keep(services, vnode, *call, Some(record), &mut room);
             }
-            standby.looked(vnode, Some(&records.iter().map(|(call, _)| *call).collect::<HashSet<_>>()));
+            standby.looked(services, vnode, Some(&all.iter().map(|(call, _)| *call).collect()));
         }
     }
-}
-
-/// Where the RTP of a call arrives that goes on.
-fn locals(services: &Services, vnode: VnodeId, call: CallId, record: &[u8]) -> Vec<SocketAddr> {
-    let glance = services.site_of(vnode).and_then(|site| records::glance(call, record, site).ok());
-    let Some(glance) = glance.filter(|glance| !glance.ended) else { return Vec::new() };
-    let plans = [LegId::CALLER, LegId::CALLEE].into_iter().flat_map(|leg| glance.media.plan(usize::from(leg.0)));
-    plans.flatten().map(|plan| plan.local).collect()
 }

@@ -8,9 +8,10 @@
 //!
 //! Opening: SIP's socket, by which the calls will speak; media sockets, so that packets flow; then calls from their records;
 //! SIP's socket is read last, so that nobody is told 481 meanwhile. The address comes when everything that is sent there finds a
-//! socket: at once, if they stood by ([`super::standby`]). Closing goes the other way, sound last, and only then may the address
-//! move.
+//! socket: at once, if the media stood by ([`super::standby`]). Closing goes the other way, sound last, and only then may the
+//! address move.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,17 +20,17 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use super::calls::Known;
+use super::media::tell_relay;
 use super::records::Site;
 use super::services::{OpenVnode, Services};
+use super::standby::Standing;
 use super::supervise::Budget;
 use super::{calls, edge, outbox, records, registrar, standby};
 use crate::clock;
 use crate::cluster::Ownership;
-use crate::ids::{CallId, LegId, VnodeId};
-use crate::media::core::{LegPlan, Session};
+use crate::ids::{CallId, VnodeId};
+use crate::media::core::Session;
 use crate::media::ports::PortPool;
-use crate::media::relay::Want;
-use crate::media::standby::Ready;
 
 /// A vnode whose actors keep failing is opened again after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -185,20 +186,19 @@ impl Running {
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let (first, last) = services.config.media_ports_of(vnode);
         let ports = Arc::new(PortPool::new(self.site.sip.ip(), first, last));
-        let mut ready = standby::take(&services, vnode);
-        let stood_by = ready.is_complete();
+        let standing = standby::take(&services, vnode);
+        let stood_by = standing.is_complete();
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
         let early = stood_by.then(|| tokio::spawn(take_address(services.clone(), vnode)));
-        let known = self.open_media(&ports, &mut ready);
+        let known = if stood_by { self.go_on_with(standing, &ports) } else { self.open_media(&standing, &ports) };
         let media_ms = since();
         match early {
             Some(early) => early.await?,
             None => take_address(services.clone(), vnode).await,
         }
         let address_ms = since();
-        drop(ready);
         let start = calls::Start { services: services.clone(), vnode, ports: ports.clone(), known };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
@@ -214,50 +214,69 @@ impl Running {
         Ok(())
     }
 
-    /// Tells the relay of every live call's sockets before anything else is done, last of those who are silent; gives what
-    /// there is to know of the calls besides.
-    fn open_media(&self, ports: &PortPool, ready: &mut Ready) -> Vec<Known> {
+    /// The relay has every call's media already; gives what there is to know of them besides.
+    fn go_on_with(&self, standing: Standing, ports: &PortPool) -> Vec<Known> {
         let Start { services, vnode } = &self.start;
-        let records = services
-            .cluster
-            .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
-        let (mut known, mut silent, mut taken) = (Vec::new(), Vec::new(), Vec::new());
-        for (call, record) in records.unwrap_or_default() {
-            let glance = records::glance(call, &record, self.site);
-            if let Ok(glance) = glance.as_ref().map_err(|error| {
-                // Left as it is: a later release may read it.
-                tracing::error!(call_id = %call, trace_id = %call, %error, "a call that can't be restored");
-            }) {
-                // Phones may have to be told that it is somewhere else now: the call itself has to look.
-                let quiet = glance.quiet && (glance.ended || !self.site.moves);
-                known.push(Known { call, quiet, deadline: glance.deadline });
+        let (mut known, mut taken) = (Vec::new(), Vec::new());
+        for (call, stands) in standing.calls {
+            known.push(stands.known);
+            if let Some(counters) = stands.counters {
+                taken.extend(stands.ports);
+                services.directory.stood_by(call, *vnode, counters);
             }
-            let Some(session) = glance.ok().filter(|glance| !glance.ended).map(|glance| glance.media) else { continue };
-            let before = taken.len();
-            taken.extend(session.ports());
-            match session.is_silent_on_purpose() {
-                false => self.tell_relay(call, &session, ready),
-                true if taken.len() > before => silent.push((call, session)),
-                true => {}
-            }
-        }
-        for (call, session) in silent {
-            self.tell_relay(call, &session, ready);
         }
         ports.adopt(taken);
         known
     }
 
-    fn tell_relay(&self, call: CallId, session: &Session, ready: &mut Ready) {
+    /// Tells the relay of every live call's sockets before anything else is done, last of those who are silent, and has it forget those
+    /// that stood by and are none any more; gives what there is to know of the calls besides.
+    fn open_media(&self, standing: &Standing, ports: &PortPool) -> Vec<Known> {
+        let Start { services, vnode } = &self.start;
+        let records = services
+            .cluster
+            .read(*vnode, |state| state.calls().map(|(call, entry)| (*call, entry.record.clone())).collect::<Vec<_>>());
+        let (mut known, mut silent, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        let mut live = HashSet::new();
+        for (call, record) in records.unwrap_or_default() {
+            let glance = match records::glance(call, &record, self.site) {
+                Ok(glance) => glance,
+                Err(error) => {
+                    // Left as it is: a later release may read it.
+                    tracing::error!(call_id = %call, trace_id = %call, %error, "a call that can't be restored");
+                    continue;
+                }
+            };
+            known.push(Known::new(call, &glance, self.site));
+            if glance.ended {
+                continue;
+            }
+            let before = taken.len();
+            taken.extend(glance.media.ports());
+            if taken.len() == before {
+                continue;
+            }
+            live.insert(call);
+            if glance.media.is_silent_on_purpose() {
+                silent.push((call, glance.media));
+            } else {
+                self.tell_relay(call, &glance.media);
+            }
+        }
+        for (call, session) in silent {
+            self.tell_relay(call, &session);
+        }
+        for call in standing.calls.keys().filter(|call| !live.contains(call)) {
+            services.relay.close(*call);
+        }
+        ports.adopt(taken);
+        known
+    }
+
+    fn tell_relay(&self, call: CallId, session: &Session) {
         let Start { services, vnode } = &self.start;
         services.directory.reserve(call, *vnode, None);
-        let counters = services.directory.counters(call).unwrap_or_default();
-        for (leg, counters) in [LegId::CALLER, LegId::CALLEE].into_iter().zip(counters) {
-            let wants = session.plan(usize::from(leg.0)).into_iter();
-            let mut want = |plan: LegPlan| Want { sockets: ready.take(call, plan.local), plan };
-            let wants = wants.map(|plan| plan.map(&mut want)).collect();
-            services.relay.apply(call, leg, wants, counters, services.fence(*vnode));
-        }
+        tell_relay(services, *vnode, call, session, services.directory.counters(call).unwrap_or_default());
     }
 
     /// Ends the actors; the relay goes on.
@@ -290,17 +309,16 @@ impl Running {
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
         services.cluster.addresses().give(vnode).await;
-        if services.standby.is_some() {
-            // Nothing comes here any more and nothing leaves: a successor need not wait for our sockets.
+        if let Some(standby) = &services.standby {
+            // Nothing comes here any more and nothing leaves: the media stand by from now on.
             services.cluster.sockets_open(vnode, false);
+            standby.begin(vnode, calls);
+            return;
         }
         for call in calls {
             services.relay.close(call);
         }
         services.relay.settle().await;
         services.cluster.sockets_open(vnode, false);
-        if let Some(standby) = &services.standby {
-            standby.begin(vnode);
-        }
     }
 }

@@ -11,11 +11,11 @@ use utoipa::ToSchema;
 use super::Api;
 use super::problem::{Body, Problem};
 use crate::actors::gateway::Gateways;
+use crate::actors::standby::Standby;
 use crate::cluster::Ownership;
 use crate::cluster::state::{Member, MetaCommand};
 use crate::cluster::wire::Reach;
 use crate::ids::{NodeId, VnodeId};
-use crate::media::standby::Standby;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct ClusterView {
@@ -109,6 +109,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         },
         listening: services.sockets.is_read(vnode),
     });
+    let standby_sockets = services.standby.as_ref().map_or(0, Standby::sockets);
     Json(ClusterView {
         node: services.node.0,
         settled: cluster.read_meta(|meta| meta.is_settled()),
@@ -116,8 +117,8 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         vnodes: vnodes.collect(),
         calls: services.directory.len(),
         calls_awake: services.directory.awake(),
-        media_sockets: services.relay.open_sockets(),
-        standby_sockets: services.standby.as_ref().map_or(0, Standby::sockets),
+        media_sockets: services.relay.open_sockets().saturating_sub(standby_sockets),
+        standby_sockets,
         media_ports: services.ports_in_use(),
     })
 }

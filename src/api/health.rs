@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 
 use super::Api;
 use super::problem::Problem;
-use crate::media::standby::Standby;
+use crate::actors::standby::Standby;
 
 pub(super) async fn live() -> &'static str {
     "ok\n"
@@ -38,8 +38,9 @@ pub(super) async fn metrics(State(api): State<Api>) -> String {
     let gauge = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     gauge("tandem_calls", api.services.directory.len());
     gauge("tandem_calls_awake", api.services.directory.awake());
-    gauge("tandem_media_sockets", api.services.relay.open_sockets());
-    gauge("tandem_standby_sockets", api.services.standby.as_ref().map_or(0, Standby::sockets));
+    let standby = api.services.standby.as_ref().map_or(0, Standby::sockets);
+    gauge("tandem_media_sockets", api.services.relay.open_sockets().saturating_sub(standby));
+    gauge("tandem_standby_sockets", standby);
     gauge("tandem_media_ports", api.services.ports_in_use());
     api.metrics.render()
 }

@@ -6,4 +6,3 @@
 pub mod core;
 pub mod ports;
 pub mod relay;
-pub mod standby;

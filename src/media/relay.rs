@@ -229,6 +229,8 @@ struct Session {
     legs: [Vec<Option<[usize; 2]>>; 2],
     /// The last packet on any leg, or when its lack was told.
     heard: Instant,
+    /// Of its vnode.
+    fence: Fence,
 }
 
 struct Thread {
@@ -334,7 +336,7 @@ impl Thread {
             return;
         }
         let side = usize::from(leg.0 != 0);
-        let new = || Session { legs: [Vec::new(), Vec::new()], heard: now };
+        let new = || Session { legs: [Vec::new(), Vec::new()], heard: now, fence: fence.clone() };
         let mut ends = std::mem::take(&mut self.calls.entry(call).or_insert_with(new).legs[side]);
         for (stream, want) in streams.into_iter().enumerate() {
             if ends.len() <= stream {
@@ -515,8 +517,12 @@ impl Thread {
 
     fn look_for_silence(&mut self, now: Instant) {
         let Some(timeout) = self.timeout else { return };
+        let uptime = clock::uptime();
         for (call, session) in &mut self.calls {
-            if now.duration_since(session.heard) > timeout {
+            if !session.fence.may_send(uptime) {
+                // It stands by: its packets are at another node.
+                session.heard = now;
+            } else if now.duration_since(session.heard) > timeout {
                 // Told again after as long: whoever heard it may have been unable to act.
                 session.heard = now;
                 let _ = self.events.try_send(Event::Idle { call: *call });
@@ -651,6 +657,23 @@ mod tests {
         wait_until(|| world.relay.open_sockets() == 4);
         phone().send_to(&RTP, local(21_102)).unwrap();
         assert_eq!(alice.recv(&mut [0; 9]).unwrap(), 4);
+    }
+
+    #[test]
+    fn silence_is_not_told_of_what_stands_by() {
+        let mut world = World::new(Some(TICK * 2));
+        world.fence.pass(crate::fence::Pass::Shut);
+        world.leg(LegId::CALLER, 21_400, None);
+        let other = CallId(8);
+        let plan = LegPlan { local: local(21_402), remote: [None; 2], latched: [false; 2] };
+        let wants = vec![Some(Want { plan, sockets: None })];
+        world.relay.apply(other, LegId::CALLER, wants, world.counters.clone(), Fence::open());
+        for _ in 0..2 {
+            assert_eq!(world.events.blocking_recv(), Some(Event::Idle { call: other }));
+        }
+        world.fence.pass(crate::fence::Pass::Open);
+        let mut told = || (0..2).map(|_| world.events.blocking_recv()).collect::<Vec<_>>();
+        assert!(told().contains(&Some(Event::Idle { call: CALL })));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
@@ -81,8 +81,16 @@ async fn a_while() {
 fn a_process_is_killed() {
     net::run(3, async |net| {
         let mut case = Case::start(net).await;
+        let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         case.cluster.kill(2);
         a_while().await;
+        // The media stood by: there was nothing to do for the sound.
+        let opened = [1, 3].map(|node| case.cluster.log(node)).join("");
+        let opened = opened.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).filter(|line| {
+            line["message"] == "open" && line["time"].as_str().unwrap().parse::<f64>().unwrap() > killed.as_secs_f64()
+        });
+        let opened: Vec<_> = opened.map(|line| (line["vnode"].clone(), line["stood_by"].clone())).collect();
+        assert!(opened.contains(&("v2".into(), true.into())), "{opened:?}");
         case.cluster.start_again(2);
         case.ends_well(DEAD).await;
     });
