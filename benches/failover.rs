@@ -52,8 +52,14 @@ fn main() {
         let only = std::env::var("ONLY").ok();
         let shall = |what: &str| only.as_deref().is_none_or(|only| only == what);
         println!("{calls} calls, {} streams; {runs} faults each; milliseconds", 2 * calls);
-        if only.as_deref() == Some("cuts") {
-            Bench::start(net.clone(), Cluster::at(&net, 2 * calls).await, calls, runs).await.cuts().await;
+        if only.as_deref().is_some_and(|only| ["cuts", "moves"].contains(&only)) {
+            let mut bench = Bench::start(net.clone(), Cluster::at(&net, 2 * calls).await, calls, runs).await;
+            bench.quiet().await;
+            if shall("cuts") {
+                bench.cuts().await;
+            } else {
+                bench.moves().await;
+            }
             return;
         }
         if shall("netlink") {
@@ -187,8 +193,13 @@ impl Bench {
         row("its way home, healed", home);
     }
 
+    fn lost(&self) -> u64 {
+        self.talks.iter().flat_map(|talks| talks.iter()).map(|talk| talk.heard().lost()).sum()
+    }
+
     async fn moves(&mut self) {
         let mut gaps = Vec::new();
+        let before = self.lost();
         for _ in 0..self.runs.div_ceil(2) {
             for to in [3, NODE] {
                 self.gaps();
@@ -200,6 +211,7 @@ impl Bench {
             }
         }
         row("planned move (`tandem move`)", gaps);
+        println!("{} packets were lost in {} moves.", self.lost() - before, self.runs.div_ceil(2) * 2 * VNODES.len());
     }
 
     /// Every call is hung up by one of its phones, has its CDR, and nothing is left of it.

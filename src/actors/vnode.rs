@@ -308,7 +308,10 @@ impl Running {
         let calls = services.directory.of_vnode(vnode);
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
-        services.cluster.addresses().give(vnode).await;
+        let addresses = services.cluster.addresses();
+        addresses.turn(vnode).await;
+        services.relay.settle().await;
+        addresses.give(vnode).await;
         if let Some(standby) = &services.standby {
             // Nothing comes here any more and nothing leaves: the media stand by from now on.
             services.cluster.sockets_open(vnode, false);

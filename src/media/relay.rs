@@ -40,6 +40,8 @@ pub const RELEARN: Duration = Duration::from_millis(1000);
 const COMMANDS: usize = 16 << 10;
 /// At most this many events wait to be read.
 const EVENTS: usize = 16 << 10;
+/// Sockets that are looked at in one turn.
+const EVENTS_AT_ONCE: usize = 1024;
 /// Datagrams read at once.
 const BATCH: usize = 16;
 /// So many batches a socket has in one turn: nobody's flood may keep the others waiting.
@@ -155,6 +157,7 @@ impl Relay {
                 calls: HashMap::new(),
                 unbound: Default::default(),
                 more: Vec::new(),
+                settling: Vec::new(),
             };
             std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
             Ok::<_, io::Error>(Worker { commands, waker, told })
@@ -174,7 +177,7 @@ impl Relay {
         self.tell(call, Command::Close { call });
     }
 
-    /// Waits until everything that was said before is done, or half a second has passed.
+    /// Waits until everything that was said before is done and what had come has been passed on, or half a second has passed.
     pub async fn settle(&self) {
         for worker in &self.workers {
             let (done, settled) = tokio::sync::oneshot::channel();
@@ -248,6 +251,8 @@ struct Thread {
     unbound: [VecDeque<usize>; 2],
     /// Ends whose sockets were not empty when their turn was over.
     more: Vec<usize>,
+    /// Who waits until all sockets have been read.
+    settling: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
 /// What a batch of datagrams is read into.
@@ -260,7 +265,7 @@ struct Batch {
 impl Thread {
     #[allow(clippy::disallowed_methods, reason = "a thread of its own: it reads the clock once a turn")]
     fn run(mut self) {
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(EVENTS_AT_ONCE);
         let mut ticked = Instant::now();
         let mut busy = false;
         let mut batch = Batch {
@@ -269,11 +274,12 @@ impl Thread {
             v6: MultiHeaders::preallocate(BATCH, None),
         };
         while self.running.load(Ordering::Relaxed) {
-            let pause = match (self.more.is_empty() && !busy, self.unbound.iter().all(VecDeque::is_empty)) {
-                (false, _) => Duration::ZERO,
-                (true, true) => TICK,
-                (true, false) => REBIND,
-            };
+            let pause =
+                match (self.more.is_empty() && self.settling.is_empty() && !busy, self.unbound.iter().all(VecDeque::is_empty)) {
+                    (false, _) => Duration::ZERO,
+                    (true, true) => TICK,
+                    (true, false) => REBIND,
+                };
             match self.poll.poll(&mut events, Some(pause)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -295,6 +301,12 @@ impl Thread {
                     self.forward(event.token().0, &mut batch, now);
                 }
             }
+            // As many as fit may not be all.
+            if self.more.is_empty() && events.iter().count() < EVENTS_AT_ONCE {
+                for done in self.settling.drain(..) {
+                    let _ = done.send(());
+                }
+            }
             busy |= self.bind_again(busy);
             if now.duration_since(ticked) >= TICK {
                 ticked = now;
@@ -313,9 +325,7 @@ impl Thread {
                     self.apply(call, leg, streams, &counters, &fence, now);
                 }
                 Ok(Command::Close { call }) => self.close(call),
-                Ok(Command::Settle { done }) => {
-                    let _ = done.send(());
-                }
+                Ok(Command::Settle { done }) => self.settling.push(done),
                 Err(TryRecvError::Empty) => return Some(false),
                 Err(TryRecvError::Disconnected) => return None,
             }

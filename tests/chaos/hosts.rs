@@ -107,7 +107,9 @@ fn a_vnode_moves_twenty_times() {
         let turns = case.watch.turns(case.address);
         assert_eq!(turns.len(), 21, "each host speaks for it in its turn: {turns:?}");
         call::heard_each_other(&case.talks, MOVED);
-        assert!(case.talks.iter().all(|talk| talk.heard().lost() <= 20 * 2), "two packets a move");
+        // What comes late is forwarded; a few may be lost on a busy machine, in all twenty moves.
+        let lost: Vec<_> = case.talks.iter().map(|talk| talk.heard().lost()).collect();
+        assert!(lost.iter().all(|lost| *lost <= 2), "{lost:?} packets");
     });
 }
 

@@ -1,15 +1,15 @@
 //! The guard: a process that holds a node's addresses, and drops them when the node can't. Layer: shell.
 //!
 //! ```text
-//!  node ──▶ take ADDRESS UNTIL │ until ADDRESS UNTIL │ give ADDRESS          (UNTIL: Uptime, in microseconds)
-//!  node ◀── taken ADDRESS │ given ADDRESS │ failed ADDRESS why │ lapsed ADDRESS
+//!  node ──▶ take ADDRESS UNTIL │ until ADDRESS UNTIL │ turn ADDRESS │ give ADDRESS     (UNTIL: Uptime, in microseconds)
+//!  node ◀── taken ADDRESS │ turned ADDRESS │ given ADDRESS │ failed ADDRESS why │ lapsed ADDRESS
 //! ```
 //!
 //! Erlang's heart, turned about: it doesn't start what has died, it sees to it that the dead hold nothing. An address goes when
 //! its lease has ended, whatever the node is doing, and at once when the node's end of the pipe closes. Were the guard itself to
 //! be killed, the kernel drops the addresses within two seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::announce::{Announcer, Deadlines};
+use super::forwarding::Forwarding;
 use super::interface::Interface;
 use crate::clock::{self, Uptime};
 use crate::cluster::priority::before_others;
@@ -30,10 +31,13 @@ const RENEW: Duration = Duration::from_millis(500);
 
 struct Guard<W> {
     interface: Interface,
+    forwarding: Forwarding,
     announcer: Announcer,
     deadlines: Deadlines,
     /// When the kernel was told last.
     renewed: BTreeMap<IpAddr, Uptime>,
+    /// Held, and nothing comes to them any more.
+    turned: BTreeSet<IpAddr>,
     answers: W,
 }
 
@@ -43,7 +47,9 @@ pub fn run(name: &str, addresses: &[IpAddr], asks: impl Read + AsFd, answers: im
     let interface = Interface::open(name)?;
     let deadlines = Deadlines::default();
     let announcer = Announcer::start(name, deadlines.clone())?;
-    let mut guard = Guard { interface, announcer, deadlines, renewed: BTreeMap::new(), answers };
+    let forwarding = Forwarding::of(name);
+    let (renewed, turned) = (BTreeMap::new(), BTreeSet::new());
+    let mut guard = Guard { interface, forwarding, announcer, deadlines, renewed, turned, answers };
     guard.drop_addresses(addresses);
     guard.serve(asks);
     let held: Vec<_> = guard.renewed.keys().copied().collect();
@@ -86,7 +92,9 @@ impl<W: Write> Guard<W> {
                 *renewed = now;
             }
         }
-        let next = self.deadlines.next().map_or(RENEW, |until| until.since(now));
+        self.forwarding.tick(now);
+        let next = self.deadlines.next().into_iter().chain(self.forwarding.next()).min();
+        let next = next.map_or(RENEW, |until| until.since(now));
         // A millisecond more than less: what has not quite lapsed would be looked at again and again.
         next.min(RENEW) + Duration::from_millis(1)
     }
@@ -96,12 +104,13 @@ impl<W: Write> Guard<W> {
         for ip in ips {
             self.deadlines.drop(*ip);
             self.renewed.remove(ip);
+            self.turned.remove(ip);
             // One that the kernel has dropped already is no error.
             let _ = self.interface.drop_address(*ip);
         }
         if !ips.is_empty() {
             // What can't be dropped is lost within three seconds, or late: the lease is over all the same.
-            let _ = self.interface.drop_what_waits();
+            let _ = self.interface.drop_what_waits(ips);
         }
     }
 
@@ -115,6 +124,10 @@ impl<W: Write> Guard<W> {
                 if until <= now {
                     return self.say(format_args!("failed {ip} the lease is over"));
                 }
+                if self.turned.contains(&ip) {
+                    // What comes finds its way again only to an address that is new.
+                    self.drop_addresses(&[ip]);
+                }
                 match self.interface.put_address(ip, LIFETIME) {
                     Ok(()) => {
                         self.deadlines.hold(ip, until);
@@ -127,6 +140,18 @@ impl<W: Write> Guard<W> {
             }
             // What has lapsed comes back only by being taken.
             "until" => self.deadlines.extend(ip, until),
+            // From now on what comes is sent on to the next owner, and what has come can still be answered.
+            "turn" => {
+                // Where a former owner was is not where the next one is.
+                let _ = self.interface.forget_neighbour(ip);
+                if self.renewed.contains_key(&ip)
+                    && self.forwarding.begin(clock::uptime())
+                    && self.interface.drop_local_route(ip).is_ok()
+                {
+                    self.turned.insert(ip);
+                }
+                self.say(format_args!("turned {ip}"));
+            }
             "give" => {
                 self.drop_addresses(&[ip]);
                 self.say(format_args!("given {ip}"));

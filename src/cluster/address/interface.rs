@@ -8,9 +8,13 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
-use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// The table of what is delivered here (rtnetlink(7)).
+const RT_TABLE_LOCAL: u8 = 255;
 
 /// One interface.
 pub(super) struct Interface {
@@ -52,9 +56,23 @@ impl Interface {
         self.ask(RouteNetlinkMessage::DelAddress(message), 0)
     }
 
+    /// Nothing comes to an address of the interface any more; what leaves from it may. (Only IPv4 is forwarded.)
+    pub(super) fn drop_local_route(&mut self, ip: IpAddr) -> io::Result<()> {
+        let IpAddr::V4(ip) = ip else { return Err(io::ErrorKind::Unsupported.into()) };
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.destination_prefix_length = 32;
+        route.header.table = RT_TABLE_LOCAL;
+        route.header.kind = RouteType::Local;
+        route.header.scope = RouteScope::Host;
+        route.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip)), RouteAttribute::Oif(self.index)];
+        self.ask(RouteNetlinkMessage::DelRoute(route), 0)
+    }
+
     /// Forgets the neighbours that the kernel is still looking for, and with them what waits to be sent there: it would be sent
-    /// when they are found, a second later or three, from an address that may be another host's by then.
-    pub(super) fn drop_what_waits(&mut self) -> io::Result<()> {
+    /// when they are found, a second later or three, from an address that may be another host's by then. What waits for `dropped`,
+    /// which have only now become somebody else's, is what others send there.
+    pub(super) fn drop_what_waits(&mut self, dropped: &[IpAddr]) -> io::Result<()> {
         let mut all = NeighbourMessage::default();
         all.header.ifindex = self.index;
         self.send(RouteNetlinkMessage::GetNeighbour(all), NLM_F_DUMP)?;
@@ -63,6 +81,7 @@ impl Interface {
             if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer
                 && neighbour.header.ifindex == self.index
                 && neighbour.header.state == NeighbourState::Incomplete
+                && !neighbour.attributes.iter().any(|attribute| dropped.iter().any(|ip| *attribute == destination(*ip)))
             {
                 sought.push(neighbour);
             }
@@ -72,6 +91,15 @@ impl Interface {
             let _ = self.ask(RouteNetlinkMessage::DelNeighbour(neighbour), 0);
         }
         Ok(())
+    }
+
+    /// Forgets which host an address is at: it is looked for again.
+    pub(super) fn forget_neighbour(&mut self, ip: IpAddr) -> io::Result<()> {
+        let mut neighbour = NeighbourMessage::default();
+        neighbour.header.ifindex = self.index;
+        neighbour.header.family = if ip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        neighbour.attributes.push(destination(ip));
+        self.ask(RouteNetlinkMessage::DelNeighbour(neighbour), 0)
     }
 
     fn message(&self, ip: IpAddr) -> AddressMessage {
@@ -124,6 +152,14 @@ impl Interface {
             };
         }
     }
+}
+
+/// Which neighbour.
+fn destination(ip: IpAddr) -> NeighbourAttribute {
+    NeighbourAttribute::Destination(match ip {
+        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+    })
 }
 
 /// The number of an interface.

@@ -9,6 +9,7 @@
 //! The guard is a process of its own: a node that is frozen or dead can't take away what it holds.
 
 mod announce;
+mod forwarding;
 pub mod guard;
 mod interface;
 
@@ -120,22 +121,27 @@ impl Addresses {
         }
     }
 
+    /// What comes to a vnode's address goes to its next owner from now on; what has come can still be answered. Nothing, where that
+    /// can't be done: what comes late is lost there.
+    pub async fn turn(&self, vnode: VnodeId) {
+        match (&self.mover, self.all.get(&vnode)) {
+            (Mover::Guard { .. }, Some((ip, _))) => self.ask_guard(*ip, "turn").await,
+            (Mover::Guard { .. }, None) | (Mover::Binding | Mover::Hook(_), _) => {}
+        }
+    }
+
     /// Takes a vnode's address away from here; when this returns it is gone.
     pub async fn give(&self, vnode: VnodeId) {
         let Some((ip, _)) = self.all.get(&vnode) else { return };
         match &self.mover {
             Mover::Binding => {}
             Mover::Guard { .. } => {
-                let (sender, answer) = oneshot::channel();
                 {
                     let mut inner = self.inner();
                     inner.held.remove(&vnode);
                     inner.lapsed.remove(&vnode);
-                    inner.waiting.entry(*ip).or_default().push(sender);
-                    inner.tell(&format!("give {ip}\n"));
                 }
-                // A guard that doesn't answer has lost the address with the lease.
-                let _ = tokio::time::timeout(GUARD, answer).await;
+                self.ask_guard(*ip, "give").await;
             }
             Mover::Hook(command) => {
                 if let Err(error) = hook(command, "give", *ip).await {
@@ -143,6 +149,17 @@ impl Addresses {
                 }
             }
         }
+    }
+
+    /// A guard that doesn't answer has lost the address with the lease.
+    async fn ask_guard(&self, ip: IpAddr, what: &str) {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut inner = self.inner();
+            inner.waiting.entry(ip).or_default().push(sender);
+            inner.tell(&format!("{what} {ip}\n"));
+        }
+        let _ = tokio::time::timeout(GUARD, answer).await;
     }
 
     /// Tells the guard how long what it holds may be held. Never waits.
@@ -231,7 +248,7 @@ impl Addresses {
         let mut words = line.splitn(3, ' ');
         let (Some(word), Some(Ok(ip))) = (words.next(), words.next().map(str::parse::<IpAddr>)) else { return };
         let result = match word {
-            "taken" | "given" => Ok(()),
+            "taken" | "turned" | "given" => Ok(()),
             "failed" => Err(words.next().unwrap_or_default().to_owned()),
             "lapsed" => {
                 tracing::warn!(%ip, "the lease ended and the guard has taken the address away");
