@@ -50,7 +50,9 @@ struct VersionOf {
 /// Writes a record with its version.
 pub fn encode<T: Serialize>(record: &T) -> Bytes {
     let written = rmp_serde::to_vec_named(&Written { version: VERSION, record });
-    Bytes::from(written.expect("a record holds nothing that MessagePack can't say"))
+    let written = written.expect("a record holds nothing that MessagePack can't say");
+    // It is kept for long, and it grew by doubling.
+    Bytes::from(written.into_boxed_slice())
 }
 
 /// Reads a record of this or an earlier version.
