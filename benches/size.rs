@@ -2,8 +2,8 @@
 //!
 //! `make size` prints the table of `docs/failover.md`. Hosts in network namespaces, three nodes and all phones on one machine.
 //! A call has two sockets a leg; a process that may not have as many as all calls need has most of them without a stream
-//! (`m=audio 0`). CALLS, MEDIA (calls with sockets), TALKING (of those, with sound), REGISTRATIONS and PACE (re-INVITEs a
-//! second) change the size.
+//! (`m=audio 0`). CALLS, MEDIA (calls with sockets), TALKING (of those, with sound), REGISTRATIONS, SETUP (calls set up a second) and
+//! PACE (re-INVITEs a second) change the size.
 
 #![allow(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ fn number(name: &str, default: usize) -> usize {
 fn main() {
     net::run(3, async |net| {
         let (calls, media, talking) = (number("CALLS", 10_000), number("MEDIA", 4_000), number("TALKING", 100));
-        let (registrations, pace) = (number("REGISTRATIONS", 100_000), number("PACE", 250));
+        let (registrations, setup, pace) = (number("REGISTRATIONS", 100_000), number("SETUP", 100), number("PACE", 250));
         let vnodes: Vec<_> = (1..=6).map(VnodeId).collect();
         let here = |name: &String| Aor::new(name, DOMAIN).vnode(&vnodes).is_some_and(|vnode| VNODES.contains(&vnode.0));
         let names: Vec<_> = (0..).map(|n| format!("u{n:06}")).filter(here).take(registrations.max(2 * calls)).collect();
@@ -79,7 +79,9 @@ fn main() {
         let mut talks = Vec::new();
         let mut quiet = JoinSet::new();
         let mut phones = Vec::new();
+        let mut next = tokio::time::interval(Duration::from_secs(1) / u32::try_from(setup).unwrap());
         for n in 0..calls {
+            next.tick().await;
             let server = cluster.sip[usize::from(VNODES[n % 2]) - 1];
             let (mut phone, socket) = call::phone_at(&cluster, n, server).await;
             let callee = cluster.users[calls + n].0.clone();

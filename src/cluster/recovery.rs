@@ -97,6 +97,12 @@ impl Life {
         Hello { node: self.node, memory, ready, draining, life: self.process, now, outline }
     }
 
+    /// It may have forgotten what it said.
+    #[cfg(test)]
+    pub fn forget(&self) {
+        self.may_vote.store(false, Ordering::Relaxed);
+    }
+
     fn memory(&self) -> Memory {
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -137,3 +137,52 @@ async fn whoever_leads_already_and_is_told_to_stand_keeps_its_own_vote() {
     until(|| owner.beats.held_until(group, term).is_some_and(|until| until > later)).await;
     assert_eq!(nodes.owners(VNODE), [2]);
 }
+
+/// What can't be read is refused, whatever it says that it is, and nothing comes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_says_that_nobody_can_read_is_refused() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    let nodes = Nodes::start().await;
+    until(|| nodes.owners(VNODE) == [2]).await;
+    let owner = nodes.running[&2].clone();
+    let link = nodes.running[&1].links.get(NodeId(2)).unwrap();
+    let mut dice = StdRng::seed_from_u64(8);
+    for kind in [Kind::Append, Kind::Vote, Kind::PreVote, Kind::Snapshot, Kind::Transfer, Kind::Propose, Kind::May] {
+        for group in [GroupId::META, owner.group(VNODE).unwrap().id, GroupId(9999)] {
+            for _ in 0..100 {
+                let body: Vec<u8> = (0..dice.random_range(0..80)).map(|_| dice.random()).collect();
+                let (id, answer) = link.begin(kind, group, &body).unwrap();
+                let answer = link.finish::<serde::de::IgnoredAny>(id, answer, COMMIT_DEADLINE).await;
+                assert_eq!(answer.unwrap_err(), wire::WireError::Refused, "{kind:?} {body:?}");
+            }
+        }
+    }
+    assert_eq!(owner.propose(VNODE, put_call(1)).await, Ok(Reply::Done));
+    assert_eq!(nodes.owners(VNODE), [2]);
+}
+
+/// Who may have forgotten what it said has no voice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_have_forgotten_does_not_vote() {
+    use openraft::raft::{VoteRequest, VoteResponse};
+    let nodes = Nodes::start().await;
+    until(|| nodes.owners(VNODE) == [2]).await;
+    let owner = nodes.running[&2].clone();
+    let (link, group) = (owner.links.get(NodeId(3)).unwrap(), owner.group(VNODE).unwrap());
+    let last = group.raft.with_raft_state(|state| state.log_ids.last().copied()).await.unwrap();
+    let mut vote = group.raft.with_raft_state(|state| *state.vote_ref()).await.unwrap();
+    vote.committed = false;
+    let asks = async || {
+        let may = link.call::<_, bool>(Kind::May, group.id, &(NodeId(2), last), COMMIT_DEADLINE).await.map(drop);
+        let vote = VoteRequest::<TypeConfig>::new(vote, last);
+        let pre = link.call::<_, VoteResponse<TypeConfig>>(Kind::PreVote, group.id, &vote, COMMIT_DEADLINE).await.map(drop);
+        [may, pre]
+    };
+    assert_eq!(asks().await, [Ok(()); 2]);
+    nodes.running[&3].life.forget();
+    assert_eq!(asks().await, [Err(wire::WireError::Refused); 2]);
+    let vote = VoteRequest::<TypeConfig>::new(vote, last);
+    let voted = link.call::<_, VoteResponse<TypeConfig>>(Kind::Vote, group.id, &vote, COMMIT_DEADLINE).await.map(drop);
+    assert_eq!(voted, Err(wire::WireError::Refused));
+}

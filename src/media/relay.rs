@@ -177,7 +177,8 @@ impl Relay {
         self.tell(call, Command::Close { call });
     }
 
-    /// Waits until everything that was said before is done and what had come has been passed on, or half a second has passed.
+    /// Waits until everything that was said before is done and what had come has been passed on (of each socket as much as it has in
+    /// one turn), or half a second has passed.
     pub async fn settle(&self) {
         for worker in &self.workers {
             let (done, settled) = tokio::sync::oneshot::channel();
@@ -251,7 +252,7 @@ struct Thread {
     unbound: [VecDeque<usize>; 2],
     /// Ends whose sockets were not empty when their turn was over.
     more: Vec<usize>,
-    /// Who waits until all sockets have been read.
+    /// Who waits until all sockets have had a turn.
     settling: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -301,8 +302,8 @@ impl Thread {
                     self.forward(event.token().0, &mut batch, now);
                 }
             }
-            // As many as fit may not be all.
-            if self.more.is_empty() && events.iter().count() < EVENTS_AT_ONCE {
+            // Every socket has had a turn; unless as many as fit were not all.
+            if events.iter().count() < EVENTS_AT_ONCE {
                 for done in self.settling.drain(..) {
                     let _ = done.send(());
                 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tandem::cli::demo::talk::Talk;
 use tandem::sip::StatusCode;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
@@ -79,8 +80,12 @@ async fn a_full_disk_costs_no_call() {
     let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
     let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
     b.register().await.unwrap();
-    disk.fill();
-    let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
+    let (called, answered) = tokio::join!(a.call(&cluster.users[1].0), async {
+        let ringing = b.ring(Duration::from_secs(1)).await?;
+        disk.fill();
+        b.pick_up(&ringing).await
+    });
+    let talks = [Talk::start(a_media, called.unwrap()), Talk::start(b_media, answered.unwrap())];
     let (mut c, _) = call::phone(&cluster, 2, 3).await;
     // More than what sled had room for already.
     for _ in 0..1000 {

@@ -307,51 +307,6 @@ fn a_slow_link_moves_nothing_and_a_death_is_survived_on_it() {
     });
 }
 
-/// A call that rings while something happens to the node that has it, and is answered afterwards.
-async fn rings_on(net: Arc<Net>, fault: impl AsyncFnOnce(&Net, &mut Cluster)) {
-    let mut cluster = Cluster::at(&net, 2).await;
-    let watch = Watch::start();
-    let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
-    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
-    b.register().await.unwrap();
-    let callee = cluster.users[1].0.clone();
-    let address = cluster.sip_of(2).ip();
-    let (called, answered, ()) = tokio::join!(
-        a.call(&callee),
-        async {
-            let ringing = b.ring(Duration::from_secs(3)).await?;
-            b.pick_up(&ringing).await
-        },
-        async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            fault(&net, &mut cluster).await;
-        }
-    );
-    let talks = [Talk::start(a_media, called.unwrap()), Talk::start(b_media, answered.unwrap())];
-    assert_eq!(watch.turns(address).len(), 2, "it was answered elsewhere");
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    call::heard_each_other(&talks, MOVED);
-    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
-    hung_up.and(ended).unwrap();
-    until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
-    net.freeze(2, false);
-}
-
-#[test]
-fn a_call_rings_on_when_its_process_is_killed() {
-    net::run(3, async |net| rings_on(net, async |_, cluster| cluster.kill(2)).await);
-}
-
-#[test]
-fn a_call_rings_on_when_its_process_freezes() {
-    net::run(3, async |net| rings_on(net, async |_, cluster| cluster.freeze(2, true)).await);
-}
-
-#[test]
-fn a_call_rings_on_when_its_host_is_cut_off() {
-    net::run(3, async |net| rings_on(net, async |net, _| net.cut(2)).await);
-}
-
 /// Two busy loops a core: beats come through, and nobody is taken for dead. `make busy` does it for an hour.
 #[test]
 fn a_busy_machine_makes_no_elections() {

@@ -16,4 +16,6 @@ mod membership;
 mod moves;
 mod registrations;
 mod releases;
+mod ringing;
 mod soak;
+mod states;

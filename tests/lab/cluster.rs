@@ -165,11 +165,6 @@ impl Cluster {
 
     /// Starts founders on loopback, each by itself, which so many may join later.
     pub async fn growing(founders: u16, later: u16, users: usize) -> Self {
-        Self::growing_without(&[], founders, later, users).await
-    }
-
-    /// The same, of whose founders some are never there.
-    pub async fn growing_without(dead: &[usize], founders: u16, later: u16, users: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let all = founders + later;
         let ports = free_ports(all * 3);
@@ -195,20 +190,13 @@ impl Cluster {
             dev: None,
             net: None,
             own: Vec::new(),
-            absent: dead.iter().copied().chain(usize::from(founders) + 1..=all.into()).collect(),
+            absent: (usize::from(founders) + 1..=all.into()).collect(),
         };
         let there: Vec<usize> = cluster.present().collect();
         for node in &there {
             cluster.start_again(*node);
         }
-        if dead.is_empty() {
-            cluster.at_home().await;
-        } else {
-            for node in &there {
-                let api = cluster.api(*node);
-                until("a node is ready", PATIENCE, || async { api.get("/readyz").await.is_ok() }).await;
-            }
-        }
+        cluster.at_home().await;
         for node in there {
             cluster.find_disk(node);
         }

@@ -37,6 +37,12 @@ pub struct Phone {
     repeated: u64,
     /// Where the last message came from.
     source: SocketAddr,
+    /// How long it takes to answer.
+    thinking: Duration,
+    /// How long a call that it makes may ring before it cancels it.
+    patience: Option<Duration>,
+    /// How often a number that only grows was smaller than before.
+    went_back: u64,
 }
 
 /// A call that rings.
@@ -56,6 +62,10 @@ struct Dialog {
     answer: Option<(u32, Bytes)>,
     /// The last ACK of a 200, and its number, for when that is repeated.
     ack: Option<(u32, String)>,
+    /// The other side's last number.
+    number: u32,
+    /// The version of its last description.
+    version: u64,
 }
 
 impl Phone {
@@ -75,7 +85,20 @@ impl Phone {
             dialog: None,
             repeated: 0,
             source: server,
+            thinking: Duration::ZERO,
+            patience: None,
+            went_back: 0,
         })
+    }
+
+    /// From now on it takes so long to answer a request, and hears nothing meanwhile.
+    pub fn set_thinking(&mut self, thinking: Duration) {
+        self.thinking = thinking;
+    }
+
+    /// How often the other side's CSeq (RFC 3261 §12.2.2) or the version of its SDP (RFC 3264 §8) was smaller than before.
+    pub fn went_back(&self) -> u64 {
+        self.went_back
     }
 
     /// From the next call on the phone's RTP is at `media`.
@@ -110,8 +133,40 @@ impl Phone {
         rtp_address(&response.body)
     }
 
+    /// Calls, waits for the answer and doesn't acknowledge it yet; gives the other side's RTP address.
+    pub async fn call_without_ack(&mut self, callee: &str) -> anyhow::Result<SocketAddr> {
+        let response = self.invite(callee, "", &self.sdp()).await?;
+        if response.status.class() != Class::Success {
+            bail!("{callee} did not answer: {}", response.status);
+        }
+        rtp_address(&response.body)
+    }
+
+    /// Acknowledges the answer to its call.
+    pub async fn acknowledge(&self) -> anyhow::Result<()> {
+        let (_, ack) = self.dialog.as_ref().and_then(|dialog| dialog.ack.as_ref()).context("there is nothing to acknowledge")?;
+        self.socket.send_to(ack.as_bytes(), self.server).await?;
+        Ok(())
+    }
+
+    /// Calls, cancels what has rung for so long (RFC 3261 §9.1), and gives the final answer whatever it is.
+    pub async fn call_and_cancel(&mut self, callee: &str, ring: Duration) -> anyhow::Result<Response> {
+        self.patience = Some(ring);
+        let response = self.try_call(callee, "", &self.sdp()).await;
+        self.patience = None;
+        response
+    }
+
     /// Calls with further headers and any body, and gives the final answer whatever it is.
     pub async fn try_call(&mut self, callee: &str, more: &str, sdp: &str) -> anyhow::Result<Response> {
+        let response = self.invite(callee, more, sdp).await?;
+        if response.status.class() == Class::Success {
+            self.acknowledge().await?;
+        }
+        Ok(response)
+    }
+
+    async fn invite(&mut self, callee: &str, more: &str, sdp: &str) -> anyhow::Result<Response> {
         let uri = format!("sip:{callee}@{}", self.domain);
         let call_id = random();
         let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
@@ -122,10 +177,9 @@ impl Phone {
         }
         let to = response.headers.text(&Name::To).context("no To")?.to_string();
         let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
-        let mut dialog = Dialog { call_id, from, to, target, answer: None, ack: None };
-        let ack = self.in_dialog(&dialog, &Method::Ack, self.cseq);
-        self.socket.send_to(ack.as_bytes(), self.server).await?;
-        dialog.ack = Some((self.cseq, ack));
+        let version = sdp_version(&response.body);
+        let mut dialog = Dialog { call_id, from, to, target, answer: None, ack: None, number: 0, version };
+        dialog.ack = Some((self.cseq, self.in_dialog(&dialog, &Method::Ack, self.cseq)));
         self.dialog = Some(dialog);
         Ok(response)
     }
@@ -174,6 +228,8 @@ impl Phone {
             target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
             answer: Some((invite.headers.cseq()?.number, bytes.clone())),
             ack: None,
+            number: invite.headers.cseq()?.number,
+            version: sdp_version(&invite.body),
         });
         let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
         self.socket.send_to(&bytes, self.server).await?;
@@ -200,6 +256,7 @@ impl Phone {
         loop {
             let Message::Request(invite) = self.receive(Instant::now() + PATIENCE).await? else { continue };
             if invite.method == Method::Invite {
+                tokio::time::sleep(self.thinking).await;
                 let bytes = encode_response(&invite.response(status, Some(&random())));
                 self.refuse_again(&bytes).await?;
                 return Ok(bytes);
@@ -212,13 +269,39 @@ impl Phone {
         let give_up = Instant::now() + PATIENCE;
         while Instant::now() < give_up {
             self.socket.send_to(refusal, self.server).await?;
-            if let Ok(Message::Request(request)) = self.receive(Instant::now() + T1).await
-                && request.method == Method::Ack
-            {
-                return Ok(request);
+            match self.receive(Instant::now() + T1).await {
+                Ok(Message::Request(request)) if request.method == Method::Ack => return Ok(request),
+                Ok(Message::Request(request)) if request.method != Method::Invite => {
+                    self.respond(&request, StatusCode::OK).await?;
+                }
+                Ok(Message::Request(_) | Message::Response(_)) | Err(_) => {}
             }
         }
         bail!("the refusal was not acknowledged")
+    }
+
+    /// Waits for a call and rings until that is cancelled (RFC 3261 §9.2), and the end of it acknowledged.
+    pub async fn be_cancelled(&mut self) -> anyhow::Result<()> {
+        let tag = random();
+        let mut ringing = None;
+        loop {
+            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
+            match (&request.method, &ringing) {
+                (Method::Invite, _) => {
+                    let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
+                    self.socket.send_to(&encode_response(&response), self.server).await?;
+                    ringing = Some(request);
+                }
+                (Method::Cancel, Some(invite)) => {
+                    tokio::time::sleep(self.thinking).await;
+                    self.respond(&request, StatusCode::OK).await?;
+                    let ended = encode_response(&invite.response(StatusCode::REQUEST_TERMINATED, Some(&tag)));
+                    self.refuse_again(&ended).await?;
+                    return Ok(());
+                }
+                (method, _) => bail!("{method} while it rings"),
+            }
+        }
     }
 
     fn contact(&self) -> String {
@@ -246,7 +329,7 @@ impl Phone {
         let response = self.transact(&method, &request).await?;
         if method == Method::Invite {
             let accepted = response.status.class() == Class::Success;
-            let ack = if accepted { self.in_dialog(&dialog, &Method::Ack, cseq) } else { self.failure_ack(&request, &response) };
+            let ack = if accepted { self.in_dialog(&dialog, &Method::Ack, cseq) } else { failure_ack(&request, &response) };
             self.socket.send_to(ack.as_bytes(), self.server).await?;
             if let Some(dialog) = self.dialog.as_mut().filter(|_| accepted) {
                 dialog.ack = Some((cseq, ack));
@@ -280,6 +363,7 @@ impl Phone {
             let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
             match request.method {
                 Method::Bye => {
+                    tokio::time::sleep(self.thinking).await;
                     self.respond(&request, StatusCode::OK).await?;
                     self.dialog = None;
                     return Ok(());
@@ -314,6 +398,7 @@ impl Phone {
         let bytes = match known {
             Some((_, bytes)) => bytes,
             None => {
+                tokio::time::sleep(self.thinking).await;
                 let ok = invite.response(StatusCode::OK, None).with(Name::Contact, self.contact());
                 encode_response(&ok.with_body("application/sdp", Bytes::from(self.sdp())))
             }
@@ -342,13 +427,13 @@ impl Phone {
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED => (Name::ProxyAuthenticate, "Proxy-Authorization"),
                 status => {
                     if method == Method::Invite && status.class() != Class::Success {
-                        self.socket.send_to(self.failure_ack(&request, &response).as_bytes(), self.server).await?;
+                        self.socket.send_to(failure_ack(&request, &response).as_bytes(), self.server).await?;
                     }
                     return Ok(response);
                 }
             };
             if method == Method::Invite {
-                let ack = self.failure_ack(&request, &response);
+                let ack = failure_ack(&request, &response);
                 self.socket.send_to(ack.as_bytes(), self.server).await?;
             }
             // Asked again: they are wrong.
@@ -369,20 +454,33 @@ impl Phone {
         let branch = request.split("branch=").nth(1).and_then(|rest| rest.split(['\r', ';']).next()).unwrap_or("").to_owned();
         self.socket.send_to(request.as_bytes(), self.server).await?;
         let mut again = Instant::now() + gap;
+        // When the CANCEL is due (again).
+        let mut cancel: Option<Instant> = None;
+        let mut cancelled = false;
         loop {
-            let message = self.receive(again.min(give_up)).await;
+            let message = self.receive(again.min(give_up).min(cancel.unwrap_or(give_up))).await;
             match message {
                 Ok(Message::Response(response)) => {
                     let ours = response.headers.top_via().is_ok_and(|via| via.branch() == Some(&branch));
-                    let same = response.headers.cseq().is_ok_and(|cseq| cseq.method == *method);
-                    match ours && same {
-                        true if response.status.is_final() => return Ok(response),
-                        true => proceeding = true,
-                        false => {}
+                    let of = response.headers.cseq().ok().map(|cseq| cseq.method).filter(|_| ours);
+                    match of {
+                        Some(of) if of == *method && response.status.is_final() => return Ok(response),
+                        Some(of) if of == *method => {
+                            proceeding = true;
+                            if response.status != StatusCode::TRYING && !cancelled && cancel.is_none() {
+                                cancel = self.patience.map(|patience| Instant::now() + patience);
+                            }
+                        }
+                        Some(Method::Cancel) => (cancelled, cancel) = (true, None),
+                        Some(_) | None => {}
                     }
                 }
                 Ok(Message::Request(request)) => self.respond(&request, StatusCode::OK).await?,
                 Err(_) if Instant::now() >= give_up => bail!("no answer to {method}"),
+                Err(_) if cancel.is_some_and(|at| at <= Instant::now()) => {
+                    self.socket.send_to(beside(request, "CANCEL", "").as_bytes(), self.server).await?;
+                    cancel = Some(Instant::now() + T1);
+                }
                 Err(_) => {
                     // A provisional answer ends the repeating of an INVITE.
                     if !(proceeding && *method == Method::Invite) {
@@ -402,12 +500,31 @@ impl Phone {
             let (length, source) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
             self.source = source;
             let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) else { continue };
+            self.compare(&message);
             match self.ack_again(&message) {
                 // Its ACK was lost (RFC 3261 §13.2.2.4).
                 Some(ack) => drop(self.socket.send_to(ack.as_bytes(), self.server).await?),
                 None => return Ok(message),
             }
         }
+    }
+
+    /// Looks whether what only grows has grown.
+    fn compare(&mut self, message: &Message) {
+        let (headers, body, number) = match message {
+            Message::Request(request) => {
+                let is_new = !matches!(request.method, Method::Ack | Method::Cancel);
+                (&request.headers, &request.body, request.headers.cseq().ok().map(|cseq| cseq.number).filter(|_| is_new))
+            }
+            Message::Response(response) => (&response.headers, &response.body, None),
+        };
+        let call_id = headers.call_id().map(|id| id.to_string());
+        let Some(dialog) = self.dialog.as_mut().filter(|dialog| call_id.is_ok_and(|id| id == dialog.call_id)) else { return };
+        let number = number.unwrap_or(dialog.number);
+        let version = if body.is_empty() { dialog.version } else { sdp_version(body) };
+        self.went_back += u64::from(number < dialog.number) + u64::from(version < dialog.version);
+        dialog.number = dialog.number.max(number);
+        dialog.version = dialog.version.max(version);
     }
 
     /// The ACK of a 200 that has had it.
@@ -448,17 +565,6 @@ impl Phone {
         self.request(method, &dialog.target, cseq, &headers, body)
     }
 
-    /// RFC 3261 §17.1.1.3: the ACK of a failure has the INVITE's branch, and the To of the answer.
-    fn failure_ack(&self, invite: &str, response: &Response) -> String {
-        let to = response.headers.text(&Name::To).unwrap_or_default();
-        let lines = invite.lines().take_while(|line| !line.is_empty()).filter_map(|line| match line {
-            line if line.starts_with("To:") && tag_of(&to).is_some() => Some(format!("To: {to}")),
-            line if line.starts_with("Content-") || line.starts_with("Proxy-Authorization") => None,
-            line => Some(line.replacen("INVITE", "ACK", 1)),
-        });
-        format!("{}\r\nContent-Length: 0\r\n\r\n", lines.collect::<Vec<_>>().join("\r\n"))
-    }
-
     /// What the phone offers and answers: PCMU.
     pub fn sdp(&self) -> String {
         let (ip, port) = (self.media.ip(), self.media.port());
@@ -471,6 +577,28 @@ impl Phone {
 
 fn random() -> String {
     hex::encode(rand::random::<[u8; 8]>())
+}
+
+/// RFC 3261 §17.1.1.3: the ACK of a failure has the INVITE's branch, and the To of the answer.
+fn failure_ack(invite: &str, response: &Response) -> String {
+    beside(invite, "ACK", &response.headers.text(&Name::To).unwrap_or_default())
+}
+
+/// A request that belongs to an INVITE and has its branch: its CANCEL, or the ACK of its failure. With the To of the answer, if it
+/// has a tag.
+fn beside(invite: &str, method: &str, to: &str) -> String {
+    let lines = invite.lines().take_while(|line| !line.is_empty()).filter_map(|line| match line {
+        line if line.starts_with("To:") && tag_of(to).is_some() => Some(format!("To: {to}")),
+        line if line.starts_with("Content-") || line.starts_with("Proxy-Authorization") => None,
+        line => Some(line.replacen("INVITE", method, 1)),
+    });
+    format!("{}\r\nContent-Length: 0\r\n\r\n", lines.collect::<Vec<_>>().join("\r\n"))
+}
+
+/// The version of a description (RFC 4566 §5.2); 0 if it has none.
+fn sdp_version(sdp: &[u8]) -> u64 {
+    let line = String::from_utf8_lossy(sdp).lines().find_map(|line| line.strip_prefix("o=").map(str::to_owned));
+    line.and_then(|line| line.split_whitespace().nth(2)?.parse().ok()).unwrap_or(0)
 }
 
 fn rtp_address(sdp: &[u8]) -> anyhow::Result<SocketAddr> {

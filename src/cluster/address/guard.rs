@@ -144,7 +144,8 @@ impl<W: Write> Guard<W> {
             "turn" => {
                 // Where a former owner was is not where the next one is.
                 let _ = self.interface.forget_neighbour(ip);
-                if self.renewed.contains_key(&ip)
+                if ip.is_ipv4()
+                    && self.renewed.contains_key(&ip)
                     && self.forwarding.begin(clock::uptime())
                     && self.interface.drop_local_route(ip).is_ok()
                 {
