@@ -14,9 +14,9 @@ use crate::clock::Uptime;
 pub enum Pass {
     /// Nobody.
     Shut = 0,
-    /// Its owner, as long as the lease lasts.
+    /// Its owner, or its keeper when nobody else can own it, as long as the lease lasts.
     Lease = 1,
-    /// Its keeper, when nobody else can own it.
+    /// Anybody.
     Open = 2,
 }
 

@@ -47,8 +47,10 @@ pub struct Stands {
 pub struct Standing {
     /// Those that are in the relay, and those that have no media.
     pub calls: HashMap<CallId, Stands>,
-    /// Those that should be and aren't, or can't be read.
+    /// Those that should be and aren't: there were not enough descriptors.
     lacking: HashSet<CallId>,
+    /// Those that this release can't read.
+    unreadable: HashSet<CallId>,
     /// Every call has been looked at once.
     whole: bool,
     /// Somebody looks at some at this moment.
@@ -58,7 +60,7 @@ pub struct Standing {
 impl Standing {
     /// Whether nothing is left to do for any call.
     pub fn is_complete(&self) -> bool {
-        self.whole && !self.looking && self.lacking.is_empty()
+        self.whole && !self.looking && self.lacking.is_empty() && self.unreadable.is_empty()
     }
 
     fn sockets(&self) -> usize {
@@ -90,23 +92,24 @@ impl Standby {
         self.vnodes().values().map(Standing::sockets).sum()
     }
 
-    /// Somebody is about to look at some calls of a vnode; tells whether all of them have been looked at before. None if it is here,
-    /// or somebody does already.
-    fn look(&self, vnode: VnodeId) -> Option<bool> {
+    /// Somebody is about to look at some calls of a vnode. None if it is here, or somebody does already.
+    fn look(&self, vnode: VnodeId) -> Option<Look<'_>> {
         let mut vnodes = self.vnodes();
         let standing = vnodes.get_mut(&vnode).filter(|standing| !standing.looking)?;
         standing.looking = true;
-        Some(standing.whole)
+        let was_whole = std::mem::replace(&mut standing.whole, false);
+        let lacking = standing.lacking.iter().take(FEW).copied().collect();
+        Some(Look { standby: self, vnode, was_whole, lacking })
     }
 
     /// That is done; if it was all of them, what is none of them goes.
     fn looked(&self, services: &Services, vnode: VnodeId, all: Option<&HashSet<CallId>>) {
         let mut vnodes = self.vnodes();
         let Some(standing) = vnodes.get_mut(&vnode) else { return };
-        standing.looking = false;
+        standing.whole = true;
         if let Some(all) = all {
-            standing.whole = true;
             standing.lacking.retain(|call| all.contains(call));
+            standing.unreadable.retain(|call| all.contains(call));
             standing.calls.retain(|call, _| {
                 let is = all.contains(call);
                 if !is {
@@ -132,13 +135,15 @@ impl Standby {
             if was_there {
                 services.relay.close(call);
             }
+            standing.lacking.remove(&call);
             match record {
                 // Whoever opens the vnode says what is wrong with it.
-                Some(_) => drop(standing.lacking.insert(call)),
-                None => drop(standing.lacking.remove(&call)),
-            }
+                Some(_) => standing.unreadable.insert(call),
+                None => standing.unreadable.remove(&call),
+            };
             return;
         };
+        standing.unreadable.remove(&call);
         let (had_ports, had) = before.map(|call| (call.ports.len(), call.counters)).unwrap_or_default();
         let mut ports: SmallVec<[u16; 2]> = match glance.ended {
             true => SmallVec::new(),
@@ -198,6 +203,24 @@ impl Standby {
     }
 }
 
+/// Somebody looks at calls of a vnode. Unless it comes to its end ([`Standby::looked`]) all of them have to be looked at again.
+struct Look<'a> {
+    standby: &'a Standby,
+    vnode: VnodeId,
+    /// All of them had been looked at.
+    was_whole: bool,
+    /// Some of those that lacked descriptors.
+    lacking: Vec<CallId>,
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        if let Some(standing) = self.standby.vnodes().get_mut(&self.vnode) {
+            standing.looking = false;
+        }
+    }
+}
+
 /// What it is told.
 #[derive(RactorMessage, Debug)]
 pub enum StandbyMsg {
@@ -244,10 +267,15 @@ fn look(services: &Services) {
             standby.forget(services, vnode);
         }
     }
-    let (used, most) = (services.relay.open_sockets(), most());
+    let (used, most) = (used(services, standby), most());
     if used > most {
         standby.shed(services, used - most);
     }
+}
+
+/// How many media sockets there are, and will be when the relay has done what it was told.
+fn used(services: &Services, standby: &Standby) -> usize {
+    services.relay.open_sockets().max(standby.sockets() + services.ports_in_use())
 }
 
 /// How many media sockets there may be.
@@ -266,18 +294,19 @@ pub fn take(services: &Services, vnode: VnodeId) -> Standing {
 
 /// Looks at the calls of a vnode that have changed, unless they are more than so many.
 fn catch_up(services: &Services, standby: &Standby, vnode: VnodeId, most_calls: usize) {
-    let Some(was_whole) = standby.look(vnode) else { return };
+    let Some(look) = standby.look(vnode) else { return };
     let touched = match services.cluster.touched(vnode) {
-        Touched::These(calls) if was_whole => Some(calls),
+        Touched::These(calls) if look.was_whole => Some(calls),
         Touched::These(_) | Touched::All => None,
     };
     if touched.as_ref().map_or(usize::MAX, |calls| calls.len()) > most_calls {
-        // It goes on being looked at, as far as anybody can tell: it is not complete.
         return;
     }
-    let mut room = most().saturating_sub(services.relay.open_sockets());
+    let mut room = most().saturating_sub(used(services, standby));
     match touched {
-        Some(calls) => {
+        Some(mut calls) => {
+            // There may be room by now.
+            calls.extend(&look.lacking);
             for call in calls {
                 let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone()));
                 standby.keep(services, vnode, call, record.flatten().as_deref(), &mut room);

@@ -67,6 +67,10 @@ pub struct Running {
     open: Option<Children>,
     budget: Budget,
     watching: Option<JoinHandle<()>>,
+    /// Tries to bring an address that did not come.
+    taking: Option<JoinHandle<()>>,
+    /// Calls that the relay has, since the actors ended.
+    left: Vec<CallId>,
 }
 
 struct Children {
@@ -76,8 +80,8 @@ struct Children {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(watching) = self.watching.take() {
-            watching.abort();
+        for task in self.watching.take().into_iter().chain(self.taking.take()) {
+            task.abort();
         }
     }
 }
@@ -91,8 +95,16 @@ impl Actor for VnodeActor {
         let site = start.services.site_of(start.vnode).ok_or("a vnode without an address")?;
         let mut ownership = start.services.cluster.ownership(start.vnode).ok_or("a vnode without a group")?;
         // What a former actor of this vnode may have left open.
-        let mut running =
-            Running { start, site, ownership: Ownership::None, open: None, budget: Budget::default(), watching: None };
+        let mut running = Running {
+            start,
+            site,
+            ownership: Ownership::None,
+            open: None,
+            budget: Budget::default(),
+            watching: None,
+            taking: None,
+            left: Vec::new(),
+        };
         running.close().await;
         running.watching = Some(tokio::spawn(async move {
             loop {
@@ -154,12 +166,11 @@ impl Actor for VnodeActor {
     }
 }
 
-/// Brings a vnode's address here, or has it tried again.
-async fn take_address(services: Arc<Services>, vnode: VnodeId) {
-    if let Err(error) = services.cluster.addresses().take(vnode).await {
-        tracing::error!(%vnode, %error, "the address does not come");
-        tokio::spawn(keep_taking(services, vnode));
-    }
+/// Brings a vnode's address here; gives who goes on trying if it doesn't come.
+async fn take_address(services: Arc<Services>, vnode: VnodeId) -> Option<JoinHandle<()>> {
+    let error = services.cluster.addresses().take(vnode).await.err()?;
+    tracing::error!(%vnode, %error, "the address does not come");
+    Some(tokio::spawn(keep_taking(services, vnode)))
 }
 
 /// Tries again to bring a vnode's address here, as long as it should be.
@@ -179,9 +190,10 @@ impl Running {
         services.cluster.sockets_open(vnode, true);
         // It may have been taken away again while this waited in the mailbox; whoever takes it looks at what we say.
         if !services.ownership(vnode).is_active() {
-            services.cluster.sockets_open(vnode, false);
+            self.close().await;
             return Ok(());
         }
+        self.stop_taking().await;
         let begin = clock::uptime();
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let (first, last) = services.config.media_ports_of(vnode);
@@ -192,12 +204,13 @@ impl Running {
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
         let early = stood_by.then(|| tokio::spawn(take_address(services.clone(), vnode)));
-        let known = if stood_by { self.go_on_with(standing, &ports) } else { self.open_media(&standing, &ports) };
+        let left = std::mem::take(&mut self.left);
+        let known = if stood_by { self.go_on_with(standing, &ports) } else { self.open_media(&standing, left, &ports) };
         let media_ms = since();
-        match early {
+        self.taking = match early {
             Some(early) => early.await?,
             None => take_address(services.clone(), vnode).await,
-        }
+        };
         let address_ms = since();
         let start = calls::Start { services: services.clone(), vnode, ports: ports.clone(), known };
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
@@ -230,8 +243,8 @@ impl Running {
     }
 
     /// Tells the relay of every live call's sockets before anything else is done, last of those who are silent, and has it forget those
-    /// that stood by and are none any more; gives what there is to know of the calls besides.
-    fn open_media(&self, standing: &Standing, ports: &PortPool) -> Vec<Known> {
+    /// that stood by, or were here before, and are none any more; gives what there is to know of the calls besides.
+    fn open_media(&self, standing: &Standing, left: Vec<CallId>, ports: &PortPool) -> Vec<Known> {
         let Start { services, vnode } = &self.start;
         let records = services
             .cluster
@@ -266,8 +279,8 @@ impl Running {
         for (call, session) in silent {
             self.tell_relay(call, &session);
         }
-        for call in standing.calls.keys().filter(|call| !live.contains(call)) {
-            services.relay.close(*call);
+        for call in standing.calls.keys().copied().chain(left).filter(|call| !live.contains(call)) {
+            services.relay.close(call);
         }
         ports.adopt(taken);
         known
@@ -298,6 +311,14 @@ impl Running {
         services.sockets.close(*vnode).await;
         for call in services.directory.of_vnode(*vnode) {
             services.directory.remove(call);
+            self.left.push(call);
+        }
+    }
+
+    async fn stop_taking(&mut self) {
+        if let Some(taking) = self.taking.take() {
+            taking.abort();
+            let _ = taking.await;
         }
     }
 
@@ -305,9 +326,10 @@ impl Running {
     async fn close(&mut self) {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
-        let calls = services.directory.of_vnode(vnode);
+        self.stop_taking().await;
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
+        let calls = std::mem::take(&mut self.left);
         let addresses = services.cluster.addresses();
         addresses.turn(vnode).await;
         services.relay.settle().await;

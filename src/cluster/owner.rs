@@ -7,7 +7,8 @@
 //!
 //! The lease is that of [`super::lease`]; the [`Fence`] stops what is sent at its very end, this loop gives the sockets up. A
 //! **custodian** keeps the address of a vnode while most nodes are known to be dead: calls go on, new promises get 503;
-//! nobody else could own it.
+//! nobody else could own it. It keeps it by a lease too, which it gives itself as long as it knows that: the dead may live again while it
+//! is frozen, and wait for longer before they elect anybody.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
+use super::lease::LEASE;
 use super::wire::Reach;
 use super::{Cluster, Group, ProposeError};
-use crate::clock::Uptime;
+use crate::clock;
 use crate::fence::{Fence, Pass};
 use crate::ids::{NodeId, VnodeId};
 
@@ -121,8 +123,9 @@ pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
             cluster.beats.kick();
         }
         let now = look(&cluster, group, owner, &mut was_in_a_cluster).await;
-        // What is handed over in peace sounds until its sockets are closed, by the lease that goes on so long.
-        let sounds = *owner.released.borrow() && *owner.open.borrow() && fence.until() < Uptime(u64::MAX);
+        // What is handed over in peace sounds until its sockets are closed, by the lease that goes on so long. A custodian has none
+        // that goes on.
+        let sounds = *owner.released.borrow() && *owner.open.borrow() && owner.now() != Ownership::Custodian;
         if !sounds {
             set(&fence, now);
         }
@@ -147,10 +150,12 @@ pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
 }
 
 fn set(fence: &Fence, ownership: Ownership) {
+    if ownership == Ownership::Custodian {
+        fence.extend(clock::uptime() + LEASE);
+    }
     fence.pass(match ownership {
         Ownership::None => Pass::Shut,
-        Ownership::Owner { .. } => Pass::Lease,
-        Ownership::Custodian => Pass::Open,
+        Ownership::Owner { .. } | Ownership::Custodian => Pass::Lease,
     });
 }
 

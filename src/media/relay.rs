@@ -289,6 +289,8 @@ impl Thread {
                     return;
                 }
             }
+            // Those who come now wait for the next turn: this one's sockets were looked at before.
+            let settling = std::mem::take(&mut self.settling);
             let now = Instant::now();
             match self.take_commands(now) {
                 Some(more) => busy = more,
@@ -304,9 +306,11 @@ impl Thread {
             }
             // Every socket has had a turn; unless as many as fit were not all.
             if events.iter().count() < EVENTS_AT_ONCE {
-                for done in self.settling.drain(..) {
+                for done in settling {
                     let _ = done.send(());
                 }
+            } else {
+                self.settling.extend(settling);
             }
             busy |= self.bind_again(busy);
             if now.duration_since(ticked) >= TICK {
@@ -479,7 +483,11 @@ impl Thread {
             let Some(end) = self.ends.get(at).and_then(Option::as_ref) else { return };
             if !end.fence.may_send(clock::uptime()) {
                 end.counters.dropped.fetch_add(received.len() as u64, Ordering::Relaxed);
-                return;
+                if received.len() < BATCH {
+                    return;
+                }
+                // Nothing stays in the socket: it would teach a later owner where somebody was.
+                continue;
             }
             for (buffer, (length, source)) in batch.buffers.iter().zip(&received) {
                 self.pass(at, &buffer[..*length], *source, now);

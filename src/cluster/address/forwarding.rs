@@ -4,13 +4,13 @@
 //! on; those that come before the next owner has said where it is wait in the kernel until then. Forwarding is switched on for the
 //! moment of a move, unless the operator has it on always.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Uptime;
 
 /// How long it is on: a move takes a few milliseconds, and the first announcements are over after fifty.
-const LONG: Duration = Duration::from_millis(200);
+pub(super) const LONG: Duration = Duration::from_millis(200);
 
 /// The switch of one interface, for IPv4. That of IPv6 would take the host's default routes with it.
 pub(super) struct Forwarding {
@@ -20,19 +20,22 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    /// Of an interface, as it is.
-    pub(super) fn of(interface: &str) -> Self {
-        Self::at(format!("/proc/sys/net/ipv4/conf/{interface}/forwarding").into())
+    /// Of an interface that the operator has on or not: what a guard that was killed has left is put right.
+    pub(super) fn of(interface: &str, forwards: bool) -> Self {
+        Self::at(switch(interface), forwards)
     }
 
-    fn at(switch: PathBuf) -> Self {
-        Self { switch, until: None }
+    fn at(switch: PathBuf, forwards: bool) -> Self {
+        let mut forwarding = Self { switch, until: None };
+        if !forwards && is_on(&forwarding.switch) {
+            forwarding.end();
+        }
+        forwarding
     }
 
     /// On for a while from now. Tells whether it is: where that may not be, what comes late is lost.
     pub(super) fn begin(&mut self, now: Uptime) -> bool {
-        let is_on = || std::fs::read_to_string(&self.switch).is_ok_and(|text| text.trim() != "0");
-        if self.until.is_none() && is_on() {
+        if self.until.is_none() && is_on(&self.switch) {
             return true;
         }
         let is_ours = self.until.is_some() || std::fs::write(&self.switch, "1").is_ok();
@@ -62,6 +65,19 @@ impl Forwarding {
     }
 }
 
+/// Whether an interface forwards.
+pub(super) fn forwards(interface: &str) -> bool {
+    is_on(&switch(interface))
+}
+
+fn switch(interface: &str) -> PathBuf {
+    format!("/proc/sys/net/ipv4/conf/{interface}/forwarding").into()
+}
+
+fn is_on(switch: &Path) -> bool {
+    std::fs::read_to_string(switch).is_ok_and(|text| text.trim() != "0")
+}
+
 impl Drop for Forwarding {
     fn drop(&mut self) {
         if self.until.is_some() {
@@ -81,7 +97,7 @@ mod tests {
         let is = |text: &str| assert_eq!(std::fs::read_to_string(&switch).unwrap().trim(), text);
         let at = |ms| Uptime(0) + Duration::from_millis(ms);
         std::fs::write(&switch, "0\n").unwrap();
-        let mut forwarding = Forwarding::at(switch.clone());
+        let mut forwarding = Forwarding::at(switch.clone(), false);
         assert!(forwarding.begin(at(1000)));
         is("1");
         assert!(forwarding.begin(at(1150)));
@@ -93,6 +109,10 @@ mod tests {
         assert!(forwarding.begin(at(2000)));
         drop(forwarding);
         is("0");
+        // A guard that was killed has left it on.
+        std::fs::write(&switch, "1").unwrap();
+        let _next = Forwarding::at(switch.clone(), false);
+        is("0");
     }
 
     #[test]
@@ -100,12 +120,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let switch = dir.path().join("forwarding");
         std::fs::write(&switch, "1\n").unwrap();
-        let mut forwarding = Forwarding::at(switch.clone());
+        let mut forwarding = Forwarding::at(switch.clone(), true);
         assert!(forwarding.begin(Uptime(0)));
         forwarding.tick(Uptime(0) + LONG);
         drop(forwarding);
         assert_eq!(std::fs::read_to_string(&switch).unwrap().trim(), "1");
         // And where there is none nothing happens.
-        assert!(!Forwarding::at(dir.path().join("none").join("forwarding")).begin(Uptime(0)));
+        assert!(!Forwarding::at(dir.path().join("none").join("forwarding"), false).begin(Uptime(0)));
     }
 }

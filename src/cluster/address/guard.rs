@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::announce::{Announcer, Deadlines};
-use super::forwarding::Forwarding;
+use super::forwarding::{Forwarding, LONG};
 use super::interface::Interface;
 use crate::clock::{self, Uptime};
 use crate::cluster::priority::before_others;
@@ -38,18 +38,27 @@ struct Guard<W> {
     renewed: BTreeMap<IpAddr, Uptime>,
     /// Held, and nothing comes to them any more.
     turned: BTreeSet<IpAddr>,
+    /// Given after that, and until when what still comes for them is forwarded.
+    given: BTreeMap<IpAddr, Uptime>,
     answers: W,
 }
 
-/// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first.
-pub fn run(name: &str, addresses: &[IpAddr], asks: impl Read + AsFd, answers: impl Write) -> io::Result<()> {
+/// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first; `forwards` says
+/// whether the host forwarded before there was any.
+pub fn run(
+    name: &str,
+    addresses: &[IpAddr],
+    forwards: bool,
+    asks: impl Read + AsFd,
+    answers: impl Write,
+) -> io::Result<()> {
     before_others();
     let interface = Interface::open(name)?;
     let deadlines = Deadlines::default();
     let announcer = Announcer::start(name, deadlines.clone())?;
-    let forwarding = Forwarding::of(name);
-    let (renewed, turned) = (BTreeMap::new(), BTreeSet::new());
-    let mut guard = Guard { interface, forwarding, announcer, deadlines, renewed, turned, answers };
+    let forwarding = Forwarding::of(name, forwards);
+    let (renewed, turned, given) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let mut guard = Guard { interface, forwarding, announcer, deadlines, renewed, turned, given, answers };
     guard.drop_addresses(addresses);
     guard.serve(asks);
     let held: Vec<_> = guard.renewed.keys().copied().collect();
@@ -93,6 +102,7 @@ impl<W: Write> Guard<W> {
             }
         }
         self.forwarding.tick(now);
+        self.given.retain(|_, until| *until > now);
         let next = self.deadlines.next().into_iter().chain(self.forwarding.next()).min();
         let next = next.map_or(RENEW, |until| until.since(now));
         // A millisecond more than less: what has not quite lapsed would be looked at again and again.
@@ -104,13 +114,16 @@ impl<W: Write> Guard<W> {
         for ip in ips {
             self.deadlines.drop(*ip);
             self.renewed.remove(ip);
-            self.turned.remove(ip);
+            if self.turned.remove(ip) {
+                self.given.insert(*ip, clock::uptime() + LONG);
+            }
             // One that the kernel has dropped already is no error.
             let _ = self.interface.drop_address(*ip);
         }
         if !ips.is_empty() {
             // What can't be dropped is lost within three seconds, or late: the lease is over all the same.
-            let _ = self.interface.drop_what_waits(ips);
+            let elsewhere: Vec<_> = self.given.keys().chain(ips).copied().collect();
+            let _ = self.interface.drop_what_waits(&elsewhere);
         }
     }
 
@@ -128,6 +141,7 @@ impl<W: Write> Guard<W> {
                     // What comes finds its way again only to an address that is new.
                     self.drop_addresses(&[ip]);
                 }
+                self.given.remove(&ip);
                 match self.interface.put_address(ip, LIFETIME) {
                     Ok(()) => {
                         self.deadlines.hold(ip, until);

@@ -67,12 +67,22 @@ pub enum AddressError {
     Hook(String),
 }
 
-type Waiting = BTreeMap<IpAddr, Vec<oneshot::Sender<Result<(), String>>>>;
+/// What the guard is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Ask {
+    Take,
+    Turn,
+    Give,
+}
+
+type Waiting = BTreeMap<(IpAddr, Ask), Vec<oneshot::Sender<Result<(), String>>>>;
 
 /// The handle.
 pub struct Addresses {
     mover: Mover,
     all: BTreeMap<VnodeId, (IpAddr, Fence)>,
+    /// The host forwarded before there was a guard.
+    forwards: bool,
     inner: Mutex<Inner>,
 }
 
@@ -90,7 +100,11 @@ struct Inner {
 impl Addresses {
     /// Starts what is needed.
     pub fn start(mover: Mover, all: BTreeMap<VnodeId, (IpAddr, Fence)>) -> io::Result<Arc<Self>> {
-        let addresses = Arc::new(Self { mover, all, inner: Mutex::default() });
+        let forwards = match &mover {
+            Mover::Guard { interface, .. } => forwarding::forwards(interface),
+            Mover::Binding | Mover::Hook(_) => false,
+        };
+        let addresses = Arc::new(Self { mover, all, forwards, inner: Mutex::default() });
         if let Mover::Guard { program, interface } = &addresses.mover {
             let answers = addresses.spawn(program, interface)?;
             let this = addresses.clone();
@@ -109,7 +123,7 @@ impl Addresses {
                 {
                     let mut inner = self.inner();
                     inner.held.insert(vnode, *ip);
-                    inner.waiting.entry(*ip).or_default().push(sender);
+                    inner.waiting.entry((*ip, Ask::Take)).or_default().push(sender);
                     inner.tell(&format!("take {ip} {}\n", fence.until().0));
                 }
                 match tokio::time::timeout(GUARD, answer).await {
@@ -125,7 +139,7 @@ impl Addresses {
     /// can't be done: what comes late is lost there.
     pub async fn turn(&self, vnode: VnodeId) {
         match (&self.mover, self.all.get(&vnode)) {
-            (Mover::Guard { .. }, Some((ip, _))) => self.ask_guard(*ip, "turn").await,
+            (Mover::Guard { .. }, Some((ip, _))) => self.ask_guard(*ip, Ask::Turn, "turn").await,
             (Mover::Guard { .. }, None) | (Mover::Binding | Mover::Hook(_), _) => {}
         }
     }
@@ -141,7 +155,7 @@ impl Addresses {
                     inner.held.remove(&vnode);
                     inner.lapsed.remove(&vnode);
                 }
-                self.ask_guard(*ip, "give").await;
+                self.ask_guard(*ip, Ask::Give, "give").await;
             }
             Mover::Hook(command) => {
                 if let Err(error) = hook(command, "give", *ip).await {
@@ -152,11 +166,11 @@ impl Addresses {
     }
 
     /// A guard that doesn't answer has lost the address with the lease.
-    async fn ask_guard(&self, ip: IpAddr, what: &str) {
+    async fn ask_guard(&self, ip: IpAddr, ask: Ask, what: &str) {
         let (sender, answer) = oneshot::channel();
         {
             let mut inner = self.inner();
-            inner.waiting.entry(ip).or_default().push(sender);
+            inner.waiting.entry((ip, ask)).or_default().push(sender);
             inner.tell(&format!("{what} {ip}\n"));
         }
         let _ = tokio::time::timeout(GUARD, answer).await;
@@ -197,6 +211,7 @@ impl Addresses {
         let addresses = self.all.values().flat_map(|(ip, _)| ["--address".to_owned(), ip.to_string()]);
         let mut child = Command::new(program)
             .args(["guard", "--interface", interface])
+            .args(self.forwards.then_some("--forwards"))
             .args(addresses)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -247,20 +262,26 @@ impl Addresses {
     fn hear(&self, line: &str) {
         let mut words = line.splitn(3, ' ');
         let (Some(word), Some(Ok(ip))) = (words.next(), words.next().map(str::parse::<IpAddr>)) else { return };
-        let result = match word {
-            "taken" | "turned" | "given" => Ok(()),
-            "failed" => Err(words.next().unwrap_or_default().to_owned()),
+        let (ask, result) = match word {
+            "taken" => (Ask::Take, Ok(())),
+            "turned" => (Ask::Turn, Ok(())),
+            "given" => (Ask::Give, Ok(())),
+            "failed" => (Ask::Take, Err(words.next().unwrap_or_default().to_owned())),
             "lapsed" => {
                 tracing::warn!(%ip, "the lease ended and the guard has taken the address away");
                 metrics::counter!("tandem_addresses_lapsed_total").increment(1);
-                let mut inner = self.inner();
-                let vnode = inner.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode);
-                inner.lapsed.extend(vnode);
+                self.inner().lapse(ip);
                 return;
             }
             _ => return,
         };
-        for waiting in self.inner().waiting.remove(&ip).unwrap_or_default() {
+        let mut inner = self.inner();
+        let waiting = inner.waiting.remove(&(ip, ask)).unwrap_or_default();
+        if waiting.is_empty() && result.is_err() {
+            // It was asked for again since it had lapsed.
+            inner.lapse(ip);
+        }
+        for waiting in waiting {
             let _ = waiting.send(result.clone());
         }
     }
@@ -272,6 +293,12 @@ impl Addresses {
 }
 
 impl Inner {
+    /// An address that should be held isn't: it is taken again as soon as there is a lease.
+    fn lapse(&mut self, ip: IpAddr) {
+        let vnode = self.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode);
+        self.lapsed.extend(vnode);
+    }
+
     /// A pipe that is full belongs to a guard that hangs: the lease ends there by itself.
     fn tell(&mut self, lines: &str) {
         if let Some(guard) = &mut self.guard {
