@@ -7,6 +7,7 @@
 //! The actor looks ten times a second at the records that have changed. What is not ready when a node dies is made ready then.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,14 +54,14 @@ pub struct Standing {
     unreadable: HashSet<CallId>,
     /// Every call has been looked at once.
     whole: bool,
-    /// Somebody looks at some at this moment.
-    looking: bool,
+    /// Somebody looks at some at this moment: which look that is.
+    looking: Option<u64>,
 }
 
 impl Standing {
     /// Whether nothing is left to do for any call.
     pub fn is_complete(&self) -> bool {
-        self.whole && !self.looking && self.lacking.is_empty() && self.unreadable.is_empty()
+        self.whole && self.looking.is_none() && self.lacking.is_empty() && self.unreadable.is_empty()
     }
 
     fn sockets(&self) -> usize {
@@ -72,6 +73,8 @@ impl Standing {
 #[derive(Debug, Default)]
 pub struct Standby {
     vnodes: Mutex<HashMap<VnodeId, Standing>>,
+    /// How often somebody has looked.
+    looks: AtomicU64,
 }
 
 impl Standby {
@@ -95,17 +98,18 @@ impl Standby {
     /// Somebody is about to look at some calls of a vnode. None if it is here, or somebody does already.
     fn look(&self, vnode: VnodeId) -> Option<Look<'_>> {
         let mut vnodes = self.vnodes();
-        let standing = vnodes.get_mut(&vnode).filter(|standing| !standing.looking)?;
-        standing.looking = true;
+        let standing = vnodes.get_mut(&vnode).filter(|standing| standing.looking.is_none())?;
+        let number = self.looks.fetch_add(1, Ordering::Relaxed);
+        standing.looking = Some(number);
         let was_whole = std::mem::replace(&mut standing.whole, false);
         let lacking = standing.lacking.iter().take(FEW).copied().collect();
-        Some(Look { standby: self, vnode, was_whole, lacking })
+        Some(Look { standby: self, vnode, number, was_whole, lacking })
     }
 
     /// That is done; if it was all of them, what is none of them goes.
-    fn looked(&self, services: &Services, vnode: VnodeId, all: Option<&HashSet<CallId>>) {
+    fn looked(&self, services: &Services, look: &Look<'_>, all: Option<&HashSet<CallId>>) {
         let mut vnodes = self.vnodes();
-        let Some(standing) = vnodes.get_mut(&vnode) else { return };
+        let Some(standing) = look.of(&mut vnodes) else { return };
         standing.whole = true;
         if let Some(all) = all {
             standing.lacking.retain(|call| all.contains(call));
@@ -122,13 +126,14 @@ impl Standby {
 
     /// Has the relay know a call as its record says, if there are so many sockets left as it takes more. What is said here is said
     /// before whatever an owner says, since that one takes the vnode first.
-    fn keep(&self, services: &Services, vnode: VnodeId, call: CallId, record: Option<&[u8]>, room: &mut usize) {
+    fn keep(&self, services: &Services, look: &Look<'_>, call: CallId, record: Option<&[u8]>, room: &mut usize) {
+        let vnode = look.vnode;
         let glance = match (record, services.site_of(vnode)) {
             (Some(record), Some(site)) => records::glance(call, record, site).ok().map(|glance| (glance, site)),
             _ => None,
         };
         let mut vnodes = self.vnodes();
-        let Some(standing) = vnodes.get_mut(&vnode) else { return };
+        let Some(standing) = look.of(&mut vnodes) else { return };
         let before = standing.calls.remove(&call);
         let was_there = before.is_some();
         let Some((glance, site)) = glance else {
@@ -207,16 +212,24 @@ impl Standby {
 struct Look<'a> {
     standby: &'a Standby,
     vnode: VnodeId,
+    number: u64,
     /// All of them had been looked at.
     was_whole: bool,
     /// Some of those that lacked descriptors.
     lacking: Vec<CallId>,
 }
 
+impl Look<'_> {
+    /// What it looks at, if that is still there: the vnode may have been here in between.
+    fn of<'a>(&self, vnodes: &'a mut HashMap<VnodeId, Standing>) -> Option<&'a mut Standing> {
+        vnodes.get_mut(&self.vnode).filter(|standing| standing.looking == Some(self.number))
+    }
+}
+
 impl Drop for Look<'_> {
     fn drop(&mut self) {
-        if let Some(standing) = self.standby.vnodes().get_mut(&self.vnode) {
-            standing.looking = false;
+        if let Some(standing) = self.of(&mut self.standby.vnodes()) {
+            standing.looking = None;
         }
     }
 }
@@ -309,9 +322,9 @@ fn catch_up(services: &Services, standby: &Standby, vnode: VnodeId, most_calls: 
             calls.extend(&look.lacking);
             for call in calls {
                 let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone()));
-                standby.keep(services, vnode, call, record.flatten().as_deref(), &mut room);
+                standby.keep(services, &look, call, record.flatten().as_deref(), &mut room);
             }
-            standby.looked(services, vnode, None);
+            standby.looked(services, &look, None);
         }
         None => {
             let all = services.cluster.read(vnode, |state| {
@@ -319,9 +332,9 @@ fn catch_up(services: &Services, standby: &Standby, vnode: VnodeId, most_calls: 
             });
             let all = all.unwrap_or_default();
             for (call, record) in &all {
-                standby.keep(services, vnode, *call, Some(record), &mut room);
+                standby.keep(services, &look, *call, Some(record), &mut room);
             }
-            standby.looked(services, vnode, Some(&all.iter().map(|(call, _)| *call).collect()));
+            standby.looked(services, &look, Some(&all.iter().map(|(call, _)| *call).collect()));
         }
     }
 }

@@ -198,11 +198,11 @@ impl Running {
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let (first, last) = services.config.media_ports_of(vnode);
         let ports = Arc::new(PortPool::new(self.site.sip.ip(), first, last));
-        let standing = standby::take(&services, vnode);
-        let stood_by = standing.is_complete();
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;
+        let standing = standby::take(&services, vnode);
+        let stood_by = standing.is_complete();
         let early = stood_by.then(|| tokio::spawn(take_address(services.clone(), vnode)));
         let left = std::mem::take(&mut self.left);
         let known = if stood_by { self.go_on_with(standing, &ports) } else { self.open_media(&standing, left, &ports) };

@@ -20,9 +20,9 @@ pub struct Guard {
     /// The vnodes' addresses: none of them is held at the start.
     #[arg(long)]
     address: Vec<IpAddr>,
-    /// The host forwards IPv4 on that interface, whatever happens.
+    /// An earlier guard may have left the interface forwarding.
     #[arg(long)]
-    forwards: bool,
+    stop_forwarding: bool,
 }
 
 impl Guard {
@@ -34,7 +34,7 @@ impl Guard {
             // Without the standard streams' buffers, which wait for ends of lines.
             let asks = File::from(io::stdin().as_fd().try_clone_to_owned()?);
             let answers = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            guard::run(&self.interface, &self.address, self.forwards, asks, answers)
+            guard::run(&self.interface, &self.address, self.stop_forwarding, asks, answers)
         });
         let served = served.await;
         drop(ignored);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::wire::{Link, Reach};
+use crate::clock::Uptime;
 use crate::ids::NodeId;
 
 /// The links by peer.
@@ -32,6 +33,11 @@ impl Links {
     /// How a peer looks; one to which there is no link is unknown.
     pub fn reach(&self, peer: NodeId) -> Reach {
         self.get(peer).map_or(Reach::Unknown, |link| *link.reach().borrow())
+    }
+
+    /// As [`Link::refused`].
+    pub fn refused(&self, peer: NodeId) -> Option<Uptime> {
+        self.get(peer)?.refused()
     }
 
     /// From now on these are the peers: links to others end, and `start` makes those that are missing.

@@ -7,10 +7,10 @@
 //!
 //! The lease is that of [`super::lease`]; the [`Fence`] stops what is sent at its very end, this loop gives the sockets up. A
 //! **custodian** keeps the address of a vnode while most nodes are known to be dead: calls go on, new promises get 503;
-//! nobody else could own it. It keeps it by a lease too, which it gives itself as long as it knows that: the dead may live again while it
-//! is frozen, and wait for longer before they elect anybody.
+//! nobody else could own it. It keeps it by a lease too, from the moment at which they were last known to be: they may live again while it is
+//! frozen, and wait for longer before they elect anybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::lease::LEASE;
 use super::wire::Reach;
 use super::{Cluster, Group, ProposeError};
-use crate::clock;
+use crate::clock::Uptime;
 use crate::fence::{Fence, Pass};
 use crate::ids::{NodeId, VnodeId};
 
@@ -122,7 +122,8 @@ pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
             // The voters should hear of it at once.
             cluster.beats.kick();
         }
-        let now = look(&cluster, group, owner, &mut was_in_a_cluster).await;
+        let (now, kept_until) = look(&cluster, group, owner, &mut was_in_a_cluster).await;
+        fence.extend(kept_until);
         // What is handed over in peace sounds until its sockets are closed, by the lease that goes on so long. A custodian has none
         // that goes on.
         let sounds = *owner.released.borrow() && *owner.open.borrow() && owner.now() != Ownership::Custodian;
@@ -150,51 +151,51 @@ pub async fn run(cluster: Arc<Cluster>, vnode: VnodeId) {
 }
 
 fn set(fence: &Fence, ownership: Ownership) {
-    if ownership == Ownership::Custodian {
-        fence.extend(clock::uptime() + LEASE);
-    }
     fence.pass(match ownership {
         Ownership::None => Pass::Shut,
         Ownership::Owner { .. } | Ownership::Custodian => Pass::Lease,
     });
 }
 
-async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster: &mut bool) -> Ownership {
+/// What this node is to the vnode, and until when it may keep it if it is its custodian.
+async fn look(cluster: &Cluster, group: &Group, owner: &Owner, was_in_a_cluster: &mut bool) -> (Ownership, Uptime) {
     *was_in_a_cluster |= cluster.is_ready();
+    let nothing = (Ownership::None, Uptime::default());
     if *owner.released.borrow() {
-        return Ownership::None;
+        return nothing;
     }
     if let Some(epoch) = group.leads().filter(|term| cluster.beats.held_until(group, *term).is_some()) {
-        if owner.now() == (Ownership::Owner { epoch }) {
-            return Ownership::Owner { epoch };
+        if owner.now() == (Ownership::Owner { epoch }) || has_applied_everything(group).await.is_ok() {
+            return (Ownership::Owner { epoch }, Uptime::default());
         }
-        return match has_applied_everything(group).await {
-            Ok(()) => Ownership::Owner { epoch },
-            Err(_) => Ownership::None,
-        };
+        return nothing;
     }
-    if *was_in_a_cluster && may_keep(cluster, group) {
-        return Ownership::Custodian;
+    match may_keep(cluster, group).filter(|_| *was_in_a_cluster) {
+        Some(until) => (Ownership::Custodian, until),
+        None => nothing,
     }
-    Ownership::None
 }
 
-/// Whether so many voters are known to be dead that nobody can be elected, and this node is the one of the others that keeps the address:
-/// who led last, or else the first of them. Who isn't sure that all others think alike doesn't.
-fn may_keep(cluster: &Cluster, group: &Group) -> bool {
+/// Until when this node may keep the address: so many voters are known to be dead that nobody can be elected, and it is the one of the others
+/// that keeps it, who led last, or else the first of them. Who isn't sure that all others think alike doesn't. The dead may have begun to
+/// live again when they were last refused, and wait for a [`GRANT`](super::lease::GRANT) before they elect anybody; a [`LEASE`] is shorter.
+fn may_keep(cluster: &Cluster, group: &Group) -> Option<Uptime> {
     let voters = group.voters();
-    let perhaps_alive = |node: &NodeId| *node == cluster.node || cluster.links.reach(*node) != Reach::Refused;
+    let others = || voters.iter().flatten().filter(|node| **node != cluster.node);
+    let dead: BTreeMap<NodeId, Uptime> = others().filter_map(|node| Some((*node, cluster.links.refused(*node)?))).collect();
+    let perhaps_alive = |node: &NodeId| !dead.contains_key(node);
     let elects = |voters: &BTreeSet<NodeId>| voters.iter().filter(|node| perhaps_alive(node)).count() > voters.len() / 2;
     if !cluster.is_placed_here(group) || !group.has_voter(cluster.node) || voters.iter().all(elects) {
-        return false;
+        return None;
     }
-    match group.leader().filter(perhaps_alive) {
+    let keeps = match group.leader().filter(perhaps_alive) {
         Some(leader) => leader == cluster.node,
         None => {
-            let others = || voters.iter().flatten().filter(|node| **node != cluster.node && perhaps_alive(node));
-            others().all(|node| *node > cluster.node && matches!(cluster.links.reach(*node), Reach::Up(_)))
+            let mut living = others().filter(|node| perhaps_alive(node));
+            living.all(|node| *node > cluster.node && matches!(cluster.links.reach(*node), Reach::Up(_)))
         }
-    }
+    };
+    keeps.then(|| dead.values().min().copied().unwrap_or_default() + LEASE)
 }
 
 /// A read index proves that this node still leads and has applied all that was ever committed.

@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 use super::net::{self, TcpListener};
 use super::raft::types::GroupId;
 use super::tls::NodeTls;
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp, Uptime};
 use crate::ids::NodeId;
 
 /// A frame is at most this long: a snapshot goes in one.
@@ -210,6 +210,8 @@ pub struct Link {
     pending: Pending,
     next: AtomicU64,
     reach: watch::Sender<Reach>,
+    /// When the attempt began that was refused last.
+    refused: Mutex<Uptime>,
     closed: watch::Sender<bool>,
 }
 
@@ -222,6 +224,7 @@ impl Link {
             pending: Pending::default(),
             next: AtomicU64::new(1),
             reach: watch::Sender::new(Reach::Unknown),
+            refused: Mutex::default(),
             closed: watch::Sender::new(false),
         });
         let (kept, mut closed) = (link.clone(), link.closed.subscribe());
@@ -254,6 +257,11 @@ impl Link {
     /// How the peer looks; changes wake the receiver.
     pub fn reach(&self) -> watch::Receiver<Reach> {
         self.reach.subscribe()
+    }
+
+    /// When the last attempt began, if it was refused and that is all that is known: there was no process then, or later.
+    pub fn refused(&self) -> Option<Uptime> {
+        (*self.reach.borrow() == Reach::Refused).then(|| *lock(&self.refused))
     }
 
     /// Asks, and waits for the answer.
@@ -311,6 +319,7 @@ impl Link {
         loop {
             tokio::time::sleep(PAUSES[attempt.min(PAUSES.len() - 1)]).await;
             attempt += 1;
+            let began = clock::uptime();
             match timeout(CONNECT, self.unless_it_hangs(net::connect(address))).await {
                 Ok(Ok(stream)) => {
                     self.doubt_refusal();
@@ -320,7 +329,10 @@ impl Link {
                         self.run(stream, &server).await;
                     }
                 }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => self.now(Reach::Refused),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    *lock(&self.refused) = began;
+                    self.now(Reach::Refused);
+                }
                 Ok(Err(_)) | Err(_) => self.now(Reach::Silent),
             }
         }

@@ -20,14 +20,14 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    /// Of an interface that the operator has on or not: what a guard that was killed has left is put right.
-    pub(super) fn of(interface: &str, forwards: bool) -> Self {
-        Self::at(switch(interface), forwards)
+    /// Of an interface; off if a guard that was killed has left it on.
+    pub(super) fn of(interface: &str, was_left_on: bool) -> Self {
+        Self::at(switch(interface), was_left_on)
     }
 
-    fn at(switch: PathBuf, forwards: bool) -> Self {
+    fn at(switch: PathBuf, was_left_on: bool) -> Self {
         let mut forwarding = Self { switch, until: None };
-        if !forwards && is_on(&forwarding.switch) {
+        if was_left_on {
             forwarding.end();
         }
         forwarding
@@ -35,7 +35,7 @@ impl Forwarding {
 
     /// On for a while from now. Tells whether it is: where that may not be, what comes late is lost.
     pub(super) fn begin(&mut self, now: Uptime) -> bool {
-        if self.until.is_none() && is_on(&self.switch) {
+        if self.until.is_none() && reads_on(&self.switch) {
             return true;
         }
         let is_ours = self.until.is_some() || std::fs::write(&self.switch, "1").is_ok();
@@ -66,15 +66,15 @@ impl Forwarding {
 }
 
 /// Whether an interface forwards.
-pub(super) fn forwards(interface: &str) -> bool {
-    is_on(&switch(interface))
+pub(super) fn is_on(interface: &str) -> bool {
+    reads_on(&switch(interface))
 }
 
 fn switch(interface: &str) -> PathBuf {
     format!("/proc/sys/net/ipv4/conf/{interface}/forwarding").into()
 }
 
-fn is_on(switch: &Path) -> bool {
+fn reads_on(switch: &Path) -> bool {
     std::fs::read_to_string(switch).is_ok_and(|text| text.trim() != "0")
 }
 
@@ -111,7 +111,7 @@ mod tests {
         is("0");
         // A guard that was killed has left it on.
         std::fs::write(&switch, "1").unwrap();
-        let _next = Forwarding::at(switch.clone(), false);
+        let _next = Forwarding::at(switch.clone(), true);
         is("0");
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let switch = dir.path().join("forwarding");
         std::fs::write(&switch, "1\n").unwrap();
-        let mut forwarding = Forwarding::at(switch.clone(), true);
+        let mut forwarding = Forwarding::at(switch.clone(), false);
         assert!(forwarding.begin(Uptime(0)));
         forwarding.tick(Uptime(0) + LONG);
         drop(forwarding);

@@ -43,12 +43,12 @@ struct Guard<W> {
     answers: W,
 }
 
-/// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first; `forwards` says
-/// whether the host forwarded before there was any.
+/// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first, and forwarding
+/// stopped if it may have `left_on` that.
 pub fn run(
     name: &str,
     addresses: &[IpAddr],
-    forwards: bool,
+    left_on: bool,
     asks: impl Read + AsFd,
     answers: impl Write,
 ) -> io::Result<()> {
@@ -56,7 +56,7 @@ pub fn run(
     let interface = Interface::open(name)?;
     let deadlines = Deadlines::default();
     let announcer = Announcer::start(name, deadlines.clone())?;
-    let forwarding = Forwarding::of(name, forwards);
+    let forwarding = Forwarding::of(name, left_on);
     let (renewed, turned, given) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     let mut guard = Guard { interface, forwarding, announcer, deadlines, renewed, turned, given, answers };
     guard.drop_addresses(addresses);

@@ -81,8 +81,6 @@ type Waiting = BTreeMap<(IpAddr, Ask), Vec<oneshot::Sender<Result<(), String>>>>
 pub struct Addresses {
     mover: Mover,
     all: BTreeMap<VnodeId, (IpAddr, Fence)>,
-    /// The host forwarded before there was a guard.
-    forwards: bool,
     inner: Mutex<Inner>,
 }
 
@@ -94,17 +92,15 @@ struct Inner {
     /// Held, and taken away at the end of a lease.
     lapsed: BTreeSet<VnodeId>,
     waiting: Waiting,
+    /// Until when a guard that is killed may leave the host forwarding that didn't before.
+    forwarding: Uptime,
     stopped: bool,
 }
 
 impl Addresses {
     /// Starts what is needed.
     pub fn start(mover: Mover, all: BTreeMap<VnodeId, (IpAddr, Fence)>) -> io::Result<Arc<Self>> {
-        let forwards = match &mover {
-            Mover::Guard { interface, .. } => forwarding::forwards(interface),
-            Mover::Binding | Mover::Hook(_) => false,
-        };
-        let addresses = Arc::new(Self { mover, all, forwards, inner: Mutex::default() });
+        let addresses = Arc::new(Self { mover, all, inner: Mutex::default() });
         if let Mover::Guard { program, interface } = &addresses.mover {
             let answers = addresses.spawn(program, interface)?;
             let this = addresses.clone();
@@ -171,6 +167,12 @@ impl Addresses {
         {
             let mut inner = self.inner();
             inner.waiting.entry((ip, ask)).or_default().push(sender);
+            if let (Ask::Turn, Mover::Guard { interface, .. }) = (ask, &self.mover) {
+                let now = clock::uptime();
+                if inner.forwarding > now || !forwarding::is_on(interface) {
+                    inner.forwarding = now + GUARD;
+                }
+            }
             inner.tell(&format!("{what} {ip}\n"));
         }
         let _ = tokio::time::timeout(GUARD, answer).await;
@@ -211,7 +213,7 @@ impl Addresses {
         let addresses = self.all.values().flat_map(|(ip, _)| ["--address".to_owned(), ip.to_string()]);
         let mut child = Command::new(program)
             .args(["guard", "--interface", interface])
-            .args(self.forwards.then_some("--forwards"))
+            .args((self.inner().forwarding > clock::uptime()).then_some("--stop-forwarding"))
             .args(addresses)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -229,6 +231,15 @@ impl Addresses {
         for (vnode, ip) in held {
             let until = self.all.get(&vnode).map_or(0, |(_, fence)| fence.until().0);
             inner.tell(&format!("take {ip} {until}\n"));
+        }
+        // What its predecessor did not answer.
+        let asked: Vec<_> = inner.waiting.keys().copied().collect();
+        for (ip, ask) in asked {
+            match ask {
+                Ask::Take => {}
+                Ask::Turn => inner.tell(&format!("turn {ip}\n")),
+                Ask::Give => inner.tell(&format!("give {ip}\n")),
+            }
         }
         Ok(BufReader::new(stdout))
     }
@@ -277,7 +288,7 @@ impl Addresses {
         };
         let mut inner = self.inner();
         let waiting = inner.waiting.remove(&(ip, ask)).unwrap_or_default();
-        if waiting.is_empty() && result.is_err() {
+        if waiting.iter().all(oneshot::Sender::is_closed) && result.is_err() {
             // It was asked for again since it had lapsed.
             inner.lapse(ip);
         }
