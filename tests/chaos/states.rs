@@ -71,11 +71,12 @@ impl Case {
     }
 
     /// It was hung up, or never came about: one CDR with this status, no port is open, and nothing went back.
-    async fn is_over(self, status: StatusCode) {
+    async fn leaves_nothing(self, status: StatusCode) {
         let Self { cluster, watch, a, b, talks, address, .. } = self;
         drop(talks);
         until("one CDR and no socket", PATIENCE, || async {
-            let sockets = cluster.count(1, "/v1/cluster", "media_sockets").await + cluster.count(3, "/v1/cluster", "media_sockets").await;
+            let sockets =
+                cluster.count(1, "/v1/cluster", "media_sockets").await + cluster.count(3, "/v1/cluster", "media_sockets").await;
             cluster.count(1, "/v1/cdrs", "total").await == 1 && sockets == 0
         })
         .await;
@@ -92,7 +93,7 @@ impl Case {
         let (one, other) = if by_caller { (a, b) } else { (b, a) };
         let (hung_up, ended) = tokio::join!(one.hang_up(), other.wait_for_bye());
         hung_up.and(ended).unwrap();
-        self.is_over(StatusCode::OK).await;
+        self.leaves_nothing(StatusCode::OK).await;
     }
 }
 
@@ -129,7 +130,7 @@ fn before_it_rings_and_the_callee_is_busy() {
         );
         refused.unwrap();
         assert_eq!(answer.unwrap().status, StatusCode::BUSY_HERE);
-        case.is_over(StatusCode::BUSY_HERE).await;
+        case.leaves_nothing(StatusCode::BUSY_HERE).await;
     });
 }
 
@@ -146,7 +147,7 @@ fn while_a_cancel_is_on_its_way() {
         );
         cancelled.unwrap();
         assert_eq!(answer.unwrap().status, StatusCode::REQUEST_TERMINATED);
-        case.is_over(StatusCode::REQUEST_TERMINATED).await;
+        case.leaves_nothing(StatusCode::REQUEST_TERMINATED).await;
     });
 }
 
@@ -162,7 +163,7 @@ fn before_a_cancel_arrives() {
         );
         cancelled.unwrap();
         assert_eq!(answer.unwrap().status, StatusCode::REQUEST_TERMINATED);
-        case.is_over(StatusCode::REQUEST_TERMINATED).await;
+        case.leaves_nothing(StatusCode::REQUEST_TERMINATED).await;
     });
 }
 
@@ -203,11 +204,8 @@ fn while_a_call_is_put_on_hold() {
         let mut case = Case::talking(&net).await;
         case.b.set_thinking(THINKS);
         let (hold, resume) = (held(&case.a.sdp()), resumed(&case.a.sdp()));
-        let (answer, stayed, ()) = tokio::join!(
-            case.a.ask_within(Method::Invite, &hold),
-            case.b.stay(TAKEN * 2),
-            die(&mut case.cluster, MEANWHILE)
-        );
+        let (answer, stayed, ()) =
+            tokio::join!(case.a.ask_within(Method::Invite, &hold), case.b.stay(TAKEN * 2), die(&mut case.cluster, MEANWHILE));
         stayed.unwrap();
         assert_eq!(answer.unwrap().status, StatusCode::OK);
         case.b.set_thinking(Duration::ZERO);
@@ -244,10 +242,9 @@ fn while_a_call_is_hung_up() {
     net::run(3, async |net| {
         let mut case = Case::talking(&net).await;
         case.b.set_thinking(THINKS);
-        let (hung_up, ended, ()) =
-            tokio::join!(case.a.hang_up(), case.b.wait_for_bye(), die(&mut case.cluster, MEANWHILE));
+        let (hung_up, ended, ()) = tokio::join!(case.a.hang_up(), case.b.wait_for_bye(), die(&mut case.cluster, MEANWHILE));
         hung_up.and(ended).unwrap();
-        case.is_over(StatusCode::OK).await;
+        case.leaves_nothing(StatusCode::OK).await;
     });
 }
 
@@ -267,6 +264,6 @@ fn before_a_bye_and_a_register_arrive() {
         );
         hung_up.and(ended).unwrap();
         assert_eq!(case.cluster.count(1, "/v1/registrations", "total").await, 2);
-        case.is_over(StatusCode::OK).await;
+        case.leaves_nothing(StatusCode::OK).await;
     });
 }

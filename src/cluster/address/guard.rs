@@ -45,13 +45,7 @@ struct Guard<W> {
 
 /// Runs until the node's end of `asks` closes. What an earlier guard may have left of `addresses` is dropped first, and forwarding
 /// stopped if it may have `left_on` that.
-pub fn run(
-    name: &str,
-    addresses: &[IpAddr],
-    left_on: bool,
-    asks: impl Read + AsFd,
-    answers: impl Write,
-) -> io::Result<()> {
+pub fn run(name: &str, addresses: &[IpAddr], left_on: bool, asks: impl Read + AsFd, answers: impl Write) -> io::Result<()> {
     before_others();
     let interface = Interface::open(name)?;
     let deadlines = Deadlines::default();
