@@ -34,8 +34,9 @@ use crate::media::ports::PortPool;
 
 /// A vnode whose actors keep failing is opened again after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
-/// An address that didn't come is asked for again after this.
+/// An address that didn't come is asked for again after this, and then ever more seldom.
 const AGAIN: Duration = Duration::from_millis(200);
+const SELDOM: Duration = Duration::from_secs(2);
 /// An actor that is told to end has this long.
 const END: Duration = Duration::from_secs(1);
 
@@ -175,10 +176,16 @@ async fn take_address(services: Arc<Services>, vnode: VnodeId) -> Option<JoinHan
 
 /// Tries again to bring a vnode's address here, as long as it should be.
 async fn keep_taking(services: Arc<Services>, vnode: VnodeId) {
+    let mut pause = AGAIN;
     loop {
-        tokio::time::sleep(AGAIN).await;
-        if !services.ownership(vnode).is_active() || services.cluster.addresses().take(vnode).await.is_ok() {
+        tokio::time::sleep(pause).await;
+        pause = SELDOM.min(pause * 2);
+        if !services.ownership(vnode).is_active() {
             return;
+        }
+        match services.cluster.addresses().take(vnode).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%vnode, %error, "the address does not come"),
         }
     }
 }

@@ -11,7 +11,7 @@ use tandem::cli::demo::talk::Talk;
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
 use crate::lab::wire::Delay;
-use crate::lab::{call, until};
+use crate::lab::{Busy, call, until};
 
 /// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench.
 const DEAD: Duration = Duration::from_millis(200);
@@ -262,6 +262,67 @@ fn a_process_is_killed_that_has_ipv6_addresses() {
     });
 }
 
+/// An operator's command moves the addresses. Nobody takes them away from the dead, whose kernel answers to them still.
+#[test]
+fn a_process_is_killed_and_a_command_moves_the_address() {
+    net::run(3, async |net| {
+        let mut case = Case::on(net.clone(), Cluster::hooked(&net, 2).await, Watch::start()).await;
+        case.cluster.kill(2);
+        a_while().await;
+        case.cluster.start_again(2);
+        case.ends_well(DEAD).await;
+    });
+}
+
+/// Nor from the frozen: what came to it meanwhile is still there when it thaws, and its fence is all that keeps it silent.
+#[test]
+fn a_process_freezes_and_a_command_moves_the_address() {
+    net::run(3, async |net| {
+        let case = Case::on(net.clone(), Cluster::hooked(&net, 2).await, Watch::start()).await;
+        case.cluster.freeze(2, true);
+        a_while().await;
+        case.cluster.freeze(2, false);
+        case.ends_well(SILENT).await;
+    });
+}
+
+/// Who keeps a vnode because all others are dead freezes, and they come back: they wait until it holds nothing any more, and it finds itself
+/// fenced.
+#[test]
+fn a_custodian_freezes_while_the_others_come_back() {
+    net::run(3, async |net| {
+        let mut case = Case::start(net).await;
+        case.cluster.kill(1);
+        case.cluster.kill(3);
+        until("node 2 keeps its vnodes", PATIENCE, || async {
+            let cluster = case.cluster.api(2).get("/v1/cluster").await.unwrap();
+            cluster["vnodes"].as_array().unwrap().iter().all(|vnode| vnode["here"] == "custodian")
+        })
+        .await;
+        case.cluster.freeze(2, true);
+        case.cluster.start_again(1);
+        case.cluster.start_again(3);
+        until("another has its vnode", PATIENCE, || async { case.watch.turns(case.address).len() > 1 }).await;
+        a_while().await;
+        case.cluster.freeze(2, false);
+        let Case { net, cluster, watch, phones: (mut a, mut b), talks, address } = case;
+        cluster.at_home().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(talks.iter().all(|talk| talk.heard().silence().is_some_and(|silence| silence < MOVED)), "the call goes on");
+        let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+        hung_up.and(ended).unwrap();
+        let turns = watch.turns(address);
+        let hosts: Vec<_> = turns.iter().map(|turn| turn.host).collect();
+        assert!(hosts.len() == 3 && hosts[0] == hosts[2], "out and home again: {turns:?}");
+        for vnode in 1..=6 {
+            // At home, with node 2, with whoever was elected, and home again.
+            let turns = watch.turns(net.vnode(vnode));
+            assert!(turns.len() <= 4, "vnode {vnode}: {turns:?}");
+        }
+        until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
+    });
+}
+
 /// Twenty frames in a hundred between the nodes: replication is slower, calls begin and end, nothing moves.
 #[test]
 fn a_lossy_link_moves_nothing() {
@@ -314,8 +375,7 @@ fn a_busy_machine_makes_no_elections() {
     net::run(3, async |net| {
         let case = Case::start(net).await;
         let before = case.cluster.elections();
-        let cores = std::thread::available_parallelism().unwrap().get();
-        let busy: Vec<_> = (0..2 * cores).map(|_| Busy::start()).collect();
+        let busy = Busy::two_a_core();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         drop(busy);
         let needless = case.cluster.elections() - before;
@@ -323,22 +383,6 @@ fn a_busy_machine_makes_no_elections() {
         assert!(needless * 3600 <= usize::try_from(seconds).unwrap(), "{needless}");
         assert!(case.watch.turns(case.address).len() <= 1 + 2 * needless);
     });
-}
-
-/// A process that does nothing, as fast as it can.
-struct Busy(std::process::Child);
-
-impl Busy {
-    fn start() -> Self {
-        Self(std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Power loss of all at once: registrations and calls are those of the longest log, and the calls can be hung up.

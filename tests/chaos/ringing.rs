@@ -9,7 +9,7 @@ use tandem::cli::demo::talk::Talk;
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
 use crate::lab::wire::Delay;
-use crate::lab::{call, until};
+use crate::lab::{Busy, call, until};
 
 /// When it is struck, and when it is answered.
 const STRUCK: Duration = Duration::from_millis(700);
@@ -103,6 +103,15 @@ fn the_host_is_not_heard_any_more() {
 #[test]
 fn the_host_hears_nothing_any_more() {
     net::run(3, async |net| rings_on(net, Then::Other, async |net, _| net.cut_to(2)).await);
+}
+
+#[test]
+fn the_machine_is_as_busy_as_it_can_be() {
+    net::run(3, async |net| {
+        let mut busy = Vec::new();
+        rings_on(net, Then::Same, async |_, _| busy = Busy::two_a_core()).await;
+        drop(busy);
+    });
 }
 
 #[test]

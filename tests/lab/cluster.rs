@@ -108,6 +108,17 @@ impl Cluster {
         .await
     }
 
+    /// The same, and an operator's command moves the addresses: `address.mode = "hook"`.
+    pub async fn hooked(net: &Arc<Net>, users: usize) -> Self {
+        net.reach_vnodes_by_routes();
+        let users = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        Self::at_with(net, users, |config| {
+            let command = net.route_command(usize::try_from(config.node.id.0).unwrap());
+            config.address = Address { mode: AddressMode::Hook, interface: None, command };
+        })
+        .await
+    }
+
     /// The same with these users, by a configuration that is changed first.
     pub async fn at_with(net: &Arc<Net>, users: Vec<(String, String)>, change: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();

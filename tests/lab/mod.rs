@@ -75,3 +75,22 @@ pub async fn until<F: Future<Output = bool>>(what: &str, within: Duration, check
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A process that does nothing, as fast as it can.
+pub struct Busy(std::process::Child);
+
+impl Busy {
+    /// As many as keep the machine as busy as it can be.
+    pub fn two_a_core() -> Vec<Self> {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let start = |_| Self(std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+        (0..2 * cores).map(start).collect()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -106,6 +106,22 @@ impl Net {
         Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0x10 + vnode)
     }
 
+    /// From now on every host has every vnode's address, and the phones' host knows by its routes which of them it is at.
+    pub fn reach_vnodes_by_routes(&self) {
+        for node in 1..=self.nodes {
+            for vnode in 1..=2 * self.nodes {
+                self.on(&format!("n{node}"), &["addr", "add", &format!("{}/32", self.vnode(vnode)), "dev", "lo"]);
+            }
+        }
+    }
+
+    /// What an operator would write for that (`address.command`): the routes are told that a node has an address.
+    pub fn route_command(&self, node: usize) -> Vec<String> {
+        let take =
+            format!("[ $1 = give ] || exec ip -n {} route replace $2/32 via {}", self.namespace("phones"), self.node(node));
+        ["sh", "-c", &take, "route"].map(str::to_owned).to_vec()
+    }
+
     /// A command that runs at a node's host.
     pub fn command(&self, node: usize, program: &str) -> Command {
         let mut command = Command::new("ip");

@@ -13,7 +13,7 @@ mod forwarding;
 pub mod guard;
 mod interface;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::IpAddr;
@@ -36,6 +36,8 @@ const GUARD: Duration = Duration::from_secs(1);
 const HOOK: Duration = Duration::from_secs(10);
 /// A guard that has ended is started again after this.
 const AGAIN: Duration = Duration::from_millis(10);
+/// An address that fails to come is asked for again at least this often.
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// What moves the addresses.
 #[derive(Debug, Clone)]
@@ -89,12 +91,31 @@ struct Inner {
     guard: Option<File>,
     child: Option<Child>,
     held: BTreeMap<VnodeId, IpAddr>,
-    /// Held, and taken away at the end of a lease.
-    lapsed: BTreeSet<VnodeId>,
+    /// Held, and not here: taken away at the end of a lease, or it did not come.
+    lapsed: BTreeMap<VnodeId, Again>,
     waiting: Waiting,
     /// Until when a guard that is killed may leave the host forwarding that didn't before.
     forwarding: Uptime,
     stopped: bool,
+}
+
+/// When an address is asked for again: at once, and then ever more seldom.
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    at: Uptime,
+    pause: Duration,
+}
+
+impl Again {
+    const AT_ONCE: Self = Self { at: Uptime(0), pause: AGAIN };
+
+    fn is_due(&mut self, now: Uptime) -> bool {
+        let due = now >= self.at;
+        if due {
+            *self = Self { at: now + self.pause, pause: SELDOM.min(self.pause * 2) };
+        }
+        due
+    }
 }
 
 impl Addresses {
@@ -190,7 +211,8 @@ impl Addresses {
         for (vnode, ip) in held {
             let until = self.all.get(vnode).map_or(Uptime(0), |(_, fence)| fence.until());
             // A lease that ended and went on before anybody else could have it.
-            let word = if until > now && lapsed.remove(vnode) { "take" } else { "until" };
+            let again = until > now && lapsed.get_mut(vnode).is_some_and(|again| again.is_due(now));
+            let word = if again { "take" } else { "until" };
             lines.push_str(&format!("{word} {ip} {}\n", until.0));
         }
         inner.tell(&lines);
@@ -288,9 +310,14 @@ impl Addresses {
         };
         let mut inner = self.inner();
         let waiting = inner.waiting.remove(&(ip, ask)).unwrap_or_default();
-        if waiting.iter().all(oneshot::Sender::is_closed) && result.is_err() {
-            // It was asked for again since it had lapsed.
-            inner.lapse(ip);
+        match &result {
+            Ok(()) if ask == Ask::Take => inner.is_here(ip),
+            // It was asked for again since it had lapsed: nobody else would say so.
+            Err(error) if waiting.iter().all(oneshot::Sender::is_closed) => {
+                tracing::error!(%ip, error, "the address does not come");
+                inner.lapse(ip);
+            }
+            Ok(()) | Err(_) => {}
         }
         for waiting in waiting {
             let _ = waiting.send(result.clone());
@@ -306,8 +333,19 @@ impl Addresses {
 impl Inner {
     /// An address that should be held isn't: it is taken again as soon as there is a lease.
     fn lapse(&mut self, ip: IpAddr) {
-        let vnode = self.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode);
-        self.lapsed.extend(vnode);
+        if let Some(vnode) = self.holder(ip) {
+            self.lapsed.entry(vnode).or_insert(Again::AT_ONCE);
+        }
+    }
+
+    fn is_here(&mut self, ip: IpAddr) {
+        if let Some(vnode) = self.holder(ip) {
+            self.lapsed.remove(&vnode);
+        }
+    }
+
+    fn holder(&self, ip: IpAddr) -> Option<VnodeId> {
+        self.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode)
     }
 
     /// A pipe that is full belongs to a guard that hangs: the lease ends there by itself.
@@ -345,3 +383,6 @@ async fn hook(command: &[String], what: &str, ip: IpAddr) -> Result<(), AddressE
         Err(_) => Err(failed("took too long".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;
