@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openraft::EmptyNode;
 
 use super::raft::GroupId;
@@ -20,6 +21,8 @@ use crate::ids::{NodeId, VnodeId};
 
 /// How often we look whether we have caught up.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long an answer may take: the one who is asked has to ask others in its turn, and links may be slow.
+const ASK: Duration = Duration::from_millis(500);
 
 /// What this process knows of its own past.
 pub struct Life {
@@ -118,12 +121,13 @@ impl Life {
 pub async fn run(cluster: Arc<Cluster>) {
     tracing::info!(memory = ?cluster.life.memory(), "starting");
     let mut founded = false;
+    let mut done = BTreeSet::new();
     loop {
         if !founded && cluster.life.memory() != Memory::Whole && all_have_forgotten(&cluster) {
             founded = true;
             begin_together(&cluster).await;
         }
-        if has_caught_up(&cluster).await {
+        if has_caught_up(&cluster, &mut done).await {
             break;
         }
         tokio::time::sleep(LOOK).await;
@@ -181,34 +185,38 @@ async fn begin_together(cluster: &Cluster) {
     }
 }
 
-/// Whether this node has applied all that the leader of each group that it is to hold had when it was asked: of meta, which says which
-/// those are, first.
-async fn has_caught_up(cluster: &Cluster) -> bool {
-    for group in cluster.groups.values() {
-        if group.id != GroupId::META && !cluster.is_placed_here(group) {
-            continue;
-        }
-        let target = cluster.progress(group, LOOK * 4).await;
-        let applied = group.metrics().last_applied.map(|id| id.index());
-        if target.is_none() || applied < target {
-            tracing::debug!(group = group.id.0, ?target, ?applied, leader = ?group.leader(), "not caught up");
-            return false;
-        }
-        if cluster.life.memory() != Memory::Whole && !is_latest(cluster, group).await {
-            return false;
-        }
-        if group.id == GroupId::META && !cluster.is_member() {
-            return false;
-        }
+/// Whether this node has applied, at some time since it started, all that the leader of each group that it is to hold had when it was asked:
+/// of meta, which says which those are, first. Groups that it has caught up with are kept in `done`; from then on it forgets nothing
+/// of them, so they need not be asked again, however long the others take.
+async fn has_caught_up(cluster: &Cluster, done: &mut BTreeSet<GroupId>) -> bool {
+    let meta = ask_all(cluster, done, |group| group.id == GroupId::META).await;
+    meta && cluster.is_member()
+        && ask_all(cluster, done, |group| group.id != GroupId::META && cluster.is_placed_here(group)).await
+}
+
+/// Asks about those groups that aren't done, all at once.
+async fn ask_all(cluster: &Cluster, done: &mut BTreeSet<GroupId>, which: impl Fn(&Group) -> bool) -> bool {
+    let open: Vec<_> = cluster.groups.values().filter(|group| which(group) && !done.contains(&group.id)).collect();
+    let caught_up = join_all(open.iter().map(|group| has_caught_up_with(cluster, group))).await;
+    done.extend(open.iter().zip(&caught_up).filter(|(_, caught_up)| **caught_up).map(|(group, _)| group.id));
+    caught_up.iter().all(|caught_up| *caught_up)
+}
+
+async fn has_caught_up_with(cluster: &Cluster, group: &Group) -> bool {
+    let target = cluster.progress(group, ASK).await;
+    let applied = group.metrics().last_applied.map(|id| id.index());
+    if target.is_none() || applied < target {
+        tracing::debug!(group = group.id.0, ?target, ?applied, leader = ?group.leader(), "not caught up");
+        return false;
     }
-    true
+    cluster.life.memory() == Memory::Whole || is_latest(cluster, group).await
 }
 
 /// Whether no node that answers knows of a later term than this one. A node that has forgotten its vote may hear first from
 /// the leader that the vote deposed: caught up by that one, it would help it to commit beside the other.
 async fn is_latest(cluster: &Cluster, group: &Group) -> bool {
     for (_, link) in cluster.links.all().into_iter().filter(|(_, link)| matches!(*link.reach().borrow(), Reach::Up(_))) {
-        let term = link.call::<(), u64>(Kind::Term, group.id, &(), LOOK * 4).await;
+        let term = link.call::<(), u64>(Kind::Term, group.id, &(), ASK).await;
         if term.is_ok_and(|term| term > group.metrics().current_term) || term.is_err() {
             return false;
         }
