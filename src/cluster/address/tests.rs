@@ -36,15 +36,19 @@ async fn settle() {
     }
 }
 
-#[tokio::test]
-async fn an_answer_goes_to_who_asked_for_it() {
-    let (addresses, mut guard) = with_a_guard();
+/// Asks for the address, and doesn't wait for the answer.
+async fn take_and_leave(addresses: &Arc<Addresses>) {
     let asked = addresses.clone();
     let taking = tokio::spawn(async move { asked.take(VNODE).await });
     settle().await;
-    // Nobody waits for it any more.
     taking.abort();
     assert!(taking.await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_who_asked_for_it() {
+    let (addresses, mut guard) = with_a_guard();
+    take_and_leave(&addresses).await;
     let asked = addresses.clone();
     let giving = tokio::spawn(async move { asked.give(VNODE).await });
     settle().await;
@@ -83,11 +87,7 @@ async fn an_address_that_lapsed_is_asked_for_until_it_comes() {
 #[tokio::test]
 async fn an_address_that_failed_to_come_after_its_asker_had_gone_is_asked_for_again() {
     let (addresses, mut guard) = with_a_guard();
-    let asked = addresses.clone();
-    let taking = tokio::spawn(async move { asked.take(VNODE).await });
-    settle().await;
-    taking.abort();
-    assert!(taking.await.is_err());
+    take_and_leave(&addresses).await;
     addresses.hear(&format!("failed {IP} for a reason"));
     addresses.renew();
     assert_eq!(told(&mut guard), ["take", "take"]);
