@@ -243,6 +243,11 @@ impl Cluster {
         let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
         let outline = outline(&members, &vnodes, &addresses);
         let storage = blocking(move || Storage::open(&dir, &storage)).await?;
+        // Everything is read before anything runs: a node that can't read what a later release wrote has done nothing.
+        let mut kept = Vec::new();
+        for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {
+            kept.push(Kept::open(id, &storage).await?);
+        }
         let cannot_listen = |source| StartError::Listen { address: listen, source };
         let listener = net::listen(listen).await.map_err(cannot_listen)?;
         let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
@@ -253,8 +258,8 @@ impl Cluster {
         let server = Arc::new(Server::new(node, life.clone(), beats.clone()));
         let links: Arc<Links> = Arc::default();
         let mut groups = BTreeMap::new();
-        for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {
-            groups.insert(id, start_group(node, id, &storage, &links).await?);
+        for kept in kept {
+            groups.insert(kept.id, kept.start(node, &links).await?);
         }
         let groups = Arc::new(groups);
         server.open(groups.clone());
@@ -578,20 +583,33 @@ fn outline(
     Outline { vnodes: hash(format!("{table:?}")), members: hash(format!("{who:?} {vnodes:?}")) }
 }
 
-async fn start_group(node: NodeId, id: GroupId, storage: &Arc<Storage>, links: &Arc<Links>) -> Result<Group, StartError> {
-    let empty =
-        if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
-    let (log_storage, machine_storage) = (storage.clone(), storage.clone());
-    let opened = blocking(move || {
-        let log = Log::open(id, log_storage)?;
-        Ok::<_, StorageError>((log, Machine::open(id, machine_storage, empty)?))
-    });
-    let (log, machine) = opened.await?;
-    let network = Network { group: id, links: links.clone() };
-    let raft = Raft::new(node.0, raft::config(), network, log.clone(), machine.clone())
-        .await
-        .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
-    Ok(Group { id, raft, machine, log })
+/// What the storage has kept of one group.
+struct Kept {
+    id: GroupId,
+    log: Log,
+    machine: Machine,
+}
+
+impl Kept {
+    async fn open(id: GroupId, storage: &Arc<Storage>) -> Result<Self, StorageError> {
+        let empty =
+            if id == GroupId::META { GroupState::Meta(MetaState::default()) } else { GroupState::Vnode(VnodeState::default()) };
+        let storage = storage.clone();
+        let open = move || {
+            let log = Log::open(id, storage.clone())?;
+            Ok(Self { id, log, machine: Machine::open(id, storage, empty)? })
+        };
+        blocking(open).await
+    }
+
+    async fn start(self, node: NodeId, links: &Arc<Links>) -> Result<Group, StartError> {
+        let Self { id, log, machine } = self;
+        let network = Network { group: id, links: links.clone() };
+        let raft = Raft::new(node.0, raft::config(), network, log.clone(), machine.clone())
+            .await
+            .map_err(|error| StartError::Raft(id.0, error.to_string()))?;
+        Ok(Group { id, raft, machine, log })
+    }
 }
 
 /// Waits for what blocks, off the runtime's own threads.
