@@ -243,7 +243,7 @@ impl Cluster {
         let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
         let outline = outline(&members, &vnodes, &addresses);
         let storage = blocking(move || Storage::open(&dir, &storage)).await?;
-        // Everything is read before anything runs: a node that can't read what a later release wrote has done nothing.
+        // Everything is read before any group runs: one that can't be read, since a later release wrote it, ends the start alone.
         let mut kept = Vec::new();
         for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {
             kept.push(Kept::open(id, &storage).await?);
