@@ -96,9 +96,7 @@ fn may_take(cluster: &Cluster, vnode: VnodeId, node: NodeId) -> bool {
 
 /// Whether a follower, or a learner, of a group that this node leads has nearly all of it.
 pub(super) fn is_close(group: &Group, node: NodeId) -> bool {
-    let metrics = group.metrics();
-    let matched = metrics.replication.as_ref().and_then(|all| all.get(&node.0).cloned()).flatten();
-    matched.is_some_and(|id| id.index() + CLOSE_BEHIND >= metrics.last_log_index.unwrap_or(0))
+    group.matched(node).is_some_and(|matched| matched + CLOSE_BEHIND >= group.metrics().last_log_index.unwrap_or(0))
 }
 
 /// Moves one vnode. If the move fails, this node goes on owning it.

@@ -25,6 +25,11 @@ impl Links {
         self.all.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
+    /// Where the peers are.
+    pub fn addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(peer, (address, _))| (*peer, *address)).collect()
+    }
+
     /// Every link, in the order of the peers.
     pub fn all(&self) -> Vec<(NodeId, Arc<Link>)> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(peer, (_, link))| (*peer, link.clone())).collect()

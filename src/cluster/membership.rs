@@ -17,7 +17,7 @@ use openraft::{ChangeMembers, EmptyNode};
 
 use super::balance::{hand_over, is_close};
 use super::lease::LEASE;
-use super::raft::GroupId;
+use super::raft::{GroupId, HEARTBEAT};
 use super::state::placement::{Replicas, meta_voters, plan};
 use super::state::{Member, MetaCommand, Reply, Shape};
 use super::wire::{Link, Reach};
@@ -181,7 +181,7 @@ impl Cluster {
     }
 }
 
-/// Makes links and beats follow the members.
+/// Makes links and beats follow the members. The link to one that has left stays until it has heard so ([`let_go`]).
 pub(super) fn connect(cluster: &Arc<Cluster>) {
     let members = cluster.current_members();
     let changed = cluster.members.send_if_modified(|known| {
@@ -189,17 +189,18 @@ pub(super) fn connect(cluster: &Arc<Cluster>) {
         known.clone_from(&members);
         changed
     });
-    if !changed {
-        return;
-    }
-    let peers: BTreeMap<_, _> =
+    let mut peers: BTreeMap<_, _> =
         members.iter().filter(|(node, _)| **node != cluster.node).map(|(node, member)| (*node, member.raft)).collect();
+    if changed {
+        cluster.beats.set_peers(peers.clone());
+    }
+    let hears = cluster.groups.get(&GroupId::META).map(Group::nodes).unwrap_or_default();
+    peers.extend(cluster.links.addresses().into_iter().filter(|(peer, _)| hears.contains(peer) && !members.contains_key(peer)));
     cluster.links.set(&peers, |peer, address| {
         let link = Link::start(peer, address, cluster.tls.clone(), cluster.server.clone());
         tokio::spawn(election::watch(cluster.clone(), peer, link.clone()));
         link
     });
-    cluster.beats.set_peers(peers);
 }
 
 /// Brings every group that this node leads to where the shape wants it, for ever.
@@ -261,7 +262,7 @@ async fn look_after_meta(cluster: &Cluster, meta: &Group) {
         }
         return;
     }
-    remove_nodes(meta, known.difference(&all).filter(|node| !wanted.contains(node))).await;
+    let_go(cluster, meta, &known - &all).await;
     // Whoever leaves is gone when nobody counts on it any more.
     let placed = |vnode: &VnodeId| cluster.read_meta(|meta| meta.placed(*vnode).cloned()).unwrap_or_default();
     let counted: BTreeSet<NodeId> = shape.replicas.keys().flat_map(placed).chain(meta.voters().into_iter().flatten()).collect();
@@ -337,6 +338,20 @@ async fn add_learners(cluster: &Cluster, group: &Group, nodes: impl Iterator<Ite
         }
     }
     true
+}
+
+/// Has those forgotten who have left. Whoever is there hears first that it has left, and would else believe for ever to be a member:
+/// the entry reaches it, and the heartbeat after that says that it is committed.
+async fn let_go(cluster: &Cluster, meta: &Group, left: BTreeSet<NodeId>) {
+    if left.is_empty() {
+        return;
+    }
+    let said = *meta.machine.applied().borrow();
+    let has_it = |node: &NodeId| meta.matched(*node).is_some_and(|matched| matched >= said);
+    if left.iter().all(|node| has_it(node) || !matches!(cluster.links.reach(*node), Reach::Up(_))) {
+        tokio::time::sleep(Duration::from_millis(2 * HEARTBEAT)).await;
+        remove_nodes(meta, left.iter()).await;
+    }
 }
 
 /// Has those forgotten that hear a group's log and shall not any more.

@@ -188,6 +188,11 @@ impl Group {
         metrics.membership_config.membership().nodes().map(|(node, _)| NodeId(*node)).collect()
     }
 
+    /// How far another node is known to have the log of a group that this node leads.
+    fn matched(&self, node: NodeId) -> Option<u64> {
+        self.metrics().replication?.get(&node.0)?.as_ref().map(|id| id.index())
+    }
+
     /// Whether a node votes.
     fn has_voter(&self, node: NodeId) -> bool {
         self.voters().iter().any(|voters| voters.contains(&node))
