@@ -125,6 +125,25 @@ pub struct Sip {
     pub digest: Vec<Digest>,
     #[serde(default = "t1")]
     pub t1: u16,
+    #[serde(default = "ws_port")]
+    pub ws_port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SipTls>,
+}
+
+/// `[sip.tls]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct SipTls {
+    #[serde(default = "tls_port")]
+    pub port: u16,
+    #[serde(default = "wss_port")]
+    pub wss_port: u16,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 /// A hash that users may prove their passwords with.
@@ -222,6 +241,18 @@ fn t1() -> u16 {
     500
 }
 
+fn ws_port() -> u16 {
+    5066
+}
+
+fn tls_port() -> u16 {
+    5061
+}
+
+fn wss_port() -> u16 {
+    7443
+}
+
 fn digest() -> Vec<Digest> {
     vec![Digest::Md5]
 }
@@ -266,8 +297,10 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config = Self::parse(&text, path)?;
         let base = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let Self { node, cluster, api, .. } = &mut config;
-        for file in [&mut node.data, &mut cluster.ca, &mut cluster.cert, &mut cluster.key, &mut api.token_file] {
+        let Self { node, cluster, sip, api, .. } = &mut config;
+        let own = [&mut node.data, &mut cluster.ca, &mut cluster.cert, &mut cluster.key, &mut api.token_file];
+        let phones = sip.tls.iter_mut().flat_map(|tls| [&mut tls.cert, &mut tls.key].into_iter().chain(&mut tls.ca));
+        for file in own.into_iter().chain(phones) {
             *file = base.join(&*file);
         }
         Ok(config)
@@ -323,9 +356,38 @@ impl Config {
         if min == 0 || !(min..=max).contains(&default) {
             return Err(("registration", "wants 0 < min <= default <= max".into()));
         }
+        self.check_ports()
+    }
+
+    /// SIP's ports that are in use, by their keys.
+    fn sip_ports(&self) -> Vec<(&'static str, u16)> {
+        let Sip { port, ws_port, tls, .. } = &self.sip;
+        let tls = tls.iter().flat_map(|tls| [("sip.tls.port", tls.port), ("sip.tls.wss_port", tls.wss_port)]);
+        [("sip.port", *port), ("sip.ws_port", *ws_port)].into_iter().chain(tls).filter(|(_, port)| *port != 0).collect()
+    }
+
+    fn check_ports(&self) -> Result<(), (&'static str, String)> {
+        if self.sip.port == 0 {
+            return Err(("sip.port", "is 0, and must be a port".into()));
+        }
         let Media { first_port, last_port, .. } = self.media;
-        if first_port < 1024 || last_port <= first_port || (first_port..=last_port).contains(&self.sip.port) {
-            return Err(("media", "wants 1024 <= first_port < last_port, and the SIP port outside of them".into()));
+        if first_port < 1024 || last_port <= first_port {
+            return Err(("media", "wants 1024 <= first_port < last_port".into()));
+        }
+        // Where addresses are fixed each vnode has its own, from the first up.
+        let count = if self.is_fixed() { u16::try_from(self.cluster.vnode.len()).unwrap_or(u16::MAX) } else { 1 };
+        let ports = self.sip_ports();
+        for (at, (key, first)) in ports.iter().enumerate() {
+            let Some(last) = first.checked_add(count - 1) else {
+                return Err((key, format!("is {first}, and there are no ports for {count} vnodes above it")));
+            };
+            if last >= first_port && *first <= last_port {
+                return Err(("media", format!("wants {key} outside of its ports, for each vnode")));
+            }
+            let shared = ports[..at].iter().find(|(_, other)| other.abs_diff(*first) < count);
+            if let Some((other, _)) = shared {
+                return Err((key, format!("is {first}, which leaves no room for {other}, for each vnode")));
+            }
         }
         Ok(())
     }
@@ -367,15 +429,6 @@ impl Config {
         }
         let count = u16::try_from(self.cluster.vnode.len()).unwrap_or(u16::MAX);
         let Media { first_port, last_port, .. } = self.media;
-        let Some(last) = self.sip.port.checked_add(count - 1) else {
-            return Err(("sip.port", format!("is {}, and there are no ports for {count} vnodes above it", self.sip.port)));
-        };
-        if last >= first_port && self.sip.port <= last_port {
-            return Err((
-                "media",
-                "wants the SIP port of each vnode, which are sip.port and those above it, outside of its own".into(),
-            ));
-        }
         if (last_port - first_port) / count < 2 {
             return Err(("media", format!("has too few ports for {count} vnodes")));
         }
@@ -392,9 +445,14 @@ impl Config {
         self.cluster.vnode.iter().find(|own| own.id == vnode).and_then(|own| own.address.or(self.node.address))
     }
 
-    /// Where a vnode listens for SIP, while it is on this node.
+    /// Where a vnode listens for SIP over UDP and TCP, while it is on this node.
     pub fn sip_address_of(&self, vnode: VnodeId) -> Option<SocketAddr> {
-        let port = if self.is_fixed() { self.sip.port.saturating_add(self.place_of(vnode)) } else { self.sip.port };
+        self.listens_at(vnode, self.sip.port)
+    }
+
+    /// Where a vnode listens that has this port, or this one and those above it for all vnodes.
+    pub fn listens_at(&self, vnode: VnodeId, port: u16) -> Option<SocketAddr> {
+        let port = if self.is_fixed() { port.saturating_add(self.place_of(vnode)) } else { port };
         self.address_of(vnode).map(|ip| SocketAddr::new(ip, port))
     }
 
@@ -443,6 +501,8 @@ mod tests {
         let text = lines.collect::<Vec<_>>().join("\n");
         let text =
             text.replace("mode = \"loopback\"", "mode = \"fixed\"").replace("id = 1   ", "address = \"192.0.2.1\"\nid = 1   ");
+        assert!(error(&text).contains("sip.tls.port is 5061, which leaves no room for sip.port"));
+        let text = text.replace("port = 5061", "port = 5161");
         let config = Config::parse(&text, Path::new("x.toml")).unwrap();
         assert_eq!(config.sip_address_of(VnodeId(3)), Some("192.0.2.1:5062".parse().unwrap()));
         let ranges: Vec<_> = (1..=6).map(|vnode| config.media_ports_of(VnodeId(vnode))).collect();
@@ -460,6 +520,9 @@ mod tests {
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("ws_port = 5066", "ws_port = 5061", "x.toml: sip.tls.port is 5061, which leaves no room for sip.ws_port"),
+            ("wss_port = 7443", "wss_port = 12000", "x.toml: media wants sip.tls.wss_port outside"),
+            ("port = 5060", "port = 0", "x.toml: sip.port is 0"),
             ("replicas = 3", "replicas = 9", "x.toml: cluster.replicas is 9"),
             ("min = 60", "min = 0", "x.toml: registration wants"),
             ("127.0.0.11", "192.0.2.1", "takes 127.0.0.0/8 only"),

@@ -8,6 +8,7 @@ use ractor::{Actor, ActorRef};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::actors::certificates::{Certificate, CertificateError};
 use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
 use crate::actors::services::Services;
@@ -26,6 +27,9 @@ pub enum NodeError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The certificate that phones see.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The cluster engine.
     #[error(transparent)]
     Cluster(#[from] StartError),
@@ -65,6 +69,8 @@ pub struct Node {
     root: ActorRef<NodeMsg>,
     tree: JoinHandle<()>,
     api: JoinHandle<()>,
+    /// Looks whether there is a new certificate.
+    certificate: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -75,6 +81,13 @@ impl Node {
         let tls = NodeTls::load(&files)?;
         let token = api::token(&config.api.token_file)
             .map_err(|source| NodeError::Token { path: config.api.token_file.clone(), source })?;
+        let phones = match &config.sip.tls {
+            Some(files) => {
+                let certificate = Certificate::load(files)?;
+                Some((certificate.acceptor(files)?, certificate))
+            }
+            None => None,
+        };
         let address = config.api.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| NodeError::Api { address, source })?;
         let cluster = Cluster::start(Settings {
@@ -97,7 +110,7 @@ impl Node {
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };
-        let services = Arc::new(Services::new(Arc::new(config), cluster, relay));
+        let services = Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(acceptor, _)| acceptor.clone())));
         let start = Start { services: services.clone(), events, links };
         let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
         let router = Api::new(services.clone(), &token, metrics).router();
@@ -106,7 +119,8 @@ impl Node {
                 tracing::error!(%error, "the API has ended");
             }
         });
-        Ok(Self { services, root, tree, api })
+        let certificate = phones.map(|(_, certificate)| tokio::spawn(certificate.follow()));
+        Ok(Self { services, root, tree, api, certificate })
     }
 
     /// Waits for what must not happen: the end of the supervision tree, or of a Raft group.
@@ -121,6 +135,9 @@ impl Node {
     pub async fn stop(self) {
         self.services.cluster.stop().await;
         self.api.abort();
+        if let Some(certificate) = &self.certificate {
+            certificate.abort();
+        }
         let _ = self.root.stop_and_wait(None, Some(Duration::from_secs(1))).await;
     }
 }

@@ -20,6 +20,7 @@ use tracing::Instrument;
 use super::alarm::Alarm;
 use super::call_media::CallMedia;
 use super::calls::CallsMsg;
+use super::comeback;
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::media_leg::{self, MediaLegActor, MediaLegMsg};
 use super::records;
@@ -37,6 +38,7 @@ use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
 use crate::sip::leg::{LegCommand, LegEvent, TxKey};
 use crate::sip::message::{Headers, Request};
+use crate::sip::registrar::Phone;
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode, Text};
 
@@ -75,6 +77,10 @@ pub enum CallMsg {
         /// For the CDR.
         by: EndedBy,
     },
+    /// A dialog: something it said did not leave.
+    Unsent(LegId),
+    /// A look at the registrations: a leg's phone is at the end of this flow now.
+    CameBack(LegId, Flow),
     /// A dialog has nothing open at the moment.
     AtRest(LegId),
     /// A dialog's answer to [`DialogMsg::Rest`].
@@ -108,6 +114,8 @@ pub struct Incoming {
     pub caller: String,
     /// See `caller`.
     pub callee: String,
+    /// Who both are, as registered phones.
+    pub phones: [Option<Phone>; 2],
 }
 
 /// How a call's actor begins.
@@ -160,6 +168,8 @@ pub struct Running {
     not_before: Option<Timestamp>,
     /// What waits for that attempt.
     unsaid: VecDeque<Unsaid>,
+    /// When to look whether phones have come back that something waits for.
+    look_at: Option<Timestamp>,
     /// Which dialogs have nothing open, as far as is known.
     at_rest: [bool; 2],
     /// On the way to sleep: which dialogs have agreed.
@@ -205,6 +215,7 @@ impl Actor for CallActor {
             alarm: Alarm::default(),
             not_before: None,
             unsaid: VecDeque::new(),
+            look_at: None,
             at_rest: [true; 2],
             resting: None,
             attempts: 0,
@@ -234,6 +245,8 @@ impl Actor for CallActor {
                 CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
+                CallMsg::Unsent(leg) => running.look(&myself, leg),
+                CallMsg::CameBack(leg, flow) => running.came_back(&myself, leg, flow).await,
                 CallMsg::AtRest(leg) => running.at_rest[usize::from(leg.0)] = true,
                 CallMsg::Rests { leg, attempt, rests } => running.rests(leg, attempt, rests),
                 CallMsg::Due => running.due(&myself).await,
@@ -293,7 +306,11 @@ impl Running {
         let deadline = deadline.map(|at| self.not_before.map_or(at, |earliest| at.max(earliest)));
         let waits = !self.unsaid.is_empty() || self.movable().is_some();
         let retry = self.not_before.filter(|_| waits);
-        let deadline = deadline.into_iter().chain(retry).min();
+        let looks = self.core.as_ref().is_some_and(|core| {
+            LEGS.iter().any(|leg| !self.at_rest[usize::from(leg.0)] && comeback::may_come_back(core.state().leg(*leg)))
+        });
+        self.look_at = looks.then(|| self.look_at.unwrap_or_else(|| clock::now() + comeback::LOOK));
+        let deadline = deadline.into_iter().chain(retry).chain(self.look_at).min();
         self.alarm.set(myself, deadline, || CallMsg::Due);
     }
 
@@ -321,6 +338,18 @@ impl Running {
             metrics::counter!("tandem_reanchored_total").increment(1);
             self.input(myself, CallInput::Anchor(leg, body)).await;
         }
+    }
+
+    /// Looks whether the phone of a leg has come back by another flow.
+    fn look(&self, myself: &ActorRef<CallMsg>, leg: LegId) {
+        if let Some(core) = &self.core {
+            comeback::look(&self.services, myself, leg, core.state().leg(leg));
+        }
+    }
+
+    async fn came_back(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, flow: Flow) {
+        tracing::debug!(%leg, "its phone has come back by another flow");
+        self.input(myself, CallInput::Rebind(leg, flow)).await;
     }
 
     fn movable(&self) -> Option<LegId> {
@@ -394,6 +423,9 @@ impl Running {
         for unsaid in std::mem::take(&mut self.unsaid) {
             self.say(myself, unsaid).await;
         }
+        if self.look_at.take_if(|at| *at <= clock::now()).is_some() {
+            LEGS.into_iter().filter(|leg| !self.at_rest[usize::from(leg.0)]).for_each(|leg| self.look(myself, leg));
+        }
         self.input(myself, CallInput::Timeout).await;
     }
 
@@ -448,7 +480,7 @@ impl Running {
     /// Takes the INVITE on.
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
-        let Incoming { flow, target, to, caller, callee, .. } = *incoming;
+        let Incoming { flow, target, to, caller, callee, phones, .. } = *incoming;
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -461,7 +493,7 @@ impl Running {
             None => None,
         };
         let new =
-            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, body, caller, callee };
+            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, phones, body, caller, callee };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {
                 self.core = Some(core);

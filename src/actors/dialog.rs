@@ -90,7 +90,12 @@ impl Actor for DialogActor {
         running.core.handle(input, clock::now(), &mut outputs);
         for output in outputs {
             match output {
-                LegOutput::Send(message, flow) => transport::send(&running.start.services, flow, &message),
+                LegOutput::Send(message, flow) => {
+                    // A datagram is said again by its timer; what a connection lost is said when its phone comes back.
+                    if !transport::send(&running.start.services, flow, &message) && flow.transport.is_reliable() {
+                        running.start.call.cast(CallMsg::Unsent(running.start.leg))?;
+                    }
+                }
                 LegOutput::Event(event) => running.start.call.cast(CallMsg::Leg(running.start.leg, Box::new(event)))?,
             }
         }

@@ -1,9 +1,9 @@
-//! The edge of one vnode: SIP's sockets on its address (UDP now). Layer: shell.
+//! The edge of one vnode: SIP's sockets on its address. Layer: shell.
 //!
 //! Binding is taking (`address.mode = "loopback"`): a former owner that is still closing makes us wait, and
 //! never are two bound at once. The sockets are bound first and read last: what comes in while the vnode's actors are made
 //! waits in the kernel. What is read is routed where it is read; nothing queues here. Whoever ends the edge
-//! closes its socket ([`super::transport::Sockets::close`]).
+//! closes its sockets and connections ([`super::transport::Sockets::close`]).
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -14,10 +14,11 @@ use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, UdpSocket};
 
-use super::router;
 use super::services::Services;
+use super::{connection, router};
+use crate::config::{Config, Sip};
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::headers::Transport;
@@ -30,6 +31,8 @@ const ATTEMPTS_BEFORE_WARNING: u32 = 1000;
 const BUFFER: usize = 4 << 20;
 /// The longest datagram there can be.
 const DATAGRAM: usize = 65_536;
+/// So many connections wait to be accepted: phones come back together.
+const BACKLOG: i32 = 4096;
 
 /// What an edge is told.
 #[derive(RactorMessage, Debug)]
@@ -57,9 +60,17 @@ pub struct EdgeActor;
 /// What it has.
 pub struct Running {
     start: Start,
-    address: SocketAddr,
-    bound: bool,
+    /// Not bound yet.
+    missing: Vec<(Transport, SocketAddr)>,
+    /// Bound, and read by nobody yet.
+    bound: Vec<Bound>,
     reads: bool,
+}
+
+/// A socket that is bound.
+enum Bound {
+    Datagrams(SocketAddr, Arc<UdpSocket>),
+    Connections(Transport, SocketAddr, Arc<TcpListener>),
 }
 
 impl Actor for EdgeActor {
@@ -68,8 +79,11 @@ impl Actor for EdgeActor {
     type Arguments = Start;
 
     async fn pre_start(&self, myself: ActorRef<EdgeMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
-        let address = start.services.config.sip_address_of(start.vnode).ok_or("a vnode without an address")?;
-        let mut running = Running { start, address, bound: false, reads: false };
+        let missing = sockets(&start.services.config, start.vnode);
+        if missing.is_empty() {
+            return Err("a vnode without an address".into());
+        }
+        let mut running = Running { start, missing, bound: Vec::new(), reads: false };
         running.bind(&myself, 0);
         Ok(running)
     }
@@ -86,47 +100,91 @@ impl Actor for EdgeActor {
     }
 }
 
+/// Where a vnode listens, and for what.
+fn sockets(config: &Config, vnode: VnodeId) -> Vec<(Transport, SocketAddr)> {
+    let Sip { port, ws_port, tls, .. } = &config.sip;
+    let (tls_port, wss_port) = tls.as_ref().map_or((0, 0), |tls| (tls.port, tls.wss_port));
+    let all = [
+        (Transport::Udp, *port),
+        (Transport::Tcp, *port),
+        (Transport::Ws, *ws_port),
+        (Transport::Tls, tls_port),
+        (Transport::Wss, wss_port),
+    ];
+    let wanted = all.into_iter().filter(|(_, port)| *port != 0);
+    wanted.filter_map(|(transport, port)| Some((transport, config.listens_at(vnode, port)?))).collect()
+}
+
 impl Running {
     fn bind(&mut self, myself: &ActorRef<EdgeMsg>, attempt: u32) {
         let (services, vnode) = (&self.start.services, self.start.vnode);
-        match bind(self.address) {
+        let bound = &mut self.bound;
+        self.missing.retain(|(transport, address)| match bind(*transport, *address) {
             Ok(socket) => {
-                services.sockets.bound(vnode, socket);
-                self.bound = true;
-                self.read();
+                if let Bound::Datagrams(_, socket) = &socket {
+                    services.sockets.bound(vnode, socket.clone());
+                }
+                bound.push(socket);
+                false
             }
             Err(error) => {
                 if attempt % ATTEMPTS_BEFORE_WARNING == ATTEMPTS_BEFORE_WARNING - 1 {
-                    tracing::warn!(%vnode, address = %self.address, %error, "the address is still taken");
+                    tracing::warn!(%vnode, %transport, %address, %error, "the address is still taken");
                 }
-                myself.send_after(REBIND, move || EdgeMsg::Bind { attempt: attempt.saturating_add(1) });
+                true
             }
+        });
+        if !self.missing.is_empty() {
+            myself.send_after(REBIND, move || EdgeMsg::Bind { attempt: attempt.saturating_add(1) });
         }
+        self.read();
     }
 
-    fn read(&self) {
-        if self.bound && self.reads {
-            let (services, vnode, address) = (&self.start.services, self.start.vnode, self.address);
-            services.sockets.read(vnode, |socket| tokio::spawn(read(services.clone(), vnode, address, socket)));
-            tracing::debug!(%vnode, %address, "listening");
+    fn read(&mut self) {
+        if !self.reads {
+            return;
+        }
+        let (services, vnode) = (&self.start.services, self.start.vnode);
+        for socket in self.bound.drain(..) {
+            let reader = match socket {
+                Bound::Datagrams(address, socket) => tokio::spawn(read(services.clone(), vnode, address, socket)),
+                Bound::Connections(transport, address, listener) => {
+                    tokio::spawn(connection::accept(services.clone(), vnode, transport, address, listener))
+                }
+            };
+            services.sockets.reads(vnode, reader);
+        }
+        if self.missing.is_empty() {
+            services.sockets.complete(vnode);
+            tracing::debug!(%vnode, "listening");
         }
     }
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+fn bind(transport: Transport, address: SocketAddr) -> std::io::Result<Bound> {
+    let datagrams = transport == Transport::Udp;
+    let (kind, protocol) = if datagrams { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    // The kernel gives what its limits allow.
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
     // The address may come after the socket.
     if address.is_ipv6() {
-        socket.set_freebind_v6(true)?
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
     } else {
-        socket.set_freebind_v4(true)?
+        socket.set_freebind_v4(true)?;
     }
+    if datagrams {
+        // The kernel gives what its limits allow.
+        let _ = socket.set_recv_buffer_size(BUFFER);
+        let _ = socket.set_send_buffer_size(BUFFER);
+        socket.bind(&address.into())?;
+        return Ok(Bound::Datagrams(address, Arc::new(UdpSocket::from_std(socket.into())?)));
+    }
+    // What is left of a former owner's connections is in nobody's way; one that listens still is.
+    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    socket.listen(BACKLOG)?;
+    Ok(Bound::Connections(transport, address, Arc::new(TcpListener::from_std(socket.into())?)))
 }
 
 async fn read(services: Arc<Services>, vnode: VnodeId, local: SocketAddr, socket: Arc<UdpSocket>) {

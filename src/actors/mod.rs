@@ -4,7 +4,7 @@
 //!  node ── gateway                 the actor link's near end
 //!       ── media                   the relay's events
 //!       ── standby                 media of the calls of other nodes
-//!       ── vnode × n  ── edge      the sockets of the address
+//!       ── vnode × n  ── edge      the sockets of the address, their connections
 //!                     ── registrar ── registration (one per AoR, while it has something to do)
 //!                     ── calls     ── call ── dialog × legs, media leg × legs
 //!                     ── outbox    CDRs on their way to meta
@@ -17,6 +17,9 @@ pub mod alarm;
 pub mod call;
 pub mod call_media;
 pub mod calls;
+pub mod certificates;
+pub mod comeback;
+pub mod connection;
 pub mod dialog;
 pub mod directory;
 pub mod edge;
@@ -33,5 +36,7 @@ pub mod router;
 pub mod services;
 pub mod standby;
 pub mod supervise;
+pub mod tickle;
 pub mod transport;
 pub mod vnode;
+pub mod websocket;

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord,
     decode, encode,
 };
 use crate::ids::{CallId, LegId};
@@ -21,7 +21,7 @@ use crate::sip::encode::encode_request;
 use crate::sip::headers::Transport;
 use crate::sip::leg::TxKey;
 use crate::sip::message::{Message, Request};
-use crate::sip::registrar::Binding;
+use crate::sip::registrar::{Binding, Phone};
 use crate::sip::{StatusCode, Text, parse};
 
 /// Why a record could not be made into what it stands for.
@@ -177,6 +177,10 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
             late_offer: out.late_offer,
         }),
         bye: leg.bye.as_ref().map(encode_request),
+        phone: leg.phone.as_ref().map(|phone| PhoneRecord {
+            aor: phone.aor.clone(),
+            instance: phone.instance.as_ref().map(Text::to_string),
+        }),
         gone: leg.gone,
         reinvite: leg.reinvite.as_ref().map(encode_request),
     }
@@ -208,6 +212,7 @@ fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
         inbound: record.inbound.map(invite_in).transpose()?,
         out: out.transpose()?,
         bye: record.bye.as_ref().map(request).transpose()?,
+        phone: record.phone.map(|phone| Phone { aor: phone.aor, instance: phone.instance.map(Text::from) }),
         gone: record.gone,
         reinvite: record.reinvite.as_ref().map(request).transpose()?,
         moved: false,

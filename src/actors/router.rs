@@ -25,7 +25,7 @@ use crate::sip::dialog::Flow;
 use crate::sip::digest::{AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
 use crate::sip::message::{Message, Request, Response};
-use crate::sip::registrar::{Binding, best};
+use crate::sip::registrar::{Binding, Phone, best, binding_of};
 use crate::sip::token::Token;
 use crate::sip::uri::Scheme;
 use crate::sip::{Method, Name, StatusCode, Text, Uri};
@@ -298,9 +298,11 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     if !services.directory.reserve(id, vnode, Some(key)) {
         return;
     }
-    let Some(home) = callee.vnode(&services.cluster.vnodes()) else { return };
+    let vnodes = services.cluster.vnodes();
+    let (Some(home), Some(callers)) = (callee.vnode(&vnodes), caller.vnode(&vnodes)) else { return };
     let here = reachable(&gateway::local_bindings(services, home, &callee));
-    let new = NewInvite { id, vnode, request, flow, caller, callee };
+    let phone = phone_of(&gateway::local_bindings(services, callers, &caller), &caller, &request, flow);
+    let new = NewInvite { id, vnode, request, flow, caller, phone, callee };
     match here {
         Some(binding) => new.begin(services, binding),
         None => {
@@ -322,6 +324,7 @@ struct NewInvite {
     request: Request,
     flow: Flow,
     caller: Aor,
+    phone: Phone,
     callee: Aor,
 }
 
@@ -334,8 +337,9 @@ impl NewInvite {
         let incoming = Incoming {
             invite: self.request,
             flow: self.flow,
-            target: binding.contact,
+            target: binding.contact.clone(),
             to,
+            phones: [Some(self.phone), Some(Phone::of(self.callee.clone(), &binding))],
             caller: self.caller.to_string(),
             callee: self.callee.to_string(),
         };
@@ -351,9 +355,21 @@ impl NewInvite {
 /// By what flow a call reaches a phone: the one that the phone opened. Where addresses are fixed a phone that is behind no NAT is
 /// reached from the call's own vnode, so that one owner has both legs and can ask them to come along.
 fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
-    let direct = Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
+    // A connection can be used only where it ends.
+    let direct = !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
     let own = services.config.sip_address_of(vnode).filter(|_| services.config.is_fixed() && direct);
     own.map_or(binding.flow, |local| Flow { vnode, local, ..binding.flow })
+}
+
+/// The phone that calls. Where the caller's bindings are not at hand it is known by what its INVITE says.
+fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone {
+    let bindings = records::decode_bindings(record).unwrap_or_default();
+    if let Some(binding) = binding_of(&bindings, invite, flow, clock::now()) {
+        return Phone::of(caller.clone(), binding);
+    }
+    let contact = invite.headers.contacts().ok().and_then(|contacts| contacts.into_iter().next());
+    let instance = contact.and_then(|contact| contact.param("+sip.instance").map(Text::from));
+    Phone { aor: caller.clone(), instance }
 }
 
 fn reachable(record: &[u8]) -> Option<Binding> {

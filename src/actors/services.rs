@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use super::calls::CallsMsg;
 use super::directory::Directory;
@@ -42,6 +43,8 @@ pub struct Services {
     pub directory: Directory,
     /// SIP's sockets here.
     pub sockets: Sockets,
+    /// The handshakes of TLS, if phones may use it.
+    pub tls: Option<TlsAcceptor>,
     /// The other nodes' gateways.
     pub gateways: Gateways,
     /// Digest's nonces.
@@ -76,7 +79,7 @@ pub struct OpenVnode {
 
 impl Services {
     /// Puts them together.
-    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay) -> Self {
+    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, tls: Option<TlsAcceptor>) -> Self {
         let standby = (config.address.mode != AddressMode::Loopback).then(Standby::default);
         let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
@@ -89,6 +92,7 @@ impl Services {
             standby,
             directory: Directory::default(),
             sockets: Sockets::default(),
+            tls,
             gateways: Gateways,
             timers,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),

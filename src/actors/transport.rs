@@ -1,85 +1,171 @@
-//! SIP's way out: by the socket of the flow's vnode, or through the node that holds it. Layer: shell.
+//! SIP's way out: by the socket of the flow's vnode or a connection to it, or through the node that holds them. Layer: shell.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::gateway::Parcel;
 use super::services::Services;
 use crate::clock;
+use crate::fence::Fence;
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::encode::encode;
+use crate::sip::headers::Transport;
 use crate::sip::message::{Message, Response};
 
-/// The sockets of the vnodes that are here.
+/// At most this many connections a vnode.
+const MAX_CONNECTIONS: usize = 60_000;
+/// At most this many messages wait for a peer that reads slowly.
+const QUEUE: usize = 64;
+
+/// The sockets and connections of the vnodes that are here.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    udp: RwLock<HashMap<VnodeId, Open>>,
+    open: RwLock<HashMap<VnodeId, Open>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Open {
-    socket: Arc<UdpSocket>,
-    /// None while its vnode's actors are still being made.
-    reader: Option<JoinHandle<()>>,
+    udp: Option<Arc<UdpSocket>>,
+    /// Those who read or accept.
+    readers: Vec<JoinHandle<()>>,
+    /// All of the vnode's sockets are bound and read.
+    complete: bool,
+    connections: HashMap<Peer, Connection>,
+}
+
+/// The other end of a connection; ours is the vnode's.
+type Peer = (Transport, SocketAddr);
+
+/// One connection: what is for it, and who carries it there.
+#[derive(Debug)]
+struct Connection {
+    id: u64,
+    /// Full when the peer doesn't read.
+    out: mpsc::Sender<Bytes>,
+    task: JoinHandle<()>,
+}
+
+/// A connection's place among the others, as long as its task lives.
+pub struct Place {
+    services: Arc<Services>,
+    flow: Flow,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.services.sockets.disconnected(&self.flow, self.id);
+        connections(self.flow.transport).decrement(1);
+    }
+}
+
+fn connections(transport: Transport) -> metrics::Gauge {
+    metrics::gauge!("tandem_sip_connections", "transport" => transport.as_str())
 }
 
 impl Sockets {
-    /// A vnode's socket is bound: what its actors say leaves, what comes in waits.
-    pub fn bound(&self, vnode: VnodeId, socket: UdpSocket) {
-        let open = Open { socket: Arc::new(socket), reader: None };
-        self.udp.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, open);
+    /// A vnode's UDP socket is bound: what its actors say leaves, what comes in waits.
+    pub fn bound(&self, vnode: VnodeId, socket: Arc<UdpSocket>) {
+        self.write().entry(vnode).or_default().udp = Some(socket);
     }
 
-    /// From now on a task reads a vnode's socket.
-    pub fn read(&self, vnode: VnodeId, read: impl FnOnce(Arc<UdpSocket>) -> JoinHandle<()>) {
-        if let Some(open) = self.udp.write().unwrap_or_else(PoisonError::into_inner).get_mut(&vnode) {
-            open.reader = Some(read(open.socket.clone()));
+    /// Somebody reads, or accepts, for a vnode; ends with [`Sockets::close`].
+    pub fn reads(&self, vnode: VnodeId, reader: JoinHandle<()>) {
+        self.write().entry(vnode).or_default().readers.push(reader);
+    }
+
+    /// All of a vnode's sockets are bound and read.
+    pub fn complete(&self, vnode: VnodeId) {
+        self.write().entry(vnode).or_default().complete = true;
+    }
+
+    fn disconnected(&self, flow: &Flow, id: u64) {
+        let mut all = self.write();
+        let Some(open) = all.get_mut(&flow.vnode) else { return };
+        let peer = (flow.transport, flow.remote);
+        // Another may have its place by now.
+        if open.connections.get(&peer).is_some_and(|connection| connection.id == id) {
+            open.connections.remove(&peer);
         }
     }
 
-    /// Closes a vnode's socket; when this returns nothing is read from it any more.
+    /// Closes a vnode's sockets and connections; when this returns nothing is read from them any more.
     pub async fn close(&self, vnode: VnodeId) {
-        let open = self.udp.write().unwrap_or_else(PoisonError::into_inner).remove(&vnode);
-        if let Some(Open { socket, reader }) = open {
-            drop(socket);
-            if let Some(reader) = reader {
-                reader.abort();
-                let _ = reader.await;
-            }
+        let Some(Open { udp, readers, connections, .. }) = self.write().remove(&vnode) else { return };
+        drop(udp);
+        let carriers = connections.into_values().map(|connection| connection.task);
+        let tasks: Vec<_> = readers.into_iter().chain(carriers).collect();
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            let _ = task.await;
         }
     }
 
-    /// Whether a vnode's socket is open here and read.
+    /// Whether a vnode's sockets are all open here and read.
     pub fn is_read(&self, vnode: VnodeId) -> bool {
-        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).is_some_and(|open| open.reader.is_some())
+        self.read().get(&vnode).is_some_and(|open| open.complete)
     }
 
-    fn udp(&self, vnode: VnodeId) -> Option<Arc<UdpSocket>> {
-        self.udp.read().unwrap_or_else(PoisonError::into_inner).get(&vnode).map(|open| open.socket.clone())
+    /// Whether a flow's connection is here.
+    pub fn has(&self, flow: &Flow) -> bool {
+        self.read().get(&flow.vnode).is_some_and(|open| open.connections.contains_key(&(flow.transport, flow.remote)))
+    }
+
+    /// Sends by a flow if its vnode's sockets are here; whether it left.
+    fn send(&self, flow: &Flow, fence: &Fence, bytes: &Bytes) -> Option<bool> {
+        let all = self.read();
+        let open = all.get(&flow.vnode)?;
+        if !fence.may_send(clock::uptime()) {
+            return Some(false);
+        }
+        if flow.transport == Transport::Udp {
+            return Some(open.udp.as_ref()?.try_send_to(bytes, flow.remote).is_ok());
+        }
+        let connection = open.connections.get(&(flow.transport, flow.remote));
+        Some(connection.is_some_and(|connection| match connection.out.try_send(bytes.clone()) {
+            Ok(()) => true,
+            // Who doesn't read what it is sent is gone, or wants our memory.
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                connection.task.abort();
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<VnodeId, Open>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<VnodeId, Open>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sends a message by a flow.
-pub fn send(services: &Services, flow: Flow, message: &Message) {
-    send_bytes(services, flow, encode(message), true);
+/// Sends a message by a flow. False when it is known that it didn't leave.
+pub fn send(services: &Services, flow: Flow, message: &Message) -> bool {
+    send_bytes(services, flow, encode(message), true)
 }
 
-/// Sends a response by a flow, to where its Via wants it (RFC 3261 §18.2.2).
+/// Sends a response by a flow: by the connection that its request came by, or to where its Via wants it (RFC 3261 §18.2.2).
 pub fn respond(services: &Services, flow: Flow, response: Response) {
-    let address = response.headers.top_via().ok().and_then(|via| via.response_address(5060));
-    let flow = Flow { remote: address.unwrap_or(flow.remote), ..flow };
+    let flow = flow.of_answer(&response.headers);
     send(services, flow, &Message::Response(response));
 }
 
-/// Sends bytes by a flow; `onward` lets another node do it. What can't be sent now is lost, as on any network.
-pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) {
-    let sent = match services.sockets.udp(flow.vnode) {
-        Some(socket) => may_send(services, flow.vnode) && socket.try_send_to(&bytes, flow.remote).is_ok(),
+/// Sends bytes by a flow; `onward` lets another node do it. What can't be sent now is lost, as on any network: false when that is known.
+pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) -> bool {
+    let sent = match services.sockets.send(&flow, &services.fence(flow.vnode), &bytes) {
+        Some(sent) => sent,
         None if onward => match services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node) {
             Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes }),
             None => false,
@@ -89,8 +175,27 @@ pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) {
     if !sent {
         metrics::counter!("tandem_sip_unsent_total").increment(1);
     }
+    sent
 }
 
-fn may_send(services: &Services, vnode: VnodeId) -> bool {
-    services.cluster.fence(vnode).is_some_and(|fence| fence.may_send(clock::uptime()))
+/// Takes a connection in: `carry` gets its place and what is to leave by it, and runs until it ends. It isn't started when there are
+/// too many, or the vnode has left.
+pub fn connect<F: Future<Output = ()> + Send + 'static>(
+    services: &Arc<Services>,
+    flow: Flow,
+    carry: impl FnOnce(Place, mpsc::Receiver<Bytes>) -> F,
+) {
+    let mut all = services.sockets.write();
+    let Some(open) = all.get_mut(&flow.vnode).filter(|open| open.connections.len() < MAX_CONNECTIONS) else {
+        metrics::counter!("tandem_sip_connections_refused_total").increment(1);
+        return;
+    };
+    let (out, waiting) = mpsc::channel(QUEUE);
+    let id = rand::random();
+    connections(flow.transport).increment(1);
+    // It can't end before it is in: it would have to take itself out.
+    let task = tokio::spawn(carry(Place { services: services.clone(), flow, id }, waiting));
+    if let Some(former) = open.connections.insert((flow.transport, flow.remote), Connection { id, out, task }) {
+        former.task.abort();
+    }
 }

@@ -25,7 +25,7 @@ use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::standby::Standing;
 use super::supervise::Budget;
-use super::{calls, edge, outbox, records, registrar, standby};
+use super::{calls, edge, outbox, records, registrar, standby, tickle};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, VnodeId};
@@ -70,6 +70,8 @@ pub struct Running {
     watching: Option<JoinHandle<()>>,
     /// Tries to bring an address that did not come.
     taking: Option<JoinHandle<()>>,
+    /// Tells phones that their connections are gone.
+    tickling: Option<JoinHandle<()>>,
     /// Calls that the relay has, since the actors ended.
     left: Vec<CallId>,
 }
@@ -81,7 +83,7 @@ struct Children {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for task in self.watching.take().into_iter().chain(self.taking.take()) {
+        for task in self.watching.take().into_iter().chain(self.taking.take()).chain(self.tickling.take()) {
             task.abort();
         }
     }
@@ -104,6 +106,7 @@ impl Actor for VnodeActor {
             budget: Budget::default(),
             watching: None,
             taking: None,
+            tickling: None,
             left: Vec::new(),
         };
         running.close().await;
@@ -227,6 +230,7 @@ impl Running {
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
         edge.cast(edge::EdgeMsg::Read)?;
+        self.tickling = Some(tokio::spawn(tickle::all(services.clone(), vnode)));
         tracing::info!(%vnode, stood_by, media_ms, address_ms, ms = since(), "open");
         let calls = calls.get_cell();
         let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
@@ -303,6 +307,9 @@ impl Running {
     async fn end_actors(&mut self) {
         let Start { services, vnode } = &self.start;
         services.closed(*vnode);
+        if let Some(tickling) = self.tickling.take() {
+            tickling.abort();
+        }
         if let Some(Children { cells, calls }) = self.open.take() {
             // The edge first: what comes now is for the next owner.
             for cell in &cells {

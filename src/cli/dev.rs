@@ -149,8 +149,11 @@ fn say(line: &Value) {
 
 fn tell_people(nodes: &Nodes, users: &[User]) {
     let sip = nodes.layout.sip();
-    eprintln!("\nThree nodes are up. Point a phone at any of these (UDP), domain {}:", nodes.layout.domain);
+    let (tls, ws, wss) = nodes.layout.more_ports();
+    eprintln!("\nThree nodes are up. Point a phone at any of these, domain {}:", nodes.layout.domain);
     eprintln!("  {}", sip.iter().map(ToString::to_string).collect::<Vec<_>>().join("  "));
+    eprintln!("UDP and TCP are there, TLS at port {tls}, WebSocket at ws://…:{ws} and wss://…:{wss}; the CA is");
+    eprintln!("  {}", nodes.layout.dir.join("tls/sip-ca.pem").display());
     eprintln!("Users and passwords:");
     for user in users {
         eprintln!("  {}  {}", user.name, user.password);

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::actors::certificates::development;
 use crate::api;
 use crate::cluster::tls::{TlsFiles, development_ca};
-use crate::config::{self, AddressMode, Config, Digest, LogFormat, Secret};
+use crate::config::{self, AddressMode, Config, Digest, LogFormat, Secret, SipTls};
 use crate::ids::{NodeId, VnodeId};
 
 /// Vnodes a node: two, so that a dead node's load is shared.
@@ -63,6 +64,11 @@ impl Layout {
         (0..self.all() * VNODES_PER_NODE).map(|n| SocketAddr::new(self.address(n), self.sip_port)).collect()
     }
 
+    /// The ports on each for TLS, for WebSocket, and for WebSocket over TLS.
+    pub fn more_ports(&self) -> (u16, u16, u16) {
+        (self.sip_port + 1, self.sip_port + 6, 7443)
+    }
+
     /// The configuration file of a node.
     pub fn config_file(&self, node: u16) -> PathBuf {
         self.dir.join(format!("node{node}.toml"))
@@ -88,16 +94,20 @@ impl Layout {
         let dir = self.dir.canonicalize()?;
         let ids: Vec<u64> = (1..=self.all()).map(u64::from).collect();
         let tls = development_ca(&dir.join("tls"), &ids)?;
+        let addresses: Vec<IpAddr> = self.sip().iter().map(SocketAddr::ip).collect();
+        let (cert, key) = development(&dir.join("tls"), &[self.domain.clone(), "localhost".into()], &addresses)?;
+        let (port, _, wss_port) = self.more_ports();
+        let phones = SipTls { port, wss_port, cert, key, ca: None };
         let secret = api::token(&dir.join("secret")).context("cannot make the cluster's secret")?;
         let token = api::token(&dir.join("token")).context("cannot make the API's token")?;
         for (node, tls) in (1..=self.all()).zip(tls) {
-            let config = self.config(&dir, node, tls, &secret);
+            let config = self.config(&dir, node, tls, phones.clone(), &secret);
             std::fs::write(self.config_file(node), toml::to_string(&config)?)?;
         }
         Ok(token)
     }
 
-    fn config(&self, dir: &Path, node: u16, tls: TlsFiles, secret: &str) -> Config {
+    fn config(&self, dir: &Path, node: u16, tls: TlsFiles, phones: SipTls, secret: &str) -> Config {
         let member = |id: u16| config::Member {
             id: NodeId(id.into()),
             raft: loopback(self.wire_port + id - 1),
@@ -121,7 +131,14 @@ impl Layout {
                 vnode: (0..self.all() * VNODES_PER_NODE).map(vnode).collect(),
             },
             address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
-            sip: config::Sip { domain: self.domain.clone(), port: self.sip_port, digest: vec![Digest::Md5], t1: 500 },
+            sip: config::Sip {
+                domain: self.domain.clone(),
+                port: self.sip_port,
+                digest: vec![Digest::Md5],
+                t1: 500,
+                ws_port: self.more_ports().1,
+                tls: Some(phones),
+            },
             registration: config::Registration::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },

@@ -14,7 +14,7 @@ use crate::ids::VnodeId;
 pub struct Flow {
     /// The vnode that holds `local`: its owner sends for us.
     pub vnode: VnodeId,
-    /// UDP today.
+    /// What it goes over; anything but UDP is a connection, which the phone opened.
     pub transport: Transport,
     /// Our address.
     pub local: SocketAddr,
@@ -24,13 +24,25 @@ pub struct Flow {
 
 impl Flow {
     /// The flow for requests to somebody who gave this contact. A contact on the very host that the packet
-    /// came from is believed; any other is behind NAT (or a lie), and the source is used.
+    /// came from is believed; any other is behind NAT (or a lie), and the source is used. A connection is what it is (RFC 5626 §5.3).
     #[must_use]
     pub fn toward(mut self, contact: &Uri) -> Self {
-        if let Some(Host::Ip(ip)) = contact.host
+        if !self.transport.is_reliable()
+            && let Some(Host::Ip(ip)) = contact.host
             && ip == self.remote.ip()
         {
             self.remote.set_port(contact.port.unwrap_or(5060));
+        }
+        self
+    }
+
+    /// Where the answers to a request go that came by this flow and has these headers (RFC 3261 §18.2.2): a connection's stay on it.
+    #[must_use]
+    pub fn of_answer(mut self, headers: &Headers) -> Self {
+        if !self.transport.is_reliable()
+            && let Some(address) = headers.top_via().ok().and_then(|via| via.response_address(5060))
+        {
+            self.remote = address;
         }
         self
     }
@@ -195,15 +207,18 @@ impl Dialog {
         }
     }
 
+    /// Whether a request is in this dialog: its Call-ID and both tags.
+    pub fn is_from_peer(&self, request: &Request) -> bool {
+        let headers = &request.headers;
+        let (Ok(call_id), Ok(from), Ok(to)) = (headers.call_id(), headers.from(), headers.to()) else { return false };
+        call_id == self.call_id && to.tag() == Some(&*self.local_tag) && self.remote_tag.as_deref() == from.tag()
+    }
+
     /// Checks an in-dialog request and takes its number (RFC 3261 §12.2.2). ACK and CANCEL have their INVITE's.
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     pub fn accept(&mut self, request: &Request) -> Result<(), DialogError> {
-        let headers = &request.headers;
-        let (Ok(call_id), Ok(from), Ok(to), Ok(cseq)) = (headers.call_id(), headers.from(), headers.to(), headers.cseq()) else {
-            return Err(DialogError::NotOurs);
-        };
-        let same_peer = self.remote_tag.as_deref() == from.tag();
-        if call_id != self.call_id || to.tag() != Some(&*self.local_tag) || !same_peer {
+        let cseq = request.headers.cseq().map_err(|_| DialogError::NotOurs)?;
+        if !self.is_from_peer(request) {
             return Err(DialogError::NotOurs);
         }
         match request.method {

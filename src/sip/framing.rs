@@ -3,15 +3,14 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
-use super::message::Message;
 use super::name::Name;
-use super::parse::{self, Defect, MAX_MESSAGE, ParseError};
+use super::parse::{Defect, MAX_MESSAGE, ParseError};
 
 /// What a stream brought.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// A whole message.
-    Message(Box<Message>),
+    /// A whole message, as it came: neither less nor more than its Content-Length says.
+    Message(Bytes),
     /// A double CRLF, which wants a single one back (RFC 5626 §4.4.1).
     Ping,
     /// A single CRLF between messages: the answer to a ping.
@@ -60,7 +59,19 @@ impl Framer {
         }
         let whole: Bytes = self.buffer.split_to(end + length).freeze();
         self.searched = 0;
-        parse::datagram(&whole).map(|message| Some(Frame::Message(Box::new(message))))
+        Ok(Some(Frame::Message(whole)))
+    }
+
+    /// Whether a message has begun and is not whole yet: one that never gets whole is an attack (slow loris).
+    pub fn is_midway(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Gives back the room that nothing is in: most connections are silent most of the time.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
     }
 }
 

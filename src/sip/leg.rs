@@ -78,6 +78,8 @@ pub enum LegCommand {
     Accept(Request, Flow),
     /// Take up the client transaction of an INVITE that a former owner sent and that is being worked on.
     Adopt(Request, Flow),
+    /// The phone is at the end of another flow now: what is open goes on there.
+    Rebind(Flow),
 }
 
 /// What a leg tells the call.
@@ -246,7 +248,7 @@ impl Leg {
         self.invites_in.push(ServerTx {
             key,
             method: Method::Invite,
-            flow: answer_flow(request, flow),
+            flow: flow.of_answer(&request.headers),
             cseq: cseq(&request.headers),
             machine: InviteServer::new(flow.transport.is_reliable(), self.timers),
         });
@@ -262,7 +264,7 @@ impl Leg {
         self.requests_in.push(ServerTx {
             key,
             method: request.method.clone(),
-            flow: answer_flow(request, flow),
+            flow: flow.of_answer(&request.headers),
             cseq: cseq(&request.headers),
             machine: Server::new(flow.transport.is_reliable(), self.timers),
         });
@@ -366,6 +368,40 @@ impl Leg {
                 machine.handle(ClientInput::Received(ringing), now, &mut unsent);
                 self.invites_out.push(InviteTx { machine, flow, cancel: Cancel::No });
             }
+            LegCommand::Rebind(flow) => self.rebind(flow, now, out),
+        }
+    }
+
+    /// What went by the former flow may not have come, and a connection loses without a word: all that is open is said once more. To
+    /// a phone that has heard it, it is a repetition.
+    fn rebind(&mut self, to: Flow, now: Timestamp, out: &mut Vec<LegOutput>) {
+        for InviteTx { machine, flow, .. } in &mut self.invites_out {
+            *flow = to;
+            if machine.is_pending() {
+                out.push(LegOutput::Send(Message::Request(machine.request().clone()), to));
+            }
+        }
+        for (machine, flow) in &mut self.requests_out {
+            *flow = to;
+            if machine.is_pending() {
+                out.push(LegOutput::Send(Message::Request(machine.request().clone()), to));
+            }
+        }
+        for (_, _, flow) in &mut self.acks {
+            *flow = to;
+        }
+        // Answers to datagrams go where their requests came from.
+        for tx in self.invites_in.iter_mut().filter(|tx| tx.flow.transport.is_reliable()) {
+            tx.flow = to;
+            feed_server(&mut tx.machine, to, ServerInput::Retransmit, now, out);
+        }
+        for tx in self.requests_in.iter_mut().filter(|tx| tx.flow.transport.is_reliable()) {
+            tx.flow = to;
+            feed_server(&mut tx.machine, to, ServerInput::Retransmit, now, out);
+        }
+        for answer in self.answers.iter_mut().filter(|answer| answer.flow.transport.is_reliable()) {
+            answer.flow = to;
+            out.push(LegOutput::Send(Message::Response(answer.response.clone()), to));
         }
     }
 
@@ -542,18 +578,9 @@ fn branch_of(request: &Request) -> String {
     request.headers.top_via().ok().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Where the answers to a request go (RFC 3261 §18.2.2): a stream's answers stay on it.
-fn answer_flow(request: &Request, flow: Flow) -> Flow {
-    if flow.transport.is_reliable() {
-        return flow;
-    }
-    let address = request.headers.top_via().ok().and_then(|via| via.response_address(5060));
-    Flow { remote: address.unwrap_or(flow.remote), ..flow }
-}
-
 fn refuse(request: &Request, flow: Flow, out: &mut Vec<LegOutput>) {
     let response = request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5");
-    out.push(LegOutput::Send(Message::Response(response), answer_flow(request, flow)));
+    out.push(LegOutput::Send(Message::Response(response), flow.of_answer(&request.headers)));
 }
 
 trait ServerMachine {

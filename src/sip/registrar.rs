@@ -13,6 +13,7 @@ use super::step::Step;
 use super::uri::Uri;
 use super::{Name, StatusCode, Text};
 use crate::clock::Timestamp;
+use crate::ids::Aor;
 
 /// At most this many contacts an address-of-record.
 pub const MAX_BINDINGS: usize = 10;
@@ -36,6 +37,45 @@ pub struct Binding {
     pub flow: Flow,
     /// What phone it says it is.
     pub user_agent: Option<Text>,
+}
+
+/// Who is at the end of a leg: a phone that is registered, however it is reached today (RFC 5626 §5.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone {
+    /// Whose it is.
+    pub aor: Aor,
+    /// Its `+sip.instance`; one without is known by its contact.
+    pub instance: Option<Text>,
+}
+
+impl Phone {
+    /// The phone of a binding.
+    pub fn of(aor: Aor, binding: &Binding) -> Self {
+        Self { aor, instance: binding.instance.clone() }
+    }
+
+    /// The flow by which the phone is reached now that was reached by `flow` and gave the contact `target`. None while it is registered
+    /// by that, and while it is not registered at all.
+    pub fn way(&self, bindings: &[Binding], flow: Flow, target: &str, now: Timestamp) -> Option<Flow> {
+        let mut live = bindings.iter().filter(|binding| binding.expires > now);
+        if live.clone().any(|binding| binding.flow == flow) {
+            return None;
+        }
+        let same = |binding: &&Binding| match &self.instance {
+            Some(instance) => binding.instance.as_ref() == Some(instance),
+            None => &*binding.contact == target,
+        };
+        // The last that it has made.
+        live.rfind(same).map(|binding| binding.flow)
+    }
+}
+
+/// The binding that a caller's phone has: the one that its INVITE came by, or else the one with its contact.
+pub fn binding_of<'a>(bindings: &'a [Binding], invite: &Request, flow: Flow, now: Timestamp) -> Option<&'a Binding> {
+    let contacts = invite.headers.contacts().ok()?;
+    let contact = contacts.first()?;
+    let live = || bindings.iter().filter(|binding| binding.expires > now);
+    live().rfind(|binding| binding.flow == flow).or_else(|| live().rfind(|binding| is_same(binding, contact)))
 }
 
 /// How long registrations last.

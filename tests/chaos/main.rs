@@ -8,6 +8,7 @@ mod lab;
 mod calls;
 mod clock;
 mod comeback;
+mod connections;
 mod disk;
 mod hosts;
 mod load;

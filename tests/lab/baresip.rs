@@ -30,11 +30,17 @@ pub struct Baresip {
 impl Baresip {
     /// A phone that registers by `server` over UDP, sends a tone and records what it hears; it answers by itself.
     pub fn start(user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
+        Self::by("udp", user, password, server, tone)
+    }
+
+    /// The same over `udp`, `tcp` or `tls`.
+    pub fn by(transport: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let own = own_address();
         let modules =
             MODULES.into_iter().find(|dir| std::path::Path::new(dir).is_dir()).expect("baresip is installed by make bootstrap");
         let path = dir.path().display();
+        let uuid = format!("6b1ac0de-0000-4000-8000-{:012x}", u32::from(own));
         let config = format!(
             "poll_method epoll\nnet_interface {own}\nsip_listen {own}:{SIP}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
@@ -44,14 +50,14 @@ impl Baresip {
              snd_path {path}\n"
         );
         let account = format!(
-            "<sip:{user}@{DOMAIN};transport=udp>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
-             audio_codecs=PCMU/8000/1;outbound1=\"sip:{server}\"\n"
+            "<sip:{user}@{DOMAIN};transport={transport}>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
+             audio_codecs=PCMU/8000/1;outbound1=\"sip:{server};transport={transport}\"\n"
         );
         for (name, text) in [
             ("config", config.as_str()),
             ("accounts", &account),
             ("contacts", ""),
-            ("uuid", "6b1ac0de-0000-4000-8000-000000000001"),
+            ("uuid", &uuid),
         ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
@@ -107,6 +113,11 @@ impl Baresip {
     /// Whether an event has come.
     pub fn saw(&self, event: &str) -> bool {
         self.events.lock().unwrap().iter().any(|seen| seen == event)
+    }
+
+    /// Forgets what has happened.
+    pub fn forget(&self) {
+        self.events.lock().unwrap().clear();
     }
 
     /// What it heard; complete when it has ended its call.

@@ -14,6 +14,14 @@ pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSo
     phone_at(cluster, user, cluster.sip_of(node)).await
 }
 
+/// A phone for one of the cluster's users, with a connection to the first vnode of a node.
+pub async fn tcp_phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
+    let media = UdpSocket::bind((IpAddr::from(super::phones()), 0)).await.unwrap();
+    let (name, password) = &cluster.users[user];
+    let phone = Phone::over_tcp(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap());
+    (phone.await.unwrap(), media)
+}
+
 /// A phone for one of the cluster's users, which speaks to a vnode's address.
 pub async fn phone_at(cluster: &Cluster, user: usize, server: SocketAddr) -> (Phone, UdpSocket) {
     let own = if server.is_ipv6() { super::net::PHONES_V6.into() } else { IpAddr::from(super::phones()) };

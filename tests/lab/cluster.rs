@@ -104,6 +104,7 @@ impl Cluster {
             config.address = Address { mode: AddressMode::Fixed, interface: None, command: Vec::new() };
             config.node.address = Some(net.node(usize::try_from(config.node.id.0).unwrap()).into());
             config.cluster.vnode.iter_mut().for_each(|vnode| vnode.address = None);
+            (config.sip.ws_port, config.sip.tls) = (0, None);
         })
         .await
     }

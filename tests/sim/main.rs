@@ -80,6 +80,16 @@ fn a_call_that_sleeps_and_wakes_survives_death_at_every_point() {
 }
 
 #[test]
+fn phones_come_back_on_other_connections_whenever_we_die() {
+    cut_everywhere(Story::Connections);
+    let whole = World::new(Story::Connections, Fate::none()).run();
+    for first in 1..=whole.points() {
+        World::new(Story::Connections, Fate::strikes_twice(first, 1)).run().check();
+        World::new(Story::Connections, Fate::strikes_twice(first, 2)).run().check();
+    }
+}
+
+#[test]
 fn phones_come_along_to_another_address_whenever_we_die_meanwhile() {
     cut_everywhere(Story::ComesAlong);
     let whole = World::new(Story::ComesAlong, Fate::none()).run();

@@ -52,6 +52,8 @@ pub struct Phone {
     invite: Option<Request>,
     peer: Option<(Text, Text)>,
     out: Vec<Message>,
+    /// It talks by a connection, on which nothing is lost while it lives.
+    pub connected: bool,
     /// What it was told, in order.
     pub saw: Vec<String>,
     pub rings_at: Option<Timestamp>,
@@ -85,6 +87,7 @@ impl Phone {
             invite: None,
             peer: None,
             out: Vec::new(),
+            connected: false,
             saw: Vec::new(),
             rings_at: None,
             up: false,
@@ -159,8 +162,11 @@ impl Phone {
 
     pub fn tick(&mut self, now: Timestamp) {
         self.now = now;
-        let requests: Vec<_> = self.open.iter_mut().filter_map(|open| open.due(now)).collect();
-        self.out.extend(requests.into_iter().map(Message::Request));
+        // RFC 3261 §17.1: over a connection requests are said once.
+        if !self.connected {
+            let requests: Vec<_> = self.open.iter_mut().filter_map(|open| open.due(now)).collect();
+            self.out.extend(requests.into_iter().map(Message::Request));
+        }
         let answer = self.answer.as_mut().and_then(|answer| answer.due(now));
         self.out.extend(answer.map(Message::Response));
         let before = self.open.len();
@@ -169,6 +175,11 @@ impl Phone {
         if self.answer.as_ref().is_some_and(|answer| now >= answer.until) {
             self.answer = None;
         }
+    }
+
+    /// Its connection had ended, and it has made another: what it waits for an answer to it says once more.
+    pub fn reconnects(&mut self) {
+        self.out.extend(self.open.iter().map(|open| Message::Request(open.what.clone())));
     }
 
     // --- what comes ---

@@ -22,6 +22,8 @@ use crate::phone::Phone;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a dead owner's successor takes.
 const TAKEOVER: Duration = Duration::from_millis(300);
+/// How long after a takeover a phone has made its connection again, and registered by it.
+const RECONNECTED: Duration = Duration::from_millis(600);
 /// A run's length: the last thing that may be repeated has been, and what lingers is gone.
 const RUN: Duration = Duration::from_secs(160);
 /// How long the callee lets it ring.
@@ -38,6 +40,8 @@ pub enum Story {
     CallerHolds,
     /// The call sleeps before it is held, and before it ends.
     LongTalk,
+    /// Held, and hung up, by phones on connections: these end with their owner, and the phones make others.
+    Connections,
     /// Its owner dies, and nobody after it has its address: the phones have to come along.
     ComesAlong,
 }
@@ -111,6 +115,12 @@ pub struct World {
     /// What is on its way: when it arrives, which phone it is from or for.
     network: BTreeMap<(Timestamp, u64), (Toward, usize, Message)>,
     packets: u64,
+    /// The ports of the phones' ends, while they are connected.
+    connections: [Option<u16>; 2],
+    /// How often each has made its connection.
+    connected: u16,
+    /// When they make them again.
+    reconnect: Option<Timestamp>,
     incarnation: u32,
     calls: u128,
     broken: Option<Broken>,
@@ -129,6 +139,10 @@ fn remote(phone: usize) -> SocketAddr {
 impl World {
     pub fn new(story: Story, fate: Fate) -> Self {
         let now = Timestamp(1_000_000);
+        let mut phones = [Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)];
+        for phone in &mut phones {
+            phone.connected = story == Story::Connections;
+        }
         Self {
             start: now,
             now,
@@ -142,9 +156,12 @@ impl World {
             next_owner: None,
             log: Log::default(),
             alone: None,
-            phones: [Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)],
+            phones,
             network: BTreeMap::new(),
             packets: 0,
+            connections: [Some(5060); 2],
+            connected: 0,
+            reconnect: None,
             incarnation: 1,
             calls: 0,
             broken: None,
@@ -187,12 +204,34 @@ impl World {
                 self.log = log;
             }
             self.former = self.owner.take().filter(|_| blow == Blow::Deposed);
-            self.next_owner = Some(if blow == Blow::Dies { self.now + TAKEOVER } else { self.now });
+            let takes_over = if blow == Blow::Dies { self.now + TAKEOVER } else { self.now };
+            self.next_owner = Some(takes_over);
+            if self.story == Story::Connections {
+                // Whatever is on its way goes with the connections.
+                self.network.clear();
+                self.connections = [None; 2];
+                self.reconnect = Some(takes_over + RECONNECTED);
+            }
         }
         self.owner.is_none()
     }
 
+    /// Says something to a phone, if it is at the other end of this flow.
+    fn post_by(&mut self, flow: Flow, message: &Message) {
+        let phone = usize::from(flow.remote.ip() != remote(0).ip());
+        if self.story != Story::Connections || self.connections[phone] == Some(flow.remote.port()) {
+            self.post(Toward::Phone, phone, message);
+        }
+    }
+
     fn post(&mut self, toward: Toward, phone: usize, message: &Message) {
+        if self.story == Story::Connections {
+            if self.connections[phone].is_some() {
+                self.packets += 1;
+                self.network.insert((self.now + TICK, self.packets), (toward, phone, message.clone()));
+            }
+            return;
+        }
         for delay in self.fate.arrivals(TICK) {
             self.packets += 1;
             self.network.insert((self.now + delay, self.packets), (toward, phone, message.clone()));
@@ -204,7 +243,29 @@ impl World {
     }
 
     fn flow(&self, phone: usize) -> Flow {
-        Flow { vnode: VnodeId(1), transport: Transport::Udp, local: address(self.moved), remote: remote(phone) }
+        let mut flow = Flow { vnode: VnodeId(1), transport: Transport::Udp, local: address(self.moved), remote: remote(phone) };
+        if self.story == Story::Connections {
+            flow.transport = Transport::Tcp;
+            flow.remote.set_port(self.connections[phone].unwrap_or(0));
+        }
+        flow
+    }
+
+    /// The phones make their connections again, and what waits for them is brought there.
+    fn reconnect(&mut self) {
+        if self.owner.is_some() && self.reconnect.take_if(|at| *at <= self.now).is_some() {
+            self.connected += 1;
+            self.connections = [Some(5060 + self.connected); 2];
+            self.trace.push(format!("{} the phones have made their connections again", self.now));
+            self.phones.iter_mut().for_each(Phone::reconnects);
+        }
+        for (leg, at) in [(LegId::CALLER, 0), (LegId::CALLEE, 1)] {
+            let Some(owner) = self.owner.as_ref().filter(|owner| !owner.legs[at].is_at_rest()) else { continue };
+            let elsewhere = owner.call.as_ref().is_some_and(|call| call.state().leg(leg).dialog.flow != self.flow(at));
+            if elsewhere && self.connections[at].is_some() {
+                self.call_input(CallInput::Rebind(leg, self.flow(at)));
+            }
+        }
     }
 
     /// Whether a phone sends something to where we are: its requests go to our Contact, its answers to the Via.
@@ -269,6 +330,7 @@ impl World {
             from: flow,
             target: "sip:b@10.0.0.2:5060".into(),
             to,
+            phones: [None, None],
             caller: "a@x".into(),
             callee: "b@x".into(),
         };
@@ -288,9 +350,8 @@ impl World {
                     if self.struck(Point::Sends) {
                         return;
                     }
-                    let phone = usize::from(flow.remote != remote(0));
-                    self.trace.push(format!("{} to {phone}: {}", self.now, first_line(&message)));
-                    self.post(Toward::Phone, phone, &message);
+                    self.trace.push(format!("{} to {}: {}", self.now, flow.remote, first_line(&message)));
+                    self.post_by(flow, &message);
                 }
                 LegOutput::Event(event) => self.call_input(CallInput::Leg(leg, event)),
             }
@@ -357,7 +418,7 @@ impl World {
             owner.legs[usize::from(leg.0)].handle(LegInput::Command(command), self.now, &mut out);
             for output in out {
                 if let LegOutput::Send(message, flow) = output {
-                    self.post(Toward::Phone, usize::from(flow.remote != remote(0)), &message);
+                    self.post_by(flow, &message);
                 }
             }
         }
@@ -456,6 +517,9 @@ impl World {
             self.log.commit(&Mutation::Forget(record.id));
         }
         self.anchor();
+        if self.story == Story::Connections {
+            self.reconnect();
+        }
         self.sleep_if_quiet();
     }
 
@@ -490,6 +554,8 @@ impl World {
             Story::CallerHolds if after(24) => a.hang_up(),
             Story::LongTalk if elapsed == Duration::from_secs(45) && a.up => a.hold(),
             Story::LongTalk if after(90) => b.hang_up(),
+            Story::Connections if elapsed == Duration::from_secs(6) && a.up => a.hold(),
+            Story::Connections if after(24) => b.hang_up(),
             Story::ComesAlong if elapsed == MOVES[0] => {
                 self.owner = None;
                 self.next_owner = Some(self.now + TAKEOVER);
@@ -563,7 +629,7 @@ impl World {
         if self.story == Story::ComesAlong {
             holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }
-        if matches!(self.story, Story::CallerHolds | Story::LongTalk) && self.seed.is_none() {
+        if matches!(self.story, Story::CallerHolds | Story::LongTalk | Story::Connections) && self.seed.is_none() {
             holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod phone;
 pub mod talk;
+mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;

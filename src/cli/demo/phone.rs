@@ -1,15 +1,16 @@
 //! A scripted phone: registers, calls, answers, hangs up; one thing at a time. Layer: program.
 //!
-//! It does what RFC 3261 asks of a user agent over UDP and no more, and repeats its requests until they are
-//! answered: that is how a phone lives through a takeover.
+//! It does what RFC 3261 asks of a user agent and no more. Over UDP it repeats its requests until they are answered; over TCP it makes
+//! its connection again when that has ended, and registers by it: that is how a phone lives through a takeover.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::wire::Wire;
 
 use crate::sip::digest::Credentials;
 use crate::sip::encode::encode_response;
@@ -29,8 +30,16 @@ pub struct Phone {
     password: String,
     domain: String,
     server: SocketAddr,
-    socket: UdpSocket,
+    wire: Wire,
     local: SocketAddr,
+    /// Its name for itself (RFC 5626 §4.1).
+    instance: String,
+    /// What it was asked when it registered, for when it does so again.
+    challenge: Option<String>,
+    /// The branch of a REGISTER that it sent by itself.
+    registering: Option<String>,
+    /// How often its connection has ended.
+    reconnected: u64,
     cseq: u32,
     media: SocketAddr,
     dialog: Option<Dialog>,
@@ -71,15 +80,33 @@ struct Dialog {
 impl Phone {
     /// A phone that talks SIP with `server`, and RTP at `media`.
     pub async fn new(user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind((media.ip(), 0)).await?;
-        let local = socket.local_addr()?;
+        Self::by(Wire::datagrams(media.ip()).await?, user, password, domain, server, media)
+    }
+
+    /// The same over TCP.
+    pub async fn over_tcp(
+        user: &str,
+        password: &str,
+        domain: &str,
+        server: SocketAddr,
+        media: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        Self::by(Wire::connection(media.ip(), server).await?, user, password, domain, server, media)
+    }
+
+    fn by(wire: Wire, user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
+        let local = wire.local()?;
         Ok(Self {
             user: user.into(),
             password: password.into(),
             domain: domain.into(),
             server,
-            socket,
+            wire,
             local,
+            instance: format!("<urn:uuid:{}-0000-4000-8000-{}>", &random()[..8], &random()[..12]),
+            challenge: None,
+            registering: None,
+            reconnected: 0,
             cseq: 0,
             media,
             dialog: None,
@@ -101,6 +128,11 @@ impl Phone {
         self.went_back
     }
 
+    /// How often its connection had ended, and it made another.
+    pub fn reconnected(&self) -> u64 {
+        self.reconnected
+    }
+
     /// From the next call on the phone's RTP is at `media`.
     pub fn set_media(&mut self, media: SocketAddr) {
         self.media = media;
@@ -117,11 +149,61 @@ impl Phone {
 
     /// Registers, and gives the answer whatever it is.
     pub async fn try_register(&mut self) -> anyhow::Result<Response> {
-        let uri = format!("sip:{}", self.domain);
+        let (uri, headers) = self.registration();
+        self.ask(Method::Register, &uri, &headers, "").await
+    }
+
+    fn registration(&self) -> (String, String) {
         let aor = format!("<sip:{}@{}>", self.user, self.domain);
         let (call_id, tag) = (random(), random());
         let headers = format!("From: {aor};tag={tag}\r\nTo: {aor}\r\nCall-ID: {call_id}\r\nExpires: 3600\r\n");
-        self.ask(Method::Register, &uri, &headers, "").await
+        (format!("sip:{}", self.domain), headers)
+    }
+
+    /// Makes its connection again, and registers by it if it was registered. What waits for an answer goes on waiting.
+    async fn reconnect(&mut self, until: Instant) -> anyhow::Result<()> {
+        self.wire = loop {
+            match timeout(T1, Wire::connection(self.local.ip(), self.server)).await {
+                Ok(Ok(wire)) => break wire,
+                Ok(Err(_)) if Instant::now() < until => tokio::time::sleep(T1 / 5).await,
+                Err(_) if Instant::now() < until => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.local = self.wire.local()?;
+        self.reconnected += 1;
+        match self.challenge.clone() {
+            Some(challenge) => self.register_by_itself(&challenge).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn register_by_itself(&mut self, challenge: &str) -> anyhow::Result<()> {
+        self.cseq += 1;
+        let (uri, headers) = self.registration();
+        let answer = Credentials::answer(challenge, &self.user, &self.password, &Method::Register, &uri, &random());
+        let headers = format!("{headers}Authorization: {}\r\n", answer.context("a challenge that can't be read")?);
+        let request = self.request(&Method::Register, &uri, self.cseq, &headers, "");
+        self.registering = Some(branch_of(&request));
+        self.wire.send(request.as_bytes(), self.server).await?;
+        Ok(())
+    }
+
+    /// Takes the answer to a REGISTER that it sent by itself; false for anything else.
+    async fn is_registered(&mut self, message: &Message) -> anyhow::Result<bool> {
+        let Message::Response(response) = message else { return Ok(false) };
+        let branch = response.headers.top_via().ok().and_then(|via| via.branch().map(str::to_owned));
+        if self.registering.is_none() || branch != self.registering {
+            return Ok(false);
+        }
+        if response.status == StatusCode::UNAUTHORIZED {
+            let challenge = response.headers.text(&Name::WwwAuthenticate).context("a challenge without a challenge")?;
+            self.register_by_itself(&challenge).await?;
+        } else if response.status.is_final() {
+            self.registering = None;
+        }
+        Ok(true)
     }
 
     /// Calls, and waits for the answer; gives the other side's RTP address.
@@ -145,7 +227,7 @@ impl Phone {
     /// Acknowledges the answer to its call.
     pub async fn acknowledge(&self) -> anyhow::Result<()> {
         let (_, ack) = self.dialog.as_ref().and_then(|dialog| dialog.ack.as_ref()).context("there is nothing to acknowledge")?;
-        self.socket.send_to(ack.as_bytes(), self.server).await?;
+        self.wire.send(ack.as_bytes(), self.server).await?;
         Ok(())
     }
 
@@ -207,7 +289,7 @@ impl Phone {
             // One that comes again is rung for with the same tag.
             let tag = ringing.take().map_or_else(random, |ringing| ringing.tag);
             let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
-            self.socket.send_to(&encode_response(&response), self.server).await?;
+            self.wire.send(&encode_response(&response), self.server).await?;
             if end > Instant::now() + span {
                 end = Instant::now() + span;
             }
@@ -232,7 +314,7 @@ impl Phone {
             version: sdp_version(&invite.body),
         });
         let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
-        self.socket.send_to(&bytes, self.server).await?;
+        self.wire.send(&bytes, self.server).await?;
         let mut again = Instant::now() + gap;
         loop {
             match self.receive(again.min(give_up)).await {
@@ -243,7 +325,7 @@ impl Phone {
                 Ok(Message::Response(_)) => {}
                 Err(_) if Instant::now() >= give_up => bail!("the answer was not acknowledged"),
                 Ok(Message::Request(_)) | Err(_) => {
-                    self.socket.send_to(&bytes, self.server).await?;
+                    self.wire.send(&bytes, self.server).await?;
                     gap *= 2;
                     again = Instant::now() + gap;
                 }
@@ -268,7 +350,7 @@ impl Phone {
     pub async fn refuse_again(&mut self, refusal: &Bytes) -> anyhow::Result<Request> {
         let give_up = Instant::now() + PATIENCE;
         while Instant::now() < give_up {
-            self.socket.send_to(refusal, self.server).await?;
+            self.wire.send(refusal, self.server).await?;
             match self.receive(Instant::now() + T1).await {
                 Ok(Message::Request(request)) if request.method == Method::Ack => return Ok(request),
                 Ok(Message::Request(request)) if request.method != Method::Invite => {
@@ -289,7 +371,7 @@ impl Phone {
             match (&request.method, &ringing) {
                 (Method::Invite, _) => {
                     let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
-                    self.socket.send_to(&encode_response(&response), self.server).await?;
+                    self.wire.send(&encode_response(&response), self.server).await?;
                     ringing = Some(request);
                 }
                 (Method::Cancel, Some(invite)) => {
@@ -305,7 +387,8 @@ impl Phone {
     }
 
     fn contact(&self) -> String {
-        format!("<sip:{}@{}>", self.user, self.local)
+        let transport = if self.wire.is_reliable() { ";transport=tcp" } else { "" };
+        format!("<sip:{}@{}{transport}>;+sip.instance=\"{}\"", self.user, self.local, self.instance)
     }
 
     /// Hangs up, and waits until that is acknowledged.
@@ -330,7 +413,7 @@ impl Phone {
         if method == Method::Invite {
             let accepted = response.status.class() == Class::Success;
             let ack = if accepted { self.in_dialog(&dialog, &Method::Ack, cseq) } else { failure_ack(&request, &response) };
-            self.socket.send_to(ack.as_bytes(), self.server).await?;
+            self.wire.send(ack.as_bytes(), self.server).await?;
             if let Some(dialog) = self.dialog.as_mut().filter(|_| accepted) {
                 dialog.ack = Some((cseq, ack));
             }
@@ -403,7 +486,7 @@ impl Phone {
                 encode_response(&ok.with_body("application/sdp", Bytes::from(self.sdp())))
             }
         };
-        self.socket.send_to(&bytes, self.server).await?;
+        self.wire.send(&bytes, self.server).await?;
         if let Some(dialog) = &mut self.dialog {
             dialog.answer = Some((number, bytes));
         }
@@ -427,20 +510,23 @@ impl Phone {
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED => (Name::ProxyAuthenticate, "Proxy-Authorization"),
                 status => {
                     if method == Method::Invite && status.class() != Class::Success {
-                        self.socket.send_to(failure_ack(&request, &response).as_bytes(), self.server).await?;
+                        self.wire.send(failure_ack(&request, &response).as_bytes(), self.server).await?;
                     }
                     return Ok(response);
                 }
             };
             if method == Method::Invite {
                 let ack = failure_ack(&request, &response);
-                self.socket.send_to(ack.as_bytes(), self.server).await?;
+                self.wire.send(ack.as_bytes(), self.server).await?;
             }
             // Asked again: they are wrong.
             if !credentials.is_empty() {
                 return Ok(response);
             }
             let challenge = response.headers.text(&asks).context("a challenge without a challenge")?;
+            if method == Method::Register {
+                self.challenge = Some(challenge.to_string());
+            }
             let answer = Credentials::answer(&challenge, &self.user, &self.password, &method, uri, &random());
             credentials = format!("{answers}: {}\r\n", answer.context("a challenge that can't be read")?);
         }
@@ -451,8 +537,8 @@ impl Phone {
         let give_up = Instant::now() + PATIENCE;
         let mut gap = T1;
         let mut proceeding = false;
-        let branch = request.split("branch=").nth(1).and_then(|rest| rest.split(['\r', ';']).next()).unwrap_or("").to_owned();
-        self.socket.send_to(request.as_bytes(), self.server).await?;
+        let branch = branch_of(request);
+        self.wire.send(request.as_bytes(), self.server).await?;
         let mut again = Instant::now() + gap;
         // When the CANCEL is due (again).
         let mut cancel: Option<Instant> = None;
@@ -478,13 +564,13 @@ impl Phone {
                 Ok(Message::Request(request)) => self.respond(&request, StatusCode::OK).await?,
                 Err(_) if Instant::now() >= give_up => bail!("no answer to {method}"),
                 Err(_) if cancel.is_some_and(|at| at <= Instant::now()) => {
-                    self.socket.send_to(beside(request, "CANCEL", "").as_bytes(), self.server).await?;
+                    self.wire.send(beside(request, "CANCEL", "").as_bytes(), self.server).await?;
                     cancel = Some(Instant::now() + T1);
                 }
                 Err(_) => {
                     // A provisional answer ends the repeating of an INVITE.
-                    if !(proceeding && *method == Method::Invite) {
-                        self.socket.send_to(request.as_bytes(), self.server).await?;
+                    if !(proceeding && *method == Method::Invite || self.wire.is_reliable()) {
+                        self.wire.send(request.as_bytes(), self.server).await?;
                         self.repeated += 1;
                     }
                     gap *= 2;
@@ -495,15 +581,24 @@ impl Phone {
     }
 
     async fn receive(&mut self, until: Instant) -> anyhow::Result<Message> {
-        let mut buffer = vec![0; 65_536];
         loop {
-            let (length, source) = timeout_at(until, self.socket.recv_from(&mut buffer)).await??;
+            let (bytes, source) = match timeout_at(until, self.wire.receive()).await? {
+                Ok(received) => received,
+                Err(_) if self.wire.is_reliable() => {
+                    self.reconnect(until).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             self.source = source;
-            let Ok(message) = parse::datagram(&Bytes::copy_from_slice(&buffer[..length])) else { continue };
+            let Ok(message) = parse::datagram(&bytes) else { continue };
+            if self.is_registered(&message).await? {
+                continue;
+            }
             self.compare(&message);
             match self.ack_again(&message) {
                 // Its ACK was lost (RFC 3261 §13.2.2.4).
-                Some(ack) => drop(self.socket.send_to(ack.as_bytes(), self.server).await?),
+                Some(ack) => drop(self.wire.send(ack.as_bytes(), self.server).await?),
                 None => return Ok(message),
             }
         }
@@ -538,7 +633,7 @@ impl Phone {
 
     async fn respond(&self, request: &Request, status: StatusCode) -> anyhow::Result<()> {
         if request.method != Method::Ack {
-            self.socket.send_to(&encode_response(&request.response(status, None)), self.server).await?;
+            self.wire.send(&encode_response(&request.response(status, None)), self.server).await?;
         }
         Ok(())
     }
@@ -546,12 +641,12 @@ impl Phone {
     fn request(&self, method: &Method, uri: &str, cseq: u32, headers: &str, body: &str) -> String {
         let content = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
         format!(
-            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {};rport;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n{headers}\
-             CSeq: {cseq} {method}\r\nContact: <sip:{}@{}>\r\n{content}Content-Length: {}\r\n\r\n{body}",
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{} {};rport;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n{headers}\
+             CSeq: {cseq} {method}\r\nContact: {}\r\n{content}Content-Length: {}\r\n\r\n{body}",
+            self.wire.transport(),
             self.local,
             random(),
-            self.user,
-            self.local,
+            self.contact(),
             body.len()
         )
     }
@@ -573,6 +668,10 @@ impl Phone {
             "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
         )
     }
+}
+
+fn branch_of(request: &str) -> String {
+    request.split("branch=").nth(1).and_then(|rest| rest.split(['\r', ';']).next()).unwrap_or("").to_owned()
 }
 
 fn random() -> String {

@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::ids::{CallId, VnodeId};
+use crate::ids::{Aor, CallId, VnodeId};
 
 /// The version that this release writes. A record of a later one is refused, not guessed at.
 pub const VERSION: u16 = 1;
@@ -134,10 +134,21 @@ pub struct LegRecord {
     pub inbound: Option<InviteInRecord>,
     pub out: Option<InviteOutRecord>,
     pub bye: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<PhoneRecord>,
     pub gone: bool,
     /// Our re-INVITE that asks it to come to another address of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinvite: Option<Bytes>,
+}
+
+/// A registered phone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::registrar::Phone")]
+pub struct PhoneRecord {
+    pub aor: Aor,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
 }
 
 /// One dialog.

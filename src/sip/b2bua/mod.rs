@@ -15,6 +15,7 @@
 //! committed last ([`Call::roll_back`]).
 
 mod anchor;
+mod rebind;
 mod resume;
 mod state;
 
@@ -23,9 +24,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::dialog::{Dialog, DialogError, Flow};
-use super::headers::HeaderError;
+use super::headers::{HeaderError, Transport};
 use super::leg::{LegCommand, LegEvent, TxKey};
 use super::message::{Request, Response};
+use super::registrar::Phone;
 use super::status::Class;
 use super::step;
 use super::token::Token;
@@ -75,6 +77,8 @@ pub enum CallInput {
     },
     /// The deadline has passed.
     Timeout,
+    /// A leg's phone has come back by this flow.
+    Rebind(LegId, Flow),
     /// Ask a leg ([`CallState::movable`]) to come to where we are now, with this description; none if there is none to give.
     Anchor(LegId, Option<Body>),
 }
@@ -94,6 +98,8 @@ pub struct NewCall {
     pub target: Text,
     /// How to reach it.
     pub to: Flow,
+    /// Who caller and callee are, as registered phones.
+    pub phones: [Option<Phone>; 2],
     /// The body for the callee: the caller's, made over by the media plane.
     pub body: Option<Body>,
     /// Who calls whom, as the CDR says it.
@@ -218,6 +224,8 @@ impl Call {
             CallInput::Leg(..) => Step::default(),
             CallInput::HangUp { status, by } => self.end(status, by, now, Vec::new()),
             CallInput::Timeout => self.timeout(now),
+            CallInput::Rebind(leg, flow) if self.state.has_leg(leg) => self.rebind(leg, flow),
+            CallInput::Rebind(..) => Step::default(),
             CallInput::Anchor(leg, body) if self.state.movable(now) == Some(leg) => self.anchor(leg, body),
             CallInput::Anchor(..) => Step::default(),
         }
@@ -248,7 +256,11 @@ impl Call {
 
     fn leg_event(&mut self, leg: LegId, event: LegEvent, now: Timestamp) -> Step {
         match event {
-            LegEvent::Request(key, request, flow) => self.request(leg, key, request, flow, now),
+            LegEvent::Request(key, request, flow) => {
+                let came_back = self.comes_back(leg, &request, flow);
+                let step = self.request(leg, key, request, flow, now);
+                if came_back { self.and_rebind(leg, flow, step) } else { step }
+            }
             LegEvent::Cancelled { invite, cancel } => self.cancelled(leg, invite, cancel, now),
             LegEvent::Acked(ack) => self.acked(leg, &ack),
             LegEvent::Response(response) => self.response(leg, response, now),
@@ -713,9 +725,15 @@ impl LegId {
     }
 }
 
-/// `sip:<token>@<our address>`: a request that is sent there finds its way by itself.
+/// `sip:<token>@<our address>`: a request that is sent there finds its way by itself. What isn't UDP is named (RFC 3261 §19.1.1).
 fn contact(token: &Token, flow: &Flow) -> Text {
-    Text::from(format!("sip:{token}@{}", flow.local))
+    let transport = match flow.transport {
+        Transport::Udp => "",
+        Transport::Tcp => ";transport=tcp",
+        Transport::Tls => ";transport=tls",
+        Transport::Ws | Transport::Wss => ";transport=ws",
+    };
+    Text::from(format!("sip:{token}@{}{transport}", flow.local))
 }
 
 /// A response that makes or keeps a dialog (RFC 3261 §12.1.1).

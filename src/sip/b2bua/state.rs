@@ -10,6 +10,7 @@ use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::leg::TxKey;
 use crate::sip::message::{Headers, Request};
+use crate::sip::registrar::Phone;
 use crate::sip::token::Token;
 use crate::sip::{Method, Name, StatusCode, Text};
 
@@ -47,6 +48,8 @@ pub struct CallLeg {
     pub out: Option<InviteOut>,
     /// Our BYE, until it has its answer.
     pub bye: Option<Request>,
+    /// Who the phone is, if it is registered.
+    pub phone: Option<Phone>,
     /// The phone has hung up or doesn't know the dialog: no BYE is owed.
     pub gone: bool,
     /// Our re-INVITE that asks the phone to come to another address of ours, until it has its final answer.
@@ -204,14 +207,15 @@ pub fn deadline(created: Timestamp, answered: Option<Timestamp>, ended: Option<T
 }
 
 impl CallLeg {
-    fn new(dialog: Dialog) -> Self {
-        Self { dialog, inbound: None, out: None, bye: None, gone: false, reinvite: None, moved: false, not_before: None }
+    fn new(dialog: Dialog, phone: Option<Phone>) -> Self {
+        Self { dialog, inbound: None, out: None, bye: None, phone, gone: false, reinvite: None, moved: false, not_before: None }
     }
 }
 
 impl CallState {
     pub(super) fn new(call: &NewCall, caller: Dialog, callee: Dialog, now: Timestamp) -> Self {
-        let mut caller = CallLeg::new(caller);
+        let [caller_phone, callee_phone] = call.phones.clone();
+        let mut caller = CallLeg::new(caller, caller_phone);
         caller.inbound = Some(InviteIn {
             key: TxKey::of(&call.invite),
             request: without_body(call.invite.clone()),
@@ -226,7 +230,7 @@ impl CallState {
             created: now,
             answered: None,
             ended: None,
-            legs: [caller, CallLeg::new(callee)],
+            legs: [caller, CallLeg::new(callee, callee_phone)],
             relays: Vec::new(),
         }
     }

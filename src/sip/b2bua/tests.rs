@@ -52,6 +52,7 @@ fn no_promise_leaves_without_its_commit() {
         from: flow(0),
         target: "sip:b@10.0.0.2".into(),
         to: flow(1),
+        phones: [None, None],
         caller: String::new(),
         callee: String::new(),
     };
@@ -83,6 +84,7 @@ fn established() -> Call {
         from: flow(0),
         target: "sip:b@10.0.0.2".into(),
         to: flow(1),
+        phones: [None, None],
         caller: String::new(),
         callee: String::new(),
     };
@@ -193,6 +195,7 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
         from: flow(0),
         target: "sip:b@10.0.0.2".into(),
         to: flow(1),
+        phones: [None, None],
         caller: String::new(),
         callee: String::new(),
     };

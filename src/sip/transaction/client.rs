@@ -51,6 +51,11 @@ impl Client {
         &self.request
     }
 
+    /// Whether no final answer has come yet.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// When [`ClientInput::Timeout`] is due.
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.state {

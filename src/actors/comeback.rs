@@ -1,0 +1,57 @@
+//! Phones whose connection has ended come back by another: after a takeover all of a vnode's do. Layer: shell.
+//!
+//! What a call has open on a leg waits for its phone: the call looks from time to time whether the phone has registered by another flow,
+//! and goes on there ([`CallInput::Rebind`](crate::sip::b2bua::CallInput)). It looks at the records and nobody tells it: a call that has
+//! nothing open needs no word, and ten thousand phones that come back at once wake nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::ActorRef;
+
+use super::call::CallMsg;
+use super::gateway::{Answer, Question};
+use super::services::Services;
+use super::{lookup, records};
+use crate::clock;
+use crate::ids::LegId;
+use crate::sip::b2bua::CallLeg;
+use crate::sip::dialog::Flow;
+use crate::sip::registrar::Phone;
+
+/// How often a call looks on whose legs something is open.
+pub const LOOK: Duration = Duration::from_millis(250);
+
+/// Whether a leg's phone may come back by another flow: it is registered, and reached by a connection.
+pub fn may_come_back(leg: &CallLeg) -> bool {
+    leg.phone.is_some() && leg.dialog.flow.transport.is_reliable()
+}
+
+/// Looks, and tells the call if the leg's phone is at the end of another flow now.
+pub fn look(services: &Arc<Services>, call: &ActorRef<CallMsg>, leg: LegId, state: &CallLeg) {
+    let Some(phone) = state.phone.clone().filter(|_| may_come_back(state)) else { return };
+    let (flow, target) = (state.dialog.flow, state.dialog.remote_target.clone());
+    let (services, call) = (services.clone(), call.clone());
+    tokio::spawn(async move {
+        if let Some(flow) = way(&services, &phone, flow, &target).await {
+            // A call that has ended meanwhile waits for nobody.
+            let _ = call.cast(CallMsg::CameBack(leg, flow));
+        }
+    });
+}
+
+async fn way(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Option<Flow> {
+    let home = phone.aor.vnode(&services.cluster.vnodes())?;
+    let record = match lookup::here(services, home, |state| state.bindings(&phone.aor).cloned()) {
+        Some(record) => record.unwrap_or_default(),
+        None => {
+            let owner = services.cluster.owner_of(home).filter(|owner| *owner != services.node)?;
+            let question = Question::Bindings { vnode: home, aor: phone.aor.clone() };
+            match services.gateways.ask(services, owner, &question).await? {
+                Answer::Bindings(record) => record,
+                Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => return None,
+            }
+        }
+    };
+    phone.way(&records::decode_bindings(&record).ok()?, flow, target, clock::now())
+}

@@ -1,0 +1,148 @@
+//! Phones on connections: these die with their owner, and the calls don't. A phone that comes back on a new connection gets its calls'
+//! requests there.
+//!
+//! A phone whose host's kernel lives hears of the end at once; one whose server is cut off hears nothing, and is tickled by the next
+//! owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem::cli::demo::phone::Phone;
+use tandem::cli::demo::talk::Talk;
+
+use crate::lab::cluster::{Cluster, PATIENCE};
+use crate::lab::baresip::Baresip;
+use crate::lab::net::{self, Net, Watch};
+use crate::lab::{SIP, call, until};
+
+/// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench. Sound needs no
+/// connection.
+const DEAD: Duration = Duration::from_millis(200);
+const SILENT: Duration = Duration::from_millis(660);
+/// A successor has taken over by then, and the phones have come back.
+const BACK: Duration = Duration::from_secs(3);
+
+/// Two phones on TCP, both of them with connections to node 2.
+struct Case {
+    cluster: Cluster,
+    watch: Watch,
+    a: Phone,
+    b: Phone,
+    talks: [Talk; 2],
+}
+
+impl Case {
+    async fn talking(net: &Arc<Net>) -> Self {
+        let cluster = Cluster::at(net, 2).await;
+        let watch = Watch::start();
+        let (mut a, a_media) = call::tcp_phone(&cluster, 0, 2).await;
+        let (mut b, b_media) = call::tcp_phone(&cluster, 1, 2).await;
+        a.register().await.unwrap();
+        b.register().await.unwrap();
+        let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Self { cluster, watch, a, b, talks }
+    }
+
+    /// Both have come back, have talked all along, and one hangs up on the other.
+    async fn ends_well(mut self, by_caller: bool, gap: Duration) {
+        let (a, b) = tokio::join!(self.a.stay(BACK), self.b.stay(BACK));
+        a.and(b).unwrap();
+        assert_eq!((self.a.reconnected(), self.b.reconnected()), (1, 1));
+        call::heard_each_other(&self.talks, gap);
+        let (a, b) = (&mut self.a, &mut self.b);
+        let (one, other) = if by_caller { (a, b) } else { (b, a) };
+        let (hung_up, ended) = tokio::join!(one.hang_up(), other.wait_for_bye());
+        hung_up.and(ended).unwrap();
+        leaves_nothing(&self.cluster).await;
+        let turns = self.watch.turns(self.cluster.sip_of(2).ip());
+        assert_eq!(turns.len(), 2, "out, and not back: {turns:?}");
+    }
+}
+
+async fn leaves_nothing(cluster: &Cluster) {
+    until("one CDR, no socket, two registrations", PATIENCE, || async {
+        let sockets = cluster.count(1, "/v1/cluster", "media_sockets").await + cluster.count(3, "/v1/cluster", "media_sockets").await;
+        cluster.count(1, "/v1/cdrs", "total").await == 1 && sockets == 0
+    })
+    .await;
+    assert_eq!(cluster.count(1, "/v1/registrations", "total").await, 2);
+}
+
+#[test]
+fn a_call_goes_on_when_the_process_is_killed() {
+    net::run(3, async |net| {
+        let mut case = Case::talking(&net).await;
+        case.cluster.kill(2);
+        case.ends_well(true, DEAD).await;
+    });
+}
+
+#[test]
+fn a_call_goes_on_when_the_host_is_cut_off() {
+    net::run(3, async |net| {
+        let case = Case::talking(&net).await;
+        net.cut(2);
+        case.ends_well(false, SILENT).await;
+    });
+}
+
+/// The callee's phone is told of the call once more, on its new connection, and its answer comes to the caller's.
+#[test]
+fn a_call_rings_on_when_the_process_is_killed() {
+    net::run(3, async |net| {
+        let mut cluster = Cluster::at(&net, 2).await;
+        let callee = cluster.users[1].0.clone();
+        let (mut a, a_media) = call::tcp_phone(&cluster, 0, 2).await;
+        let (mut b, b_media) = call::tcp_phone(&cluster, 1, 2).await;
+        a.register().await.unwrap();
+        b.register().await.unwrap();
+        let dies = async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            cluster.kill(2);
+        };
+        let answers = async {
+            let ringing = b.ring(BACK).await?;
+            b.pick_up(&ringing).await
+        };
+        let (called, answered, ()) = tokio::join!(a.call(&callee), answers, dies);
+        let talks = [Talk::start(a_media, called.unwrap()), Talk::start(b_media, answered.unwrap())];
+        assert_eq!((a.reconnected(), b.reconnected()), (1, 1));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        call::heard_each_other(&talks, Duration::from_millis(200));
+        let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+        hung_up.and(ended).unwrap();
+        leaves_nothing(&cluster).await;
+    });
+}
+
+/// Real phones, each transport to each.
+#[tokio::test(flavor = "multi_thread")]
+async fn phones_call_each_other_by_every_transport() {
+    let cluster = Cluster::start(3);
+    let users = cluster.users.clone();
+    let server = |transport: &str| {
+        let mut server = cluster.sip_of(if transport == "tcp" { 2 } else { 1 });
+        server.set_port(if transport == "tls" { SIP + 1 } else { SIP });
+        server
+    };
+    let transports = ["udp", "tcp", "tls"];
+    let mut phones: Vec<_> = transports
+        .iter()
+        .zip(&users)
+        .map(|(transport, (user, password))| Baresip::by(transport, user, password, server(transport), 440))
+        .collect();
+    for (caller, callee) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        phones[caller].dial(&users[callee].0);
+        phones[callee].wait_for("CALL_ESTABLISHED");
+        phones[callee].hang_up();
+        for phone in [caller, callee] {
+            phones[phone].wait_for("CALL_CLOSED");
+            phones[phone].forget();
+        }
+    }
+    until("six CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 6 }).await;
+    let registrations = cluster.api(1).get("/v1/registrations").await.unwrap();
+    let text = registrations.to_string();
+    assert!(["udp", "tcp", "tls"].iter().all(|transport| text.contains(&format!("transport={transport}"))), "{text}");
+}
