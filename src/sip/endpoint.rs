@@ -14,7 +14,7 @@ use super::message::{Message, Request, Response};
 use super::parse::{self, Defect, ParseError};
 use super::token::Token;
 use super::uri::{Scheme, Uri, UriError};
-use super::{Method, Name, StatusCode};
+use super::{Method, Name, StatusCode, Text};
 
 /// Where an arrival belongs.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ pub enum Why {
     UnsupportedScheme,
     UnsupportedMethod,
     UnsupportedExtension,
+    NotAcceptable,
     TooManyHops,
     NoSuchDialog,
     StrayAck,
@@ -64,6 +65,7 @@ impl Why {
             Self::UnsupportedScheme => "unsupported_scheme",
             Self::UnsupportedMethod => "unsupported_method",
             Self::UnsupportedExtension => "unsupported_extension",
+            Self::NotAcceptable => "not_acceptable",
             Self::TooManyHops => "too_many_hops",
             Self::NoSuchDialog => "no_such_dialog",
             Self::StrayAck => "stray_ack",
@@ -112,6 +114,9 @@ fn response_arrived(response: Response) -> Arrival {
 fn request_arrived(request: Request) -> Arrival {
     let Ok(to_tag) = mandatory(&request) else { return malformed(request) };
     let is_ack = request.method == Method::Ack;
+    if request.uri.contains([' ', '\t']) {
+        return malformed(request);
+    }
     if request.headers.max_forwards() == Ok(0) && !is_ack && request.method != Method::Options {
         return answer(&request, StatusCode::TOO_MANY_HOPS, Why::TooManyHops);
     }
@@ -129,19 +134,23 @@ fn request_arrived(request: Request) -> Arrival {
         };
     }
     match request.method {
-        Method::Invite | Method::Register | Method::Cancel => first_of_its_kind(request),
-        Method::Options => Arrival::Options(request),
+        Method::Invite | Method::Register | Method::Cancel | Method::Options => first_of_its_kind(request),
         Method::Ack => Arrival::Drop(Why::StrayAck),
         // RFC 3261 §8.2.1: known but not here is 405, never heard of is 501.
-        Method::Other(_) => answer(&request, StatusCode::NOT_IMPLEMENTED, Why::UnsupportedMethod),
+        Method::Other(_) => refused_method(&request, StatusCode::NOT_IMPLEMENTED),
         Method::Bye | Method::Prack | Method::Update | Method::Info | Method::Notify => {
             answer(&request, StatusCode::CALL_DOES_NOT_EXIST, Why::NoSuchDialog)
         }
         Method::Refer | Method::Subscribe | Method::Message | Method::Publish => {
-            let response = request.response(StatusCode::METHOD_NOT_ALLOWED, Some(&stateless_tag(&request)));
-            Arrival::Answer(response.with(Name::Allow, format!("{ALLOW}, REGISTER")), Why::UnsupportedMethod)
+            refused_method(&request, StatusCode::METHOD_NOT_ALLOWED)
         }
     }
+}
+
+/// Says what would not have been refused (RFC 3261 §8.2.1).
+fn refused_method(request: &Request, status: StatusCode) -> Arrival {
+    let response = stateless(request, status).with(Name::Allow, format!("{ALLOW}, REGISTER"));
+    Arrival::Answer(response, Why::UnsupportedMethod)
 }
 
 /// The 200 to an OPTIONS (RFC 3261 §11.2).
@@ -158,10 +167,24 @@ fn first_of_its_kind(request: Request) -> Arrival {
         Err(UriError::Scheme | UriError::Host | UriError::Port | UriError::Character) => return malformed(request),
     }
     match request.method {
+        // RFC 3261 §13.2.1: without Accept it is SDP.
+        Method::Invite if !accepts_sdp(&request) => answer(&request, StatusCode::NOT_ACCEPTABLE, Why::NotAcceptable),
         Method::Invite => Arrival::Invite(request),
         Method::Cancel => Arrival::Cancel(request),
-        _ => Arrival::Register(request),
+        Method::Options => Arrival::Options(request),
+        // RFC 3261 §10.3: an address-of-record is a SIP or SIPS URI.
+        _ if request.headers.to().is_ok_and(|to| matches!(to.uri.scheme, Scheme::Sip | Scheme::Sips)) => Arrival::Register(request),
+        _ => malformed(request),
     }
+}
+
+/// Whether the answer to an offer may be SDP (RFC 3261 §20.1).
+fn accepts_sdp(request: &Request) -> bool {
+    let is_sdp = |range: Text| {
+        let kind = range.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        ["application/sdp", "application/*", "*/*"].contains(&&*kind)
+    };
+    request.headers.get(&Name::Accept).is_none() || request.headers.list(&Name::Accept).any(is_sdp)
 }
 
 /// Checks what every request must have (RFC 3261 §8.1.1); gives the tag of To.

@@ -37,7 +37,7 @@ impl TxKey {
     pub fn of(request: &Request) -> Self {
         let headers = &request.headers;
         let key = match headers.top_via() {
-            Ok(via) if via.branch().is_some_and(|branch| branch.starts_with(Via::COOKIE)) => {
+            Ok(via) if via.branch().is_some_and(|branch| branch.len() > Via::COOKIE.len() && branch.starts_with(Via::COOKIE)) => {
                 format!("{}|{}|{}", via.branch().unwrap_or(""), via.host, via.port.unwrap_or(5060))
             }
             _ => {

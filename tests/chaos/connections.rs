@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
+use tandem::cli::demo::wire::Over;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::baresip::Baresip;
 use crate::lab::net::{self, Net, Watch};
-use crate::lab::{SIP, call, until};
+use crate::lab::{SIP, TLS, call, until};
 
 /// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench. Sound needs no
 /// connection.
@@ -22,7 +23,7 @@ const SILENT: Duration = Duration::from_millis(660);
 /// A successor has taken over by then, and the phones have come back.
 const BACK: Duration = Duration::from_secs(3);
 
-/// Two phones on TCP, both of them with connections to node 2.
+/// Two phones on connections, both of them with connections to node 2.
 struct Case {
     cluster: Cluster,
     watch: Watch,
@@ -32,11 +33,12 @@ struct Case {
 }
 
 impl Case {
-    async fn talking(net: &Arc<Net>) -> Self {
+    async fn talking(net: &Arc<Net>, over: fn(&Cluster) -> [Over; 2]) -> Self {
         let cluster = Cluster::at(net, 2).await;
         let watch = Watch::start();
-        let (mut a, a_media) = call::tcp_phone(&cluster, 0, 2).await;
-        let (mut b, b_media) = call::tcp_phone(&cluster, 1, 2).await;
+        let [a_over, b_over] = over(&cluster);
+        let (mut a, a_media) = call::connected(&cluster, &a_over, 0, 2).await;
+        let (mut b, b_media) = call::connected(&cluster, &b_over, 1, 2).await;
         a.register().await.unwrap();
         b.register().await.unwrap();
         let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
@@ -69,22 +71,48 @@ async fn leaves_nothing(cluster: &Cluster) {
     assert_eq!(cluster.count(1, "/v1/registrations", "total").await, 2);
 }
 
-#[test]
-fn a_call_goes_on_when_the_process_is_killed() {
+fn tcp(_: &Cluster) -> [Over; 2] {
+    [Over::Tcp, Over::Tcp]
+}
+
+fn tls_and_wss(cluster: &Cluster) -> [Over; 2] {
+    [Over::Tls(cluster.ca()), Over::Wss(cluster.ca())]
+}
+
+fn killed(over: fn(&Cluster) -> [Over; 2]) {
     net::run(3, async |net| {
-        let mut case = Case::talking(&net).await;
+        let mut case = Case::talking(&net, over).await;
         case.cluster.kill(2);
         case.ends_well(true, DEAD).await;
     });
 }
 
-#[test]
-fn a_call_goes_on_when_the_host_is_cut_off() {
+fn cut_off(over: fn(&Cluster) -> [Over; 2]) {
     net::run(3, async |net| {
-        let case = Case::talking(&net).await;
+        let case = Case::talking(&net, over).await;
         net.cut(2);
         case.ends_well(false, SILENT).await;
     });
+}
+
+#[test]
+fn a_call_over_tcp_goes_on_when_the_process_is_killed() {
+    killed(tcp);
+}
+
+#[test]
+fn a_call_over_tcp_goes_on_when_the_host_is_cut_off() {
+    cut_off(tcp);
+}
+
+#[test]
+fn a_call_over_tls_and_wss_goes_on_when_the_process_is_killed() {
+    killed(tls_and_wss);
+}
+
+#[test]
+fn a_call_over_tls_and_wss_goes_on_when_the_host_is_cut_off() {
+    cut_off(tls_and_wss);
 }
 
 /// The callee's phone is told of the call once more, on its new connection, and its answer comes to the caller's.
@@ -93,8 +121,8 @@ fn a_call_rings_on_when_the_process_is_killed() {
     net::run(3, async |net| {
         let mut cluster = Cluster::at(&net, 2).await;
         let callee = cluster.users[1].0.clone();
-        let (mut a, a_media) = call::tcp_phone(&cluster, 0, 2).await;
-        let (mut b, b_media) = call::tcp_phone(&cluster, 1, 2).await;
+        let (mut a, a_media) = call::connected(&cluster, &Over::Tcp, 0, 2).await;
+        let (mut b, b_media) = call::connected(&cluster, &Over::Wss(cluster.ca()), 1, 2).await;
         a.register().await.unwrap();
         b.register().await.unwrap();
         let dies = async {
@@ -123,7 +151,7 @@ async fn phones_call_each_other_by_every_transport() {
     let users = cluster.users.clone();
     let server = |transport: &str| {
         let mut server = cluster.sip_of(if transport == "tcp" { 2 } else { 1 });
-        server.set_port(if transport == "tls" { SIP + 1 } else { SIP });
+        server.set_port(if transport == "tls" { TLS } else { SIP });
         server
     };
     let transports = ["udp", "tcp", "tls"];

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
+use tandem::cli::demo::wire::Over;
 use tokio::net::UdpSocket;
 
 use super::cluster::{Cluster, DOMAIN};
+use super::{TLS, WS, WSS};
 
 /// A phone for one of the cluster's users, which speaks to the first vnode of a node.
 pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
@@ -15,10 +17,17 @@ pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSo
 }
 
 /// A phone for one of the cluster's users, with a connection to the first vnode of a node.
-pub async fn tcp_phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSocket) {
+pub async fn connected(cluster: &Cluster, over: &Over, user: usize, node: usize) -> (Phone, UdpSocket) {
     let media = UdpSocket::bind((IpAddr::from(super::phones()), 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
-    let phone = Phone::over_tcp(name, password, DOMAIN, cluster.sip_of(node), media.local_addr().unwrap());
+    let mut server = cluster.sip_of(node);
+    server.set_port(match over {
+        Over::Udp | Over::Tcp => server.port(),
+        Over::Tls(_) => TLS,
+        Over::Ws => WS,
+        Over::Wss(_) => WSS,
+    });
+    let phone = Phone::over(over.clone(), name, password, DOMAIN, server, media.local_addr().unwrap());
     (phone.await.unwrap(), media)
 }
 

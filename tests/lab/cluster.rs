@@ -257,6 +257,11 @@ impl Cluster {
         ApiClient::new(self.api[node - 1], &self.token)
     }
 
+    /// The CA by which phones know the cluster.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("dev/tls/sip-ca.pem")
+    }
+
     /// SIP's address of the first vnode that is at home on a node.
     pub fn sip_of(&self, node: usize) -> SocketAddr {
         self.sip[node - 1]

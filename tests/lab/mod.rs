@@ -30,6 +30,10 @@ use std::time::{Duration, Instant};
 
 /// SIP's port, on every address here.
 pub const SIP: u16 = 5060;
+/// The same for TLS, WebSocket, and WebSocket over TLS.
+pub const TLS: u16 = 5061;
+pub const WS: u16 = 5066;
+pub const WSS: u16 = 7443;
 
 /// The address of this lab that ends in `last`. The cluster's vnodes begin at 11.
 pub fn address(last: u8) -> Ipv4Addr {

@@ -2,7 +2,7 @@
 
 pub mod phone;
 pub mod talk;
-mod wire;
+pub mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;

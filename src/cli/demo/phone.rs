@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::wire::Wire;
+use super::wire::{Over, Wire};
 
 use crate::sip::digest::Credentials;
 use crate::sip::encode::encode_response;
@@ -30,6 +30,7 @@ pub struct Phone {
     password: String,
     domain: String,
     server: SocketAddr,
+    over: Over,
     wire: Wire,
     local: SocketAddr,
     /// Its name for itself (RFC 5626 §4.1).
@@ -80,27 +81,26 @@ struct Dialog {
 impl Phone {
     /// A phone that talks SIP with `server`, and RTP at `media`.
     pub async fn new(user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
-        Self::by(Wire::datagrams(media.ip()).await?, user, password, domain, server, media)
+        Self::over(Over::Udp, user, password, domain, server, media).await
     }
 
-    /// The same over TCP.
-    pub async fn over_tcp(
+    /// The same, and over what it talks.
+    pub async fn over(
+        over: Over,
         user: &str,
         password: &str,
         domain: &str,
         server: SocketAddr,
         media: SocketAddr,
     ) -> anyhow::Result<Self> {
-        Self::by(Wire::connection(media.ip(), server).await?, user, password, domain, server, media)
-    }
-
-    fn by(wire: Wire, user: &str, password: &str, domain: &str, server: SocketAddr, media: SocketAddr) -> anyhow::Result<Self> {
+        let wire = Wire::make(&over, media.ip(), server).await?;
         let local = wire.local()?;
         Ok(Self {
             user: user.into(),
             password: password.into(),
             domain: domain.into(),
             server,
+            over,
             wire,
             local,
             instance: format!("<urn:uuid:{}-0000-4000-8000-{}>", &random()[..8], &random()[..12]),
@@ -163,7 +163,7 @@ impl Phone {
     /// Makes its connection again, and registers by it if it was registered. What waits for an answer goes on waiting.
     async fn reconnect(&mut self, until: Instant) -> anyhow::Result<()> {
         self.wire = loop {
-            match timeout(T1, Wire::connection(self.local.ip(), self.server)).await {
+            match timeout(T1, Wire::make(&self.over, self.local.ip(), self.server)).await {
                 Ok(Ok(wire)) => break wire,
                 Ok(Err(_)) if Instant::now() < until => tokio::time::sleep(T1 / 5).await,
                 Err(_) if Instant::now() < until => {}
@@ -387,8 +387,7 @@ impl Phone {
     }
 
     fn contact(&self) -> String {
-        let transport = if self.wire.is_reliable() { ";transport=tcp" } else { "" };
-        format!("<sip:{}@{}{transport}>;+sip.instance=\"{}\"", self.user, self.local, self.instance)
+        format!("<sip:{}@{}{}>;+sip.instance=\"{}\"", self.user, self.local, self.over.param(), self.instance)
     }
 
     /// Hangs up, and waits until that is acknowledged.
@@ -569,7 +568,7 @@ impl Phone {
                 }
                 Err(_) => {
                     // A provisional answer ends the repeating of an INVITE.
-                    if !(proceeding && *method == Method::Invite || self.wire.is_reliable()) {
+                    if !(proceeding && *method == Method::Invite || self.over.is_reliable()) {
                         self.wire.send(request.as_bytes(), self.server).await?;
                         self.repeated += 1;
                     }
@@ -584,7 +583,7 @@ impl Phone {
         loop {
             let (bytes, source) = match timeout_at(until, self.wire.receive()).await? {
                 Ok(received) => received,
-                Err(_) if self.wire.is_reliable() => {
+                Err(_) if self.over.is_reliable() => {
                     self.reconnect(until).await?;
                     continue;
                 }
@@ -643,7 +642,7 @@ impl Phone {
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{} {};rport;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n{headers}\
              CSeq: {cseq} {method}\r\nContact: {}\r\n{content}Content-Length: {}\r\n\r\n{body}",
-            self.wire.transport(),
+            self.over.name(),
             self.local,
             random(),
             self.contact(),

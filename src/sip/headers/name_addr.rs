@@ -75,7 +75,10 @@ fn split(text: &str) -> Option<(&str, &str, &str)> {
     if !display.is_empty() {
         return None;
     }
-    // RFC 3261 §20.10: without brackets all parameters belong to the header.
+    // RFC 3261 §20.10: without brackets all parameters belong to the header, and there is no question mark.
+    if rest.contains('?') {
+        return None;
+    }
     let (uri, params) = rest.split_once(';').unwrap_or((rest, ""));
     Some(("", uri.trim_end(), params))
 }

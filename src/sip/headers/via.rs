@@ -67,6 +67,10 @@ impl Via {
         let rest = rest.trim_start();
         let (sent_by, params) = rest.split_once(';').unwrap_or((rest, ""));
         let sent_by = sent_by.trim();
+        // RFC 4475 §3.1.2.1: a semicolon stands before something.
+        if rest.contains(';') && params.split(';').any(|param| param.trim().is_empty()) {
+            return Err(malformed);
+        }
         let (host, port) = Host::parse_with_port(text, sent_by).map_err(|source| HeaderError::Uri("Via", source))?;
         Ok(Self { transport: Transport::parse(protocol), host, port, params: text.slice_ref(params) })
     }
@@ -149,6 +153,7 @@ mod tests {
             assert_eq!(via(text).response_address(5060), Some(address.parse().unwrap()), "{text}");
         }
         assert_eq!(via("SIP/2.0/UDP host.invalid").response_address(5060), None);
+        assert!(Via::parse(&Text::from("SIP/2.0/UDP a;;branch=z9hG4bKa")).is_err());
     }
 
     #[test]
