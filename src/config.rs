@@ -164,6 +164,7 @@ pub struct Registration {
     pub min: u32,
     pub max: u32,
     pub default: u32,
+    pub contacts: u8,
 }
 
 /// `[media]`
@@ -210,7 +211,7 @@ pub enum LogFormat {
 
 impl Default for Registration {
     fn default() -> Self {
-        Self { min: 60, max: 3600, default: 3600 }
+        Self { min: 60, max: 3600, default: 3600, contacts: 10 }
     }
 }
 
@@ -352,9 +353,12 @@ impl Config {
         if !(10..=2000).contains(&self.sip.t1) {
             return Err(("sip.t1", format!("is {}, and must be from 10 to 2000", self.sip.t1)));
         }
-        let Registration { min, max, default } = self.registration;
+        let Registration { min, max, default, contacts } = self.registration;
         if min == 0 || !(min..=max).contains(&default) {
             return Err(("registration", "wants 0 < min <= default <= max".into()));
+        }
+        if contacts == 0 {
+            return Err(("registration.contacts", "is 0, and nobody could register".into()));
         }
         self.check_ports()
     }

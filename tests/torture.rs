@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tandem::clock::Timestamp;
-use tandem::ids::VnodeId;
+use tandem::ids::{Aor, VnodeId};
 use tandem::sip::dialog::Flow;
 use tandem::sip::endpoint::{self, Arrival};
 use tandem::sip::framing::{Frame, Framer};
+use tandem::sip::gruu::Gruus;
 use tandem::sip::headers::Transport;
-use tandem::sip::registrar::{Policy, register};
+use tandem::sip::registrar::{Policy, Registrar};
 use tandem::sip::{Name, Request};
 
 /// What becomes of a message.
@@ -186,10 +187,12 @@ fn contacts(name: &str) -> Result<Vec<String>, u16> {
         local: "192.0.2.1:5060".parse().unwrap(),
         remote: "192.0.2.7:5060".parse().unwrap(),
     };
-    let policy =
-        Policy { min: Duration::from_secs(60), max: Duration::from_secs(3600), default: Duration::from_secs(3600) };
+    let hour = Duration::from_secs(3600);
+    let policy = Policy { min: Duration::from_secs(60), max: hour, default: hour, contacts: 10 };
     let request = request(name);
-    let step = register(&[], &request, flow, &policy, Timestamp(1)).map_err(|error| error.response(&request).status.code())?;
+    let aor = Aor::new("somebody", "example.com");
+    let registrar = Registrar { aor: &aor, gruus: &Gruus::new(b"secret"), policy };
+    let step = registrar.register(&[], &request, flow, Timestamp(1)).map_err(|error| error.response(&request).status.code())?;
     Ok(step.then[0].headers.list(&Name::Contact).map(|contact| contact.to_string()).collect())
 }
 

@@ -108,6 +108,8 @@ pub struct Incoming {
     pub flow: Flow,
     /// The callee's contact.
     pub target: Text,
+    /// The proxies on the way, as Route values.
+    pub path: Vec<Text>,
     /// The way to it.
     pub to: Flow,
     /// Who calls whom, for the CDR.
@@ -480,7 +482,7 @@ impl Running {
     /// Takes the INVITE on.
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
-        let Incoming { flow, target, to, caller, callee, phones, .. } = *incoming;
+        let Incoming { flow, target, path, to, caller, callee, phones, .. } = *incoming;
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -493,7 +495,7 @@ impl Running {
             None => None,
         };
         let new =
-            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, to, phones, body, caller, callee };
+            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, path, to, phones, body, caller, callee };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {
                 self.core = Some(core);

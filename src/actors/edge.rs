@@ -18,10 +18,12 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::services::Services;
 use super::{connection, router};
+use crate::clock;
 use crate::config::{Config, Sip};
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::headers::Transport;
+use crate::sip::stun;
 
 /// How soon an address that is still taken is tried again.
 const REBIND: Duration = Duration::from_millis(2);
@@ -193,6 +195,13 @@ async fn read(services: Arc<Services>, vnode: VnodeId, local: SocketAddr, socket
         // ICMP errors of earlier sends come up here; they are about one phone and not about the socket.
         let Ok((length, remote)) = socket.recv_from(&mut buffer).await else { continue };
         let bytes = Bytes::copy_from_slice(&buffer[..length]);
+        if stun::is_stun(&bytes) {
+            // RFC 5626 §8: where the phone is seen is what keeps its NAT's mapping, and tells it of another.
+            if let Some(answer) = stun::answer(&bytes, remote).filter(|_| services.fence(vnode).may_send(clock::uptime())) {
+                let _ = socket.try_send_to(&answer, remote);
+            }
+            continue;
+        }
         let flow = Flow { vnode, transport: Transport::Udp, local, remote };
         // No datagram may stop the reading of the next.
         let routed = std::panic::catch_unwind(AssertUnwindSafe(|| router::arrived(&services, flow, &bytes)));

@@ -393,6 +393,8 @@ pub fn encode_bindings(bindings: &[Binding]) -> Bytes {
         .map(|binding| BindingRecord {
             contact: binding.contact.to_string(),
             instance: binding.instance.as_ref().map(Text::to_string),
+            reg_id: binding.reg_id,
+            path: binding.path.iter().map(Text::to_string).collect(),
             q: binding.q,
             call_id: binding.call_id.to_string(),
             cseq: binding.cseq,
@@ -414,6 +416,8 @@ pub fn decode_bindings(bytes: &[u8]) -> Result<Vec<Binding>, RestoreError> {
         Ok(Binding {
             contact: record.contact.into(),
             instance: record.instance.map(Text::from),
+            reg_id: record.reg_id,
+            path: record.path.into_iter().map(Text::from).collect(),
             q: record.q,
             call_id: record.call_id.into(),
             cseq: record.cseq,

@@ -16,7 +16,7 @@ use crate::cluster::state::VnodeCommand;
 use crate::ids::{Aor, VnodeId};
 use crate::sip::dialog::Flow;
 use crate::sip::message::{Request, Response};
-use crate::sip::registrar::{Policy, register};
+use crate::sip::registrar::{Policy, Registrar};
 use crate::sip::{Name, StatusCode, endpoint};
 
 /// What a registration is told.
@@ -94,8 +94,14 @@ impl Start {
         };
         let wanted = self.services.config.registration;
         let seconds = |n: u32| std::time::Duration::from_secs(n.into());
-        let policy = Policy { min: seconds(wanted.min), max: seconds(wanted.max), default: seconds(wanted.default) };
-        let step = match register(&bindings, request, flow, &policy, clock::now()) {
+        let policy = Policy {
+            min: seconds(wanted.min),
+            max: seconds(wanted.max),
+            default: seconds(wanted.default),
+            contacts: wanted.contacts.into(),
+        };
+        let registrar = Registrar { aor: &self.aor, gruus: &self.services.gruus, policy };
+        let step = match registrar.register(&bindings, request, flow, clock::now()) {
             Ok(step) => step,
             Err(error) => return Some(error.response(request)),
         };

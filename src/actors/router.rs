@@ -24,6 +24,7 @@ use crate::ids::{Aor, CallId, LegId, VnodeId};
 use crate::sip::dialog::Flow;
 use crate::sip::digest::{AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
+use crate::sip::gruu::Gruu;
 use crate::sip::message::{Message, Request, Response};
 use crate::sip::registrar::{Binding, Phone, best, binding_of};
 use crate::sip::token::Token;
@@ -280,7 +281,7 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     if claimed.as_ref() != Some(&caller) {
         return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN));
     }
-    let Some(callee) = Uri::parse(&request.uri).ok().and_then(|uri| aor_of(services, &uri)) else {
+    let Some((callee, gruu)) = callee_of(services, &request) else {
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
     if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
@@ -300,17 +301,22 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     }
     let vnodes = services.cluster.vnodes();
     let (Some(home), Some(callers)) = (callee.vnode(&vnodes), caller.vnode(&vnodes)) else { return };
-    let here = reachable(&gateway::local_bindings(services, home, &callee));
+    let here = reachable(&gateway::local_bindings(services, home, &callee), gruu.as_ref());
     let phone = phone_of(&gateway::local_bindings(services, callers, &caller), &caller, &request, flow);
-    let new = NewInvite { id, vnode, request, flow, caller, phone, callee };
+    let new = NewInvite { id, vnode, request, flow, caller, phone, callee, gruu };
     match here {
         Some(binding) => new.begin(services, binding),
         None => {
             let services = services.clone();
             tokio::spawn(async move {
-                match ask_for_binding(&services, home, &new.callee).await {
+                match ask_for_binding(&services, home, &new.callee, new.gruu.as_ref()).await {
                     Ok(Some(binding)) => new.begin(&services, binding),
-                    Ok(None) => new.refuse(&services, endpoint::stateless(&new.request, StatusCode::TEMPORARILY_UNAVAILABLE)),
+                    Ok(None) => {
+                        // RFC 5627 §5.3: the name of a phone that has left is no name any more, unless it is for good.
+                        let stays = new.gruu.as_ref().is_none_or(Gruu::stays);
+                        let status = if stays { StatusCode::TEMPORARILY_UNAVAILABLE } else { StatusCode::NOT_FOUND };
+                        new.refuse(&services, endpoint::stateless(&new.request, status));
+                    }
                     Err(NoOwner) => new.refuse(&services, unavailable(&new.request)),
                 }
             });
@@ -326,6 +332,7 @@ struct NewInvite {
     caller: Aor,
     phone: Phone,
     callee: Aor,
+    gruu: Option<Gruu>,
 }
 
 impl NewInvite {
@@ -338,6 +345,7 @@ impl NewInvite {
             invite: self.request,
             flow: self.flow,
             target: binding.contact.clone(),
+            path: binding.path.clone(),
             to,
             phones: [Some(self.phone), Some(Phone::of(self.callee.clone(), &binding))],
             caller: self.caller.to_string(),
@@ -372,25 +380,41 @@ fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone 
     Phone { aor: caller.clone(), instance }
 }
 
-fn reachable(record: &[u8]) -> Option<Binding> {
-    let bindings = records::decode_bindings(record).ok()?;
+/// Whom an INVITE is for, and which of their phones if it says so.
+fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu>)> {
+    let uri = Uri::parse(&request.uri).ok()?;
+    let aor = aor_of(services, &uri)?;
+    match services.gruus.read(&uri, &services.config.sip.domain) {
+        None => Some((aor, None)),
+        Some(gruu) => gruu.ok().map(|gruu| (gruu.aor.clone(), Some(gruu))),
+    }
+}
+
+fn reachable(record: &[u8], gruu: Option<&Gruu>) -> Option<Binding> {
+    let mut bindings = records::decode_bindings(record).ok()?;
+    bindings.retain(|binding| gruu.is_none_or(|gruu| gruu.is_of(binding)));
     best(&bindings, clock::now()).cloned()
 }
 
 /// A replica may lag: nobody is told 480 before the owner has said so (design, *Tokens*). The error is that there
 /// was no owner to ask, not even after a takeover's time.
-async fn ask_for_binding(services: &Services, vnode: VnodeId, aor: &Aor) -> Result<Option<Binding>, NoOwner> {
+async fn ask_for_binding(
+    services: &Services,
+    vnode: VnodeId,
+    aor: &Aor,
+    gruu: Option<&Gruu>,
+) -> Result<Option<Binding>, NoOwner> {
     let deadline = clock::now() + OWNER_PATIENCE;
     while clock::now() < deadline {
         match services.cluster.owner_of(vnode) {
             // Our own replica is the owner's.
             Some(owner) if owner == services.node && services.owns(vnode) => {
-                return Ok(reachable(&gateway::local_bindings(services, vnode, aor)));
+                return Ok(reachable(&gateway::local_bindings(services, vnode, aor), gruu));
             }
             Some(owner) if owner != services.node => {
                 let question = Question::Bindings { vnode, aor: aor.clone() };
                 if let Some(Answer::Bindings(record)) = services.gateways.ask(services, owner, &question).await {
-                    return Ok(reachable(&record));
+                    return Ok(reachable(&record, gruu));
                 }
             }
             Some(_) | None => {}

@@ -22,6 +22,7 @@ use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
 use crate::sip::digest::{Algorithm, Nonces};
+use crate::sip::gruu::Gruus;
 use crate::sip::transaction::Timers;
 
 /// See [`Services::second_looks`].
@@ -49,6 +50,8 @@ pub struct Services {
     pub gateways: Gateways,
     /// Digest's nonces.
     pub nonces: Nonces,
+    /// Names for single phones.
+    pub gruus: Gruus,
     /// The hashes that passwords are asked with.
     pub algorithms: Vec<Algorithm>,
     /// SIP's timers.
@@ -85,6 +88,7 @@ impl Services {
         Self {
             node: config.node.id,
             nonces: Nonces::new(config.cluster.secret.0.as_bytes()),
+            gruus: Gruus::new(config.cluster.secret.0.as_bytes()),
             algorithms: config.sip.digest.iter().map(|digest| algorithm(*digest)).collect(),
             config,
             cluster,

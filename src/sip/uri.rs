@@ -214,6 +214,19 @@ impl Host {
     }
 }
 
+/// A user part as it is written in a URI: what may not stand there is escaped (RFC 3261 §25.1, `user`).
+pub fn escape_user(user: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(byte);
+    user.bytes().fold(String::with_capacity(user.len()), |mut out, byte| {
+        if plain(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
 /// Finds `name` in `a=b;c;d="e"`; quotes are taken off, a name alone gives "".
 pub fn param<'a>(params: &'a str, name: &str) -> Option<&'a str> {
     split_params(params).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)

@@ -330,7 +330,8 @@ impl World {
             from: flow,
             target: "sip:b@10.0.0.2:5060".into(),
             to,
-            phones: [None, None],
+            path: Vec::new(),
+        phones: [None, None],
             caller: "a@x".into(),
             callee: "b@x".into(),
         };

@@ -267,6 +267,10 @@ pub struct StreamLegRecord {
 pub struct BindingRecord {
     pub contact: String,
     pub instance: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reg_id: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
     pub q: u16,
     pub call_id: String,
     pub cseq: u32,

@@ -96,6 +96,8 @@ pub struct NewCall {
     pub from: Flow,
     /// The callee's contact.
     pub target: Text,
+    /// The proxies on the way to it, as Route values (RFC 3327 §5.3).
+    pub path: Vec<Text>,
     /// How to reach it.
     pub to: Flow,
     /// Who caller and callee are, as registered phones.
@@ -167,6 +169,9 @@ impl Call {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the others are ours to set")]
     fn first_invite(&mut self, call: &NewCall) -> Request {
         let mut invite = self.dialog_request(LegId::CALLEE, Method::Invite);
+        for route in &call.path {
+            invite.headers.push_text(Name::Route, route);
+        }
         // RFC 3261 §16.6 step 3: a B2BUA that doesn't count lets two of them play tennis for ever.
         let hops = call.invite.headers.max_forwards().unwrap_or(70).saturating_sub(1);
         invite.headers.set(Name::MaxForwards, hops.to_string());
