@@ -8,7 +8,7 @@
 //! for it. First nothing more is handed to its actors ([`super::directory::Directory::set_resting`]), then its dialogs, which
 //! have read all that they had by then, say whether they rest; if one doesn't, the call stays awake.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,16 +24,18 @@ use super::comeback;
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::media_leg::{self, MediaLegActor, MediaLegMsg};
 use super::records;
+use super::router;
 use super::services::Services;
 use super::supervise::Budget;
 use super::transport;
+use super::unsaid::{Unsaid, asks_for_an_answer};
 use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
 use crate::cluster::state::VnodeCommand;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::core::Session;
 use crate::media::ports::PortPool;
-use crate::sip::b2bua::{Body, Call, CallInput, CallState, Effect, EndedBy, Mutation, NewCall, Step};
+use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, EndedBy, Mutation, NewCall, Step, Target};
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
 use crate::sip::leg::{LegCommand, LegEvent, TxKey};
@@ -50,7 +52,8 @@ const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
 const MAX_UNSAID: usize = 32;
 /// How soon a deadline is tried again whose commit failed.
 const AGAIN: Duration = Duration::from_secs(1);
-const LEGS: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
+/// The two sides of the media: the caller's, and that of whoever is called.
+const SIDES: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
 
 /// What a call is told.
 #[derive(RactorMessage, Debug)]
@@ -77,6 +80,8 @@ pub enum CallMsg {
         /// For the CDR.
         by: EndedBy,
     },
+    /// Whom the contacts mean that somebody sent the caller on to.
+    Located(Vec<Target>),
     /// A dialog: something it said did not leave.
     Unsent(LegId),
     /// A look at the registrations: a leg's phone is at the end of this flow now.
@@ -106,18 +111,14 @@ pub struct Incoming {
     pub invite: Request,
     /// How it came.
     pub flow: Flow,
-    /// The callee's contact.
-    pub target: Text,
-    /// The proxies on the way, as Route values.
-    pub path: Vec<Text>,
-    /// The way to it.
-    pub to: Flow,
+    /// Whom it may reach.
+    pub targets: Vec<Target>,
     /// Who calls whom, for the CDR.
     pub caller: String,
     /// See `caller`.
     pub callee: String,
-    /// Who both are, as registered phones.
-    pub phones: [Option<Phone>; 2],
+    /// Who the caller is, as a registered phone.
+    pub phone: Phone,
 }
 
 /// How a call's actor begins.
@@ -161,9 +162,8 @@ pub struct Running {
     core: Option<Call>,
     incoming: Option<Box<Incoming>>,
     media: CallMedia,
-    dialogs: [ActorRef<DialogMsg>; 2],
+    legs: BTreeMap<LegId, Leg>,
     media_legs: [ActorRef<MediaLegMsg>; 2],
-    dialog_budgets: [Budget; 2],
     media_budgets: [Budget; 2],
     alarm: Alarm,
     /// After a commit that failed: when the next attempt may be.
@@ -172,12 +172,20 @@ pub struct Running {
     unsaid: VecDeque<Unsaid>,
     /// When to look whether phones have come back that something waits for.
     look_at: Option<Timestamp>,
-    /// Which dialogs have nothing open, as far as is known.
-    at_rest: [bool; 2],
-    /// On the way to sleep: which dialogs have agreed.
-    resting: Option<[bool; 2]>,
+    /// On the way to sleep.
+    resting: bool,
     /// How often it has been on that way.
     attempts: u32,
+}
+
+/// A leg's actor.
+struct Leg {
+    dialog: ActorRef<DialogMsg>,
+    budget: Budget,
+    /// Nothing is open there, as far as is known.
+    at_rest: bool,
+    /// It has agreed to sleep.
+    rests: bool,
 }
 
 impl Actor for CallActor {
@@ -188,13 +196,10 @@ impl Actor for CallActor {
     async fn pre_start(&self, myself: ActorRef<CallMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let Start { services, id, vnode, calls, ports, begin } = start;
         let span = tracing::info_span!("call", call_id = %id, trace_id = %id, %vnode);
-        let mut dialogs = Vec::new();
         let mut media_legs = Vec::new();
-        for leg in LEGS {
-            let dialog = spawn_dialog(&services, &myself, leg).await?;
-            let media = spawn_media(&services, &myself, (vnode, id), leg).await?;
-            services.directory.set_leg(id, leg, Some(dialog.clone()), Some(media.clone()));
-            dialogs.push(dialog);
+        for side in SIDES {
+            let media = spawn_media(&services, &myself, (vnode, id), side).await?;
+            services.directory.set_media(id, side, media.clone());
             media_legs.push(media);
         }
         services.directory.set_call(id, myself.clone());
@@ -210,23 +215,22 @@ impl Actor for CallActor {
             core: None,
             incoming: None,
             media: CallMedia::new(session, ports.clone()),
-            dialogs: dialogs.try_into().map_err(|_| two)?,
+            legs: BTreeMap::new(),
             media_legs: media_legs.try_into().map_err(|_| two)?,
-            dialog_budgets: Default::default(),
             media_budgets: Default::default(),
             alarm: Alarm::default(),
             not_before: None,
             unsaid: VecDeque::new(),
             look_at: None,
-            at_rest: [true; 2],
-            resting: None,
+            resting: false,
             attempts: 0,
         };
+        running.make_leg(&myself, LegId::CALLER).await?;
         match begin {
             Begin::New(incoming) => {
                 let first = DialogMsg::Request(Box::new(incoming.invite.clone()), incoming.flow);
                 running.incoming = Some(incoming);
-                running.dialogs[0].cast(first)?;
+                running.leg(LegId::CALLER).ok_or("the caller's leg was made above")?.dialog.cast(first)?;
             }
             Begin::Resume(state, media) => Box::pin(running.resume(&myself, *state, CallMedia::new(media, ports))).await,
             Begin::Bury(state, media) => {
@@ -247,9 +251,10 @@ impl Actor for CallActor {
                 CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
+                CallMsg::Located(targets) => drop(running.input(&myself, CallInput::Located(targets)).await),
                 CallMsg::Unsent(leg) => running.look(&myself, leg),
                 CallMsg::CameBack(leg, flow) => running.came_back(&myself, leg, flow).await,
-                CallMsg::AtRest(leg) => running.at_rest[usize::from(leg.0)] = true,
+                CallMsg::AtRest(leg) => running.leg(leg).into_iter().for_each(|leg| leg.at_rest = true),
                 CallMsg::Rests { leg, attempt, rests } => running.rests(leg, attempt, rests),
                 CallMsg::Due => running.due(&myself).await,
                 #[cfg(test)]
@@ -302,6 +307,30 @@ async fn spawn_media(
 }
 
 impl Running {
+    fn leg(&mut self, leg: LegId) -> Option<&mut Leg> {
+        self.legs.get_mut(&leg)
+    }
+
+    /// Makes a leg's actor, and tells the directory.
+    async fn make_leg(&mut self, myself: &ActorRef<CallMsg>, leg: LegId) -> Result<(), ActorProcessingErr> {
+        let dialog = spawn_dialog(&self.services, myself, leg).await?;
+        self.services.directory.set_dialog(self.id, leg, dialog.clone());
+        let budget = self.legs.remove(&leg).map(|leg| leg.budget).unwrap_or_default();
+        self.legs.insert(leg, Leg { dialog, budget, at_rest: true, rests: false });
+        Ok(())
+    }
+
+    /// Makes the actors of legs that have none yet.
+    async fn make_legs(&mut self, myself: &ActorRef<CallMsg>) {
+        let all = self.core.as_ref().map(|core| core.state().leg_ids()).unwrap_or_default();
+        for leg in all.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect::<Vec<_>>() {
+            if let Err(error) = self.make_leg(myself, leg).await {
+                // What it has to say is not said: its phone is not there, as far as the call knows.
+                tracing::error!(%leg, %error, "a leg's actor did not start");
+            }
+        }
+    }
+
     fn set_alarm(&mut self, myself: &ActorRef<CallMsg>) {
         let deadline = self.core.as_ref().and_then(Call::deadline);
         // What couldn't be committed is still due, and isn't tried in a loop.
@@ -309,7 +338,8 @@ impl Running {
         let waits = !self.unsaid.is_empty() || self.movable().is_some();
         let retry = self.not_before.filter(|_| waits);
         let looks = self.core.as_ref().is_some_and(|core| {
-            LEGS.iter().any(|leg| !self.at_rest[usize::from(leg.0)] && comeback::may_come_back(core.state().leg(*leg)))
+            let waits = |leg: &CallLeg| self.legs.get(&leg.id).is_some_and(|actor| !actor.at_rest);
+            core.state().legs.iter().any(|leg| waits(leg) && comeback::may_come_back(leg))
         });
         self.look_at = looks.then(|| self.look_at.unwrap_or_else(|| clock::now() + comeback::LOOK));
         let deadline = deadline.into_iter().chain(retry).chain(self.look_at).min();
@@ -327,6 +357,7 @@ impl Running {
             self.media.release();
         }
         self.tell_relay(true);
+        self.make_legs(myself).await;
         self.perform(myself, effects).await;
         self.anchor(myself).await;
     }
@@ -344,7 +375,7 @@ impl Running {
 
     /// Looks whether the phone of a leg has come back by another flow.
     fn look(&self, myself: &ActorRef<CallMsg>, leg: LegId) {
-        if let Some(core) = &self.core {
+        if let Some(core) = self.core.as_ref().filter(|core| core.state().has_leg(leg)) {
             comeback::look(&self.services, myself, leg, core.state().leg(leg));
         }
     }
@@ -367,37 +398,34 @@ impl Running {
 
     /// Goes one step further toward sleep, or not.
     fn sleep_if_quiet(&mut self, myself: &ActorRef<CallMsg>) {
-        if !self.is_quiet() || self.at_rest != [true; 2] {
+        if !self.is_quiet() || !self.legs.values().all(|leg| leg.at_rest) {
             return self.stay_awake();
         }
-        match self.resting {
-            None => {
-                self.resting = Some([false; 2]);
-                self.attempts += 1;
-                self.services.directory.set_resting(self.id, true);
-                for dialog in &self.dialogs {
-                    let _ = dialog.cast(DialogMsg::Rest { attempt: self.attempts });
-                }
+        if !self.resting {
+            self.resting = true;
+            self.attempts += 1;
+            self.services.directory.set_resting(self.id, true);
+            for leg in self.legs.values_mut() {
+                leg.rests = false;
+                let _ = leg.dialog.cast(DialogMsg::Rest { attempt: self.attempts });
             }
-            Some([true, true]) => {
-                tracing::debug!("asleep");
-                myself.stop(None);
-            }
-            Some(_) => {}
+        } else if self.legs.values().all(|leg| leg.rests) {
+            tracing::debug!("asleep");
+            myself.stop(None);
         }
     }
 
     fn rests(&mut self, leg: LegId, attempt: u32, rests: bool) {
-        let at = usize::from(leg.0);
-        self.at_rest[at] &= rests;
         // An answer to an attempt that came to nothing says nothing about this one.
-        if let Some(resting) = self.resting.as_mut().filter(|_| attempt == self.attempts) {
-            resting[at] = rests;
+        let counts = self.resting && attempt == self.attempts;
+        if let Some(leg) = self.leg(leg) {
+            leg.at_rest &= rests;
+            leg.rests = rests && counts;
         }
     }
 
     fn stay_awake(&mut self) {
-        if self.resting.take().is_some() {
+        if std::mem::take(&mut self.resting) {
             self.services.directory.set_resting(self.id, false);
             let _ = self.calls.cast(CallsMsg::StaysAwake(self.id));
         }
@@ -406,7 +434,7 @@ impl Running {
     // --- inputs ---
 
     async fn leg_event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) {
-        self.at_rest[usize::from(leg.0)] = false;
+        self.leg(leg).into_iter().for_each(|leg| leg.at_rest = false);
         if self.core.is_none() {
             if let LegEvent::Request(_, invite, _) = event {
                 self.begin(myself, invite).await;
@@ -426,7 +454,7 @@ impl Running {
             self.say(myself, unsaid).await;
         }
         if self.look_at.take_if(|at| *at <= clock::now()).is_some() {
-            LEGS.into_iter().filter(|leg| !self.at_rest[usize::from(leg.0)]).for_each(|leg| self.look(myself, leg));
+            self.legs.iter().filter(|(_, leg)| !leg.at_rest).for_each(|(leg, _)| self.look(myself, *leg));
         }
         self.input(myself, CallInput::Timeout).await;
     }
@@ -444,7 +472,7 @@ impl Running {
     }
 
     async fn event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) -> bool {
-        let asked = event.asks_for_an_answer().map(|(key, request)| (key.clone(), request.clone()));
+        let asked = asks_for_an_answer(&event).map(|(key, request)| (key.clone(), request.clone()));
         let before = self.media.checkpoint();
         match self.translate(leg, event) {
             Ok(event) => {
@@ -482,7 +510,7 @@ impl Running {
     /// Takes the INVITE on.
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
-        let Incoming { flow, target, path, to, caller, callee, phones, .. } = *incoming;
+        let Incoming { flow, targets, caller, callee, phone, .. } = *incoming;
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -494,8 +522,17 @@ impl Running {
             Some(_) => return self.refuse(myself, &invite, flow, StatusCode::UNSUPPORTED_MEDIA_TYPE),
             None => None,
         };
-        let new =
-            NewCall { id: self.id, vnode: self.vnode, invite: invite.clone(), from: flow, target, path, to, phones, body, caller, callee };
+        let new = NewCall {
+            id: self.id,
+            vnode: self.vnode,
+            invite: invite.clone(),
+            from: flow,
+            phone: Some(phone),
+            targets,
+            body,
+            caller,
+            callee,
+        };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {
                 self.core = Some(core);
@@ -538,7 +575,8 @@ impl Running {
     #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
     fn translate(&mut self, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
         let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
-        let over = state.ended.is_some();
+        // What those say whom the caller doesn't talk with is none of the media's business.
+        let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
         match event {
             LegEvent::Request(key, mut request, flow)
                 if request.method == Method::Invite && has_sdp(&request.headers, &request.body) =>
@@ -559,7 +597,7 @@ impl Running {
                         Refused::Answer
                     })?;
                 }
-                if response.status.is_final() {
+                if response.status.is_final() && !over {
                     self.media.offer_answered(response.status.class() == Class::Success);
                 }
                 Ok(LegEvent::Response(response))
@@ -577,6 +615,7 @@ impl Running {
     /// Commits, then performs. Tells whether it was committed.
     async fn advance(&mut self, myself: &ActorRef<CallMsg>, step: Step) -> bool {
         let Step { commit, then, otherwise } = step;
+        self.make_legs(myself).await;
         let Some(mutation) = commit else {
             self.perform(myself, then).await;
             return true;
@@ -626,6 +665,7 @@ impl Running {
         for effect in effects {
             match effect {
                 Effect::Leg(leg, command) => self.tell(leg, command),
+                Effect::Locate(contacts) => router::locate(&self.services, self.vnode, contacts, myself.clone()),
                 Effect::CloseMedia => {
                     // First those who may still have something to tell the relay, then the relay.
                     for media in &self.media_legs {
@@ -640,15 +680,17 @@ impl Running {
     }
 
     fn tell(&mut self, leg: LegId, command: LegCommand) {
-        self.at_rest[usize::from(leg.0)] = false;
-        // A dialog that has just failed is made anew, and told then.
-        let _ = self.dialogs[usize::from(leg.0)].cast(DialogMsg::Command(Box::new(command)));
+        if let Some(leg) = self.leg(leg) {
+            leg.at_rest = false;
+            // A dialog that has just failed is made anew, and told then.
+            let _ = leg.dialog.cast(DialogMsg::Command(Box::new(command)));
+        }
     }
 
     fn tell_relay(&mut self, again: bool) {
-        for leg in LEGS {
-            if let Some(wants) = self.media.wants(leg, again) {
-                let _ = self.media_legs[usize::from(leg.0)].cast(MediaLegMsg::Apply(wants));
+        for side in SIDES {
+            if let Some(wants) = self.media.wants(side, again) {
+                let _ = self.media_legs[usize::from(side.0)].cast(MediaLegMsg::Apply(wants));
             }
         }
     }
@@ -670,24 +712,25 @@ impl Running {
         error: &ActorProcessingErr,
     ) -> Result<(), ActorProcessingErr> {
         let failed = child.get_id();
-        for (at, leg) in LEGS.into_iter().enumerate() {
-            if self.dialogs[at].get_id() == failed {
-                tracing::error!(%leg, %error, "dialog failed");
-                metrics::counter!("tandem_actor_restarts_total", "actor" => "dialog").increment(1);
-                self.dialogs[at] = spawn_dialog(&self.services, myself, leg).await?;
-                self.services.directory.set_leg(self.id, leg, Some(self.dialogs[at].clone()), None);
-                if self.dialog_budgets[at].failed(clock::now()) {
-                    let open = self.core.as_ref().map(|core| core.resume_leg(leg)).unwrap_or_default();
-                    self.perform(myself, open).await;
-                } else {
-                    self.give_up(myself).await;
-                }
+        let known = self.legs.iter().find(|(_, leg)| leg.dialog.get_id() == failed).map(|(leg, _)| *leg);
+        if let Some(leg) = known {
+            tracing::error!(%leg, %error, "dialog failed");
+            metrics::counter!("tandem_actor_restarts_total", "actor" => "dialog").increment(1);
+            self.make_leg(myself, leg).await?;
+            if self.leg(leg).is_some_and(|leg| leg.budget.failed(clock::now())) {
+                let core = self.core.as_ref().filter(|core| core.state().has_leg(leg));
+                let open = core.map(|core| core.resume_leg(leg)).unwrap_or_default();
+                self.perform(myself, open).await;
+            } else {
+                self.give_up(myself).await;
             }
+        }
+        for (at, side) in SIDES.into_iter().enumerate() {
             if self.media_legs[at].get_id() == failed {
-                tracing::error!(%leg, %error, "media leg failed");
+                tracing::error!(leg = %side, %error, "media leg failed");
                 metrics::counter!("tandem_actor_restarts_total", "actor" => "media_leg").increment(1);
-                self.media_legs[at] = spawn_media(&self.services, myself, (self.vnode, self.id), leg).await?;
-                self.services.directory.set_leg(self.id, leg, None, Some(self.media_legs[at].clone()));
+                self.media_legs[at] = spawn_media(&self.services, myself, (self.vnode, self.id), side).await?;
+                self.services.directory.set_media(self.id, side, self.media_legs[at].clone());
                 if self.media_budgets[at].failed(clock::now()) {
                     self.tell_relay(true);
                 } else {
@@ -703,42 +746,6 @@ impl Running {
         tracing::error!("failed too often: ending the call");
         metrics::counter!("tandem_calls_given_up_total").increment(1);
         self.hang_up(myself, StatusCode::SERVER_INTERNAL_ERROR, EndedBy::System).await;
-    }
-}
-
-/// An input of the core that may have to wait for a commit.
-#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
-#[derive(Debug, Clone)]
-enum Unsaid {
-    Event(LegId, LegEvent),
-    HangUp(StatusCode, EndedBy),
-}
-
-impl Unsaid {
-    /// Whether nobody says it again: a phone repeats its requests, save for the BYE after which it is gone.
-    fn is_said_once(&self) -> bool {
-        match self {
-            Self::Event(_, LegEvent::Request(_, request, _)) => request.method == Method::Bye,
-            Self::Event(
-                _,
-                LegEvent::Cancelled { .. }
-                | LegEvent::Acked(_)
-                | LegEvent::Response(_)
-                | LegEvent::NoResponse(_)
-                | LegEvent::NoAck,
-            )
-            | Self::HangUp(..) => true,
-        }
-    }
-}
-
-impl LegEvent {
-    /// The request whose sender must be told when it can't be taken.
-    fn asks_for_an_answer(&self) -> Option<(&TxKey, &Request)> {
-        match self {
-            Self::Request(key, request, _) => Some((key, request)).filter(|(_, request)| request.method != Method::Bye),
-            Self::Cancelled { .. } | Self::Acked(_) | Self::Response(_) | Self::NoResponse(_) | Self::NoAck => None,
-        }
     }
 }
 

@@ -60,7 +60,7 @@ impl CallMedia {
 
     /// A leg's session description, made over for the other leg.
     pub fn translate(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
-        let from = usize::from(leg.0);
+        let from = side(leg);
         if let Some((theirs, ours)) = &self.described[from]
             && theirs == sdp
         {
@@ -83,7 +83,7 @@ impl CallMedia {
 
     /// What a leg was told last, once more, from where we are now.
     pub fn tell_again(&mut self, leg: LegId) -> Option<Bytes> {
-        self.session.tell_again(usize::from(leg.0))
+        self.session.tell_again(side(leg))
     }
 
     /// As it is now, to go back to.
@@ -178,4 +178,9 @@ impl CallMedia {
             kept
         });
     }
+}
+
+/// The side of the media that a leg is on: whoever is called is on the other one from the caller.
+fn side(leg: LegId) -> usize {
+    usize::from(leg != LegId::CALLER)
 }

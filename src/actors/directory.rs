@@ -51,7 +51,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Actors {
     call: Option<ActorRef<CallMsg>>,
-    dialogs: [Option<ActorRef<DialogMsg>>; 2],
+    /// One a leg: as many as phones are called, and the caller's.
+    dialogs: Vec<(LegId, ActorRef<DialogMsg>)>,
     media: [Option<ActorRef<MediaLegMsg>>; 2],
     /// They are going to sleep: nothing is handed to them.
     resting: bool,
@@ -80,15 +81,21 @@ impl Directory {
         }
     }
 
-    /// A leg's actors are (again) these.
-    pub fn set_leg(&self, call: CallId, leg: LegId, dialog: Option<ActorRef<DialogMsg>>, media: Option<ActorRef<MediaLegMsg>>) {
-        let at = usize::from(leg.0);
+    /// A leg's dialog is (again) this one.
+    pub fn set_dialog(&self, call: CallId, leg: LegId, dialog: ActorRef<DialogMsg>) {
+        if let Some(entry) = self.inner().calls.get_mut(&call) {
+            let dialogs = &mut entry.actors.get_or_insert_default().dialogs;
+            dialogs.retain(|(own, _)| *own != leg);
+            dialogs.push((leg, dialog));
+        }
+    }
+
+    /// The media of a side, the caller's or the callee's, is (again) this one.
+    pub fn set_media(&self, call: CallId, side: LegId, media: ActorRef<MediaLegMsg>) {
         if let Some(entry) = self.inner().calls.get_mut(&call)
-            && at < 2
+            && let Some(own) = entry.actors.get_or_insert_default().media.get_mut(usize::from(side.0))
         {
-            let actors = entry.actors.get_or_insert_default();
-            actors.dialogs[at] = dialog.or_else(|| actors.dialogs[at].take());
-            actors.media[at] = media.or_else(|| actors.media[at].take());
+            *own = Some(media);
         }
     }
 
@@ -118,7 +125,13 @@ impl Directory {
 
     /// Hands something to a leg's dialog; gives it back when there is none.
     pub fn tell_dialog(&self, call: CallId, leg: LegId, message: DialogMsg) -> Result<(), DialogMsg> {
-        hand(self.inner().awake(call).and_then(|actors| actors.dialogs.get(usize::from(leg.0))?.as_ref()), message)
+        let inner = self.inner();
+        let Some(actors) = inner.awake(call) else { return Err(message) };
+        // A leg that is over has nobody who listens; the call has nothing to do with it any more.
+        if let Some(dialog) = actors.dialog(leg) {
+            let _ = dialog.cast(message);
+        }
+        Ok(())
     }
 
     /// Hands something to a leg's media; gives it back when there is none.
@@ -140,7 +153,7 @@ impl Directory {
     /// The dialog of a leg.
     #[cfg(test)]
     pub fn dialog(&self, call: CallId, leg: LegId) -> Option<ActorRef<DialogMsg>> {
-        self.inner().awake(call)?.dialogs.get(usize::from(leg.0))?.clone()
+        self.inner().awake(call)?.dialog(leg).cloned()
     }
 
     /// The media of a leg.
@@ -212,6 +225,12 @@ impl Directory {
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Actors {
+    fn dialog(&self, leg: LegId) -> Option<&ActorRef<DialogMsg>> {
+        self.dialogs.iter().find(|(own, _)| *own == leg).map(|(_, dialog)| dialog)
     }
 }
 

@@ -38,5 +38,6 @@ pub mod standby;
 pub mod supervise;
 pub mod tickle;
 pub mod transport;
+pub mod unsaid;
 pub mod vnode;
 pub mod websocket;

@@ -8,13 +8,13 @@ use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord, TargetRecord,
     decode, encode,
 };
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, StageIn, StageOut, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, StageIn, StageOut, Target, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -83,7 +83,7 @@ pub struct Glance {
     pub quiet: bool,
     /// It is over.
     pub ended: bool,
-    /// As [`CallState::deadline`].
+    /// Of a quiet call, as [`CallState::deadline`].
     pub deadline: Option<Timestamp>,
     /// Its media.
     pub media: Session,
@@ -126,6 +126,11 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
             by: ended_by(ending.by).into(),
         }),
         legs: state.legs.iter().map(leg_record).collect(),
+        answerer: state.answerer.map(|leg| leg.0),
+        waiting: state.waiting.iter().map(target_record).collect(),
+        called: Some(state.called).filter(|called| *called != state.created),
+        locating: state.locating.iter().map(Text::to_string).collect(),
+        redirects: state.redirects,
         relays: state.relays.iter().map(relay_record).collect(),
         media: MediaRecord {
             streams: media.streams.iter().map(stream_record).collect(),
@@ -140,7 +145,13 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
     let ended = record.ended.map(|ending| {
         Ok::<_, RestoreError>(Ending { at: ending.at, status: status(ending.status)?, by: ended_by_of(&ending.by)? })
     });
-    let legs: Vec<CallLeg> = record.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
+    let legs: Vec<CallLeg> = (0..).zip(record.legs).map(|(place, record)| leg(place, record)).collect::<Result<_, _>>()?;
+    if !legs.iter().any(|leg| leg.id == LegId::CALLER) {
+        return Err(RestoreError::Value("a call without its caller"));
+    }
+    // A release that called one phone a call didn't say which had answered.
+    let callee = Some(LegId::CALLEE).filter(|_| record.answered.is_some() && legs.len() == 2);
+    let answerer = record.answerer.map(LegId).or(callee).filter(|answerer| legs.iter().any(|leg| leg.id == *answerer));
     Ok(CallState {
         id: record.id,
         vnode: record.vnode,
@@ -149,14 +160,48 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         created: record.created,
         answered: record.answered,
         ended: ended.transpose()?,
-        legs: legs.try_into().map_err(|_| RestoreError::Value("the number of legs"))?,
+        legs,
+        answerer,
+        waiting: record.waiting.into_iter().map(target).collect::<Result<_, _>>()?,
+        called: record.called.unwrap_or(record.created),
+        locating: record.locating.into_iter().map(Text::from).collect(),
+        redirects: record.redirects,
         relays: record.relays.into_iter().map(relay).collect::<Result<_, _>>()?,
     })
+}
+
+fn target_record(target: &Target) -> TargetRecord {
+    TargetRecord {
+        contact: target.contact.to_string(),
+        path: target.path.iter().map(Text::to_string).collect(),
+        flow: target.flow.into(),
+        phone: target.phone.as_ref().map(phone_record),
+        q: target.q,
+    }
+}
+
+fn target(record: TargetRecord) -> Result<Target, RestoreError> {
+    Ok(Target {
+        contact: record.contact.into(),
+        path: record.path.into_iter().map(Text::from).collect(),
+        flow: record.flow.try_into()?,
+        phone: record.phone.map(phone),
+        q: record.q,
+    })
+}
+
+fn phone_record(phone: &Phone) -> PhoneRecord {
+    PhoneRecord { aor: phone.aor.clone(), instance: phone.instance.as_ref().map(Text::to_string) }
+}
+
+fn phone(record: PhoneRecord) -> Phone {
+    Phone { aor: record.aor, instance: record.instance.map(Text::from) }
 }
 
 fn leg_record(leg: &CallLeg) -> LegRecord {
     let dialog = &leg.dialog;
     LegRecord {
+        id: Some(leg.id.0),
         dialog: DialogRecord {
             call_id: dialog.call_id.to_string(),
             local: dialog.local.to_string(),
@@ -177,16 +222,14 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
             late_offer: out.late_offer,
         }),
         bye: leg.bye.as_ref().map(encode_request),
-        phone: leg.phone.as_ref().map(|phone| PhoneRecord {
-            aor: phone.aor.clone(),
-            instance: phone.instance.as_ref().map(Text::to_string),
-        }),
+        phone: leg.phone.as_ref().map(phone_record),
+        refused: leg.refused.map(StatusCode::code),
         gone: leg.gone,
         reinvite: leg.reinvite.as_ref().map(encode_request),
     }
 }
 
-fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
+fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
     let dialog = record.dialog;
     let out = record.out.map(|out| {
         Ok::<_, RestoreError>(InviteOut {
@@ -196,6 +239,7 @@ fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
         })
     });
     Ok(CallLeg {
+        id: LegId(record.id.unwrap_or(place)),
         dialog: Dialog {
             call_id: dialog.call_id.into(),
             local: dialog.local.into(),
@@ -212,11 +256,14 @@ fn leg(record: LegRecord) -> Result<CallLeg, RestoreError> {
         inbound: record.inbound.map(invite_in).transpose()?,
         out: out.transpose()?,
         bye: record.bye.as_ref().map(request).transpose()?,
-        phone: record.phone.map(|phone| Phone { aor: phone.aor, instance: phone.instance.map(Text::from) }),
+        phone: record.phone.map(phone),
+        refused: record.refused.map(status).transpose()?,
         gone: record.gone,
         reinvite: record.reinvite.as_ref().map(request).transpose()?,
         moved: false,
         not_before: None,
+        reserved: 0,
+        asked: 0,
     })
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::call::Incoming;
+use ractor::ActorRef;
+
+use super::call::{CallMsg, Incoming};
 use super::calls::{self, CallsMsg, Errand};
 use super::dialog::DialogMsg;
 use super::gateway::{self, Answer, Parcel, Question};
@@ -26,7 +28,8 @@ use crate::sip::digest::{AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
 use crate::sip::gruu::Gruu;
 use crate::sip::message::{Message, Request, Response};
-use crate::sip::registrar::{Binding, Phone, best, binding_of};
+use crate::sip::b2bua::Target;
+use crate::sip::registrar::{Binding, Phone, binding_of};
 use crate::sip::token::Token;
 use crate::sip::uri::Scheme;
 use crate::sip::{Method, Name, StatusCode, Text, Uri};
@@ -301,27 +304,25 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     }
     let vnodes = services.cluster.vnodes();
     let (Some(home), Some(callers)) = (callee.vnode(&vnodes), caller.vnode(&vnodes)) else { return };
-    let here = reachable(&gateway::local_bindings(services, home, &callee), gruu.as_ref());
+    let here = targets(services, vnode, &callee, &gateway::local_bindings(services, home, &callee), gruu.as_ref());
     let phone = phone_of(&gateway::local_bindings(services, callers, &caller), &caller, &request, flow);
     let new = NewInvite { id, vnode, request, flow, caller, phone, callee, gruu };
-    match here {
-        Some(binding) => new.begin(services, binding),
-        None => {
-            let services = services.clone();
-            tokio::spawn(async move {
-                match ask_for_binding(&services, home, &new.callee, new.gruu.as_ref()).await {
-                    Ok(Some(binding)) => new.begin(&services, binding),
-                    Ok(None) => {
-                        // RFC 5627 §5.3: the name of a phone that has left is no name any more, unless it is for good.
-                        let stays = new.gruu.as_ref().is_none_or(Gruu::stays);
-                        let status = if stays { StatusCode::TEMPORARILY_UNAVAILABLE } else { StatusCode::NOT_FOUND };
-                        new.refuse(&services, endpoint::stateless(&new.request, status));
-                    }
-                    Err(NoOwner) => new.refuse(&services, unavailable(&new.request)),
-                }
-            });
-        }
+    if !here.is_empty() {
+        return new.begin(services, here);
     }
+    let services = services.clone();
+    tokio::spawn(async move {
+        match ask_for_targets(&services, vnode, home, &new.callee, new.gruu.as_ref()).await {
+            Ok(targets) if targets.is_empty() => {
+                // RFC 5627 §5.3: the name of a phone that has left is no name any more, unless it is for good.
+                let stays = new.gruu.as_ref().is_none_or(Gruu::stays);
+                let status = if stays { StatusCode::TEMPORARILY_UNAVAILABLE } else { StatusCode::NOT_FOUND };
+                new.refuse(&services, endpoint::stateless(&new.request, status));
+            }
+            Ok(targets) => new.begin(&services, targets),
+            Err(NoOwner) => new.refuse(&services, unavailable(&new.request)),
+        }
+    });
 }
 
 struct NewInvite {
@@ -336,18 +337,15 @@ struct NewInvite {
 }
 
 impl NewInvite {
-    fn begin(self, services: &Services, binding: Binding) {
+    fn begin(self, services: &Services, targets: Vec<Target>) {
         let Some(open) = services.vnode(self.vnode) else {
             return self.refuse(services, unavailable(&self.request));
         };
-        let to = way_to(services, self.vnode, &binding);
         let incoming = Incoming {
             invite: self.request,
             flow: self.flow,
-            target: binding.contact.clone(),
-            path: binding.path.clone(),
-            to,
-            phones: [Some(self.phone), Some(Phone::of(self.callee.clone(), &binding))],
+            targets,
+            phone: self.phone,
             caller: self.caller.to_string(),
             callee: self.callee.to_string(),
         };
@@ -390,31 +388,60 @@ fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu
     }
 }
 
-fn reachable(record: &[u8], gruu: Option<&Gruu>) -> Option<Binding> {
-    let mut bindings = records::decode_bindings(record).ok()?;
-    bindings.retain(|binding| gruu.is_none_or(|gruu| gruu.is_of(binding)));
-    best(&bindings, clock::now()).cloned()
+/// The phones of an AoR that a call of a vnode's may reach; of a GRUU's the one that registered last.
+fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: Option<&Gruu>) -> Vec<Target> {
+    let (bindings, now) = (records::decode_bindings(record).unwrap_or_default(), clock::now());
+    let live = bindings.iter().rev().filter(|binding| binding.expires > now);
+    let meant = live.filter(|binding| gruu.is_none_or(|gruu| gruu.is_of(binding)));
+    let target = |binding: &Binding| Target {
+        contact: binding.contact.clone(),
+        path: binding.path.clone(),
+        flow: way_to(services, vnode, binding),
+        phone: Some(Phone::of(aor.clone(), binding)),
+        q: binding.q,
+    };
+    meant.take(if gruu.is_some() { 1 } else { usize::MAX }).map(target).collect()
+}
+
+/// Finds out whom these contacts mean, and tells the call: somebody sends its caller on to them (RFC 3261 §8.1.3.4).
+pub fn locate(services: &Arc<Services>, vnode: VnodeId, contacts: Vec<Text>, call: ActorRef<CallMsg>) {
+    let services = services.clone();
+    tokio::spawn(async move {
+        let mut found = Vec::new();
+        for contact in contacts {
+            // Only to our own users: who calls others has to be allowed to.
+            let Some(aor) = Uri::parse(&contact).ok().and_then(|uri| aor_of(&services, &uri)) else { continue };
+            let Some(home) = aor.vnode(&services.cluster.vnodes()) else { continue };
+            if let Ok(targets) = ask_for_targets(&services, vnode, home, &aor, None).await {
+                found.extend(targets);
+            }
+        }
+        // A call that has ended meanwhile calls nobody.
+        let _ = call.cast(CallMsg::Located(found));
+    });
 }
 
 /// A replica may lag: nobody is told 480 before the owner has said so (design, *Tokens*). The error is that there
 /// was no owner to ask, not even after a takeover's time.
-async fn ask_for_binding(
+async fn ask_for_targets(
     services: &Services,
     vnode: VnodeId,
+    home: VnodeId,
     aor: &Aor,
     gruu: Option<&Gruu>,
-) -> Result<Option<Binding>, NoOwner> {
+) -> Result<Vec<Target>, NoOwner> {
+    let found = |record: &[u8]| targets(services, vnode, aor, record, gruu);
     let deadline = clock::now() + OWNER_PATIENCE;
     while clock::now() < deadline {
-        match services.cluster.owner_of(vnode) {
+        match services.cluster.owner_of(home) {
             // Our own replica is the owner's.
-            Some(owner) if owner == services.node && services.owns(vnode) => {
-                return Ok(reachable(&gateway::local_bindings(services, vnode, aor), gruu));
+            Some(owner) if owner == services.node && services.owns(home) => {
+                return Ok(found(&gateway::local_bindings(services, home, aor)));
             }
             Some(owner) if owner != services.node => {
-                let question = Question::Bindings { vnode, aor: aor.clone() };
+                let question = Question::Bindings { vnode: home, aor: aor.clone() };
                 if let Some(Answer::Bindings(record)) = services.gateways.ask(services, owner, &question).await {
-                    return Ok(reachable(&record, gruu));
+                    return Ok(found(&record));
                 }
             }
             Some(_) | None => {}

@@ -323,12 +323,6 @@ impl Outbound {
     }
 }
 
-/// The contact that calls go to: the highest q, and of those the one registered last.
-pub fn best(bindings: &[Binding], now: Timestamp) -> Option<&Binding> {
-    // Bindings stand in the order in which they were registered, and of equals the last one counts.
-    bindings.iter().filter(|binding| binding.expires > now).max_by_key(|binding| binding.q)
-}
-
 fn is_same(binding: &Binding, contact: &NameAddr, reg_id: Option<u32>) -> bool {
     // RFC 5626 §6: the instance is the phone, whatever its contact is today.
     if let (Some(a), Some(b)) = (&binding.instance, contact.param("+sip.instance")) {
@@ -492,13 +486,5 @@ pub(super) mod tests {
         let temporary = Uri::parse(&told.param("temp-gruu").unwrap().into()).unwrap();
         let gruu = Gruus::new(b"secret").read(&temporary, "x").unwrap().unwrap();
         assert!(gruu.is_of(&step.commit.unwrap()[0]));
-    }
-
-    #[test]
-    fn calls_go_to_the_best_contact_that_lives() {
-        let bindings = run(&[], 1, "Contact: <sip:a@h1>;q=0.2, <sip:a@h2>;q=0.9;expires=60\r\n", 0).unwrap().commit.unwrap();
-        assert_eq!(&*best(&bindings, Timestamp(1)).unwrap().contact, "sip:a@h2");
-        assert_eq!(&*best(&bindings, Timestamp(60_000)).unwrap().contact, "sip:a@h1");
-        assert_eq!(best(&bindings, Timestamp(600_000)), None);
     }
 }

@@ -38,6 +38,7 @@ impl StatusCode {
     pub const UNSUPPORTED_URI_SCHEME: Self = Self(416);
     pub const BAD_EXTENSION: Self = Self(420);
     pub const INTERVAL_TOO_BRIEF: Self = Self(423);
+    pub const FLOW_FAILED: Self = Self(430);
     pub const FIRST_HOP_LACKS_OUTBOUND: Self = Self(439);
     pub const TEMPORARILY_UNAVAILABLE: Self = Self(480);
     pub const CALL_DOES_NOT_EXIST: Self = Self(481);

@@ -10,6 +10,7 @@ mod clock;
 mod comeback;
 mod connections;
 mod disk;
+mod forking;
 mod hosts;
 mod load;
 mod majority;

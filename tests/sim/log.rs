@@ -35,7 +35,9 @@ impl Log {
             let site = Site::of(address(0));
             let glance = records::glance(*call, &entry.record, site).unwrap();
             let (state, _) = records::restore(&entry.record, site).unwrap();
-            assert_eq!((glance.quiet, glance.deadline), (state.is_quiet(), state.deadline()), "at a glance as at a look");
+            let waits = |quiet: bool, deadline| (quiet, if quiet { deadline } else { None });
+            let (at_a_glance, looked) = (waits(glance.quiet, glance.deadline), waits(state.is_quiet(), state.deadline()));
+            assert_eq!(at_a_glance, looked, "at a glance as at a look");
         }
         // Shipped now or later: it is in the entry that ended the call.
         let shipped = self.replicas[0].outbox(usize::MAX);

@@ -69,6 +69,21 @@ fn a_refused_call_ends_as_it_should_whenever_we_die() {
 }
 
 #[test]
+fn one_of_two_phones_takes_the_call_whenever_we_die() {
+    cut_everywhere(Story::Forked);
+}
+
+#[test]
+fn of_two_phones_that_are_picked_up_one_has_the_call_whenever_we_die() {
+    cut_everywhere(Story::ForkedRace);
+}
+
+#[test]
+fn the_next_phone_is_called_when_the_first_is_busy_whenever_we_die() {
+    cut_everywhere(Story::Serial);
+}
+
+#[test]
 fn a_hold_finishes_or_goes_on_whenever_we_die() {
     cut_everywhere(Story::CallerHolds);
 }

@@ -334,7 +334,11 @@ fn key_of(request: &Request) -> String {
 }
 
 fn ok(invite: &Request, tag: &str) -> Response {
-    let contact = if tag == "a" { "<sip:a@10.0.0.1:5060>" } else { "<sip:b@10.0.0.2:5060>" };
+    let contact = match tag {
+        "a" => "<sip:a@10.0.0.1:5060>",
+        "b" => "<sip:b@10.0.0.2:5060>",
+        _ => "<sip:c@10.0.0.3:5060>",
+    };
     let response = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, contact);
     response.with_body("application/sdp", Bytes::from_static(b"answer"))
 }

@@ -8,7 +8,7 @@ use rand::RngExt;
 use tandem::actors::records::Site;
 use tandem::clock::Timestamp;
 use tandem::ids::{CallId, LegId, VnodeId};
-use tandem::sip::b2bua::{Body, CSEQ_BLOCK, Call, CallInput, CallState, Effect, Mutation, NewCall, Step};
+use tandem::sip::b2bua::{Body, CSEQ_BLOCK, Call, CallInput, CallState, Effect, Mutation, NewCall, Step, Target};
 use tandem::sip::dialog::Flow;
 use tandem::sip::headers::Transport;
 use tandem::sip::leg::{Leg, LegCommand, LegInput, LegOutput};
@@ -40,6 +40,12 @@ pub enum Story {
     CallerHolds,
     /// The call sleeps before it is held, and before it ends.
     LongTalk,
+    /// Two phones ring, and one is picked up.
+    Forked,
+    /// Two phones ring, and both are picked up at once.
+    ForkedRace,
+    /// One phone is busy, then another is called.
+    Serial,
     /// Held, and hung up, by phones on connections: these end with their owner, and the phones make others.
     Connections,
     /// Its owner dies, and nobody after it has its address: the phones have to come along.
@@ -48,7 +54,7 @@ pub enum Story {
 
 impl Story {
     /// Those that an address takes along which moves.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
         Self::BothHangUp,
@@ -57,7 +63,15 @@ impl Story {
         Self::CalleeIsBusy,
         Self::CallerHolds,
         Self::LongTalk,
+        Self::Forked,
+        Self::ForkedRace,
+        Self::Serial,
     ];
+
+    /// Whether the callee has two phones.
+    fn is_forked(self) -> bool {
+        matches!(self, Self::Forked | Self::ForkedRace | Self::Serial)
+    }
 }
 
 /// A build in which a rule of the house is broken: the simulator must find each.
@@ -84,7 +98,7 @@ impl Broken {
 
 struct Owner {
     call: Option<Call>,
-    legs: [Leg; 2],
+    legs: BTreeMap<LegId, Leg>,
     /// Ports are open; they close when the process dies.
     media: bool,
 }
@@ -111,7 +125,8 @@ pub struct World {
     log: Log,
     /// The log without its last entry, which nobody else has.
     alone: Option<Log>,
-    phones: [Phone; 2],
+    /// The caller's, then the callee's.
+    phones: Vec<Phone>,
     /// What is on its way: when it arrives, which phone it is from or for.
     network: BTreeMap<(Timestamp, u64), (Toward, usize, Message)>,
     packets: u64,
@@ -139,7 +154,10 @@ fn remote(phone: usize) -> SocketAddr {
 impl World {
     pub fn new(story: Story, fate: Fate) -> Self {
         let now = Timestamp(1_000_000);
-        let mut phones = [Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)];
+        let mut phones = vec![Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)];
+        if story.is_forked() {
+            phones.push(Phone::new("c", "10.0.0.3", now));
+        }
         for phone in &mut phones {
             phone.connected = story == Story::Connections;
         }
@@ -218,7 +236,7 @@ impl World {
 
     /// Says something to a phone, if it is at the other end of this flow.
     fn post_by(&mut self, flow: Flow, message: &Message) {
-        let phone = usize::from(flow.remote.ip() != remote(0).ip());
+        let Some(phone) = (0..self.phones.len()).find(|phone| flow.remote.ip() == remote(*phone).ip()) else { return };
         if self.story != Story::Connections || self.connections[phone] == Some(flow.remote.port()) {
             self.post(Toward::Phone, phone, message);
         }
@@ -260,8 +278,10 @@ impl World {
             self.phones.iter_mut().for_each(Phone::reconnects);
         }
         for (leg, at) in [(LegId::CALLER, 0), (LegId::CALLEE, 1)] {
-            let Some(owner) = self.owner.as_ref().filter(|owner| !owner.legs[at].is_at_rest()) else { continue };
-            let elsewhere = owner.call.as_ref().is_some_and(|call| call.state().leg(leg).dialog.flow != self.flow(at));
+            let busy = |owner: &&Owner| owner.legs.get(&leg).is_some_and(|leg| !leg.is_at_rest());
+            let Some(owner) = self.owner.as_ref().filter(busy) else { continue };
+            let call = owner.call.as_ref().filter(|call| call.state().has_leg(leg));
+            let elsewhere = call.is_some_and(|call| call.state().leg(leg).dialog.flow != self.flow(at));
             if elsewhere && self.connections[at].is_some() {
                 self.call_input(CallInput::Rebind(leg, self.flow(at)));
             }
@@ -314,24 +334,30 @@ impl World {
     }
 
     fn invite(&mut self, from: usize, request: Request) {
-        let (flow, to) = (self.flow(from), self.flow(1));
+        let flow = self.flow(from);
+        let target = |phone: usize| Target {
+            contact: format!("sip:{}@{}", if phone == 1 { "b" } else { "c" }, remote(phone)).into(),
+            path: Vec::new(),
+            flow: self.flow(phone),
+            phone: None,
+            q: if self.story == Story::Serial && phone > 1 { 500 } else { 1000 },
+        };
+        let targets = (1..self.phones.len()).map(target).collect();
         let Some(owner) = &mut self.owner else { return };
         if owner.call.is_some() {
             return self.leg_input(LegId::CALLER, LegInput::Request(request, flow));
         }
         self.calls += 1;
         // The call is the leg's first event.
-        owner.legs[0].handle(LegInput::Request(request.clone(), flow), self.now, &mut Vec::new());
+        owner.leg(LegId::CALLER).handle(LegInput::Request(request.clone(), flow), self.now, &mut Vec::new());
         let new = NewCall {
             id: CallId(self.calls),
             vnode: VnodeId(1),
             body: Body::of(&request.headers, &request.body),
             invite: request,
             from: flow,
-            target: "sip:b@10.0.0.2:5060".into(),
-            to,
-            path: Vec::new(),
-        phones: [None, None],
+            phone: None,
+            targets,
             caller: "a@x".into(),
             callee: "b@x".into(),
         };
@@ -344,7 +370,7 @@ impl World {
     fn leg_input(&mut self, leg: LegId, input: LegInput) {
         let mut out = Vec::new();
         let Some(owner) = &mut self.owner else { return };
-        owner.legs[usize::from(leg.0)].handle(input, self.now, &mut out);
+        owner.leg(leg).handle(input, self.now, &mut out);
         for output in out {
             match output {
                 LegOutput::Send(message, flow) => {
@@ -405,6 +431,7 @@ impl World {
                 (_, None) => return,
                 (Effect::Leg(leg, command), _) => self.command(leg, command),
                 (Effect::CloseMedia, Some(owner)) => owner.media = leaks,
+                (Effect::Locate(_), _) => self.call_input(CallInput::Located(Vec::new())),
                 (Effect::Close, Some(owner)) => *owner = Owner { media: leaks, ..Owner::new() },
             }
         }
@@ -416,7 +443,7 @@ impl World {
         for effect in effects {
             let Effect::Leg(leg, command) = effect else { continue };
             let mut out = Vec::new();
-            owner.legs[usize::from(leg.0)].handle(LegInput::Command(command), self.now, &mut out);
+            owner.leg(leg).handle(LegInput::Command(command), self.now, &mut out);
             for output in out {
                 if let LegOutput::Send(message, flow) = output {
                     self.post_by(flow, &message);
@@ -431,7 +458,7 @@ impl World {
     fn sleep_if_quiet(&mut self) {
         let Some(owner) = &mut self.owner else { return };
         let quiet = owner.call.as_ref().is_some_and(|call| call.state().can_sleep());
-        if quiet && owner.legs.iter().all(Leg::is_at_rest) {
+        if quiet && owner.legs.values().all(Leg::is_at_rest) {
             *owner = Owner { media: owner.media, ..Owner::new() };
             self.slept += 1;
             self.trace.push(format!("{} falls asleep", self.now));
@@ -500,8 +527,9 @@ impl World {
         if self.next_owner.is_some_and(|at| self.now >= at) {
             self.take_over();
         }
-        for leg in [LegId::CALLER, LegId::CALLEE] {
-            let due = self.owner.as_ref().and_then(|owner| owner.legs[usize::from(leg.0)].deadline());
+        let legs: Vec<LegId> = self.owner.iter().flat_map(|owner| owner.legs.keys().copied()).collect();
+        for leg in legs {
+            let due = self.owner.as_ref().and_then(|owner| owner.legs.get(&leg)?.deadline());
             if due.is_some_and(|at| at <= self.now) {
                 self.leg_input(leg, LegInput::Timeout);
             }
@@ -527,17 +555,21 @@ impl World {
     // --- the phones' users ---
 
     fn users_act(&mut self, elapsed: Duration) {
-        let rang = self.phones[1].rings_at.is_some_and(|at| self.now.since(at) >= RING);
+        let now = self.now;
+        let rang = |phone: &Phone| phone.rings_at.is_some_and(|at| now.since(at) >= RING);
         let after = |seconds: u64| elapsed >= Duration::from_secs(seconds);
-        let [a, b] = &mut self.phones;
+        let [a, b, more @ ..] = &mut self.phones[..] else { panic!("two phones at least") };
         match self.story {
             Story::CallerCancels => {}
-            Story::CalleeIsBusy if rang => b.pick_up(StatusCode::BUSY_HERE),
-            _ if rang => b.pick_up(StatusCode::OK),
+            Story::CalleeIsBusy | Story::Serial if rang(b) => b.pick_up(StatusCode::BUSY_HERE),
+            _ if rang(b) => b.pick_up(StatusCode::OK),
             _ => {}
         }
+        for phone in more.iter_mut().filter(|phone| self.story != Story::Forked && rang(phone)) {
+            phone.pick_up(StatusCode::OK);
+        }
         match self.story {
-            Story::CallerHangsUp if after(12) => a.hang_up(),
+            Story::CallerHangsUp | Story::Forked | Story::ForkedRace | Story::Serial if after(12) => a.hang_up(),
             Story::CalleeHangsUp if after(12) => b.hang_up(),
             Story::BothHangUp if after(12) => {
                 a.hang_up();
@@ -586,7 +618,7 @@ impl World {
     /// Everything that has arrived by now, and what it brings about.
     fn deliver(&mut self) {
         loop {
-            for phone in 0..2 {
+            for phone in 0..self.phones.len() {
                 for message in self.phones[phone].sent() {
                     self.trace.push(format!("{} from {phone}: {}", self.now, first_line(&message)));
                     self.post(Toward::Us, phone, &message);
@@ -607,7 +639,7 @@ impl World {
         let holds = |promise: &str, held: bool| {
             assert!(held, "{promise}: {:?}, seed {:?}, {:?}\n{}", self.story, self.seed, self.fate, self.trace.join("\n"));
         };
-        let [a, b] = &self.phones;
+        let [a, b, more @ ..] = &self.phones[..] else { panic!("two phones at least") };
         let cdrs = &self.log.cdrs;
         let owner = self.owner.as_ref();
         holds("one CDR", cdrs.len() == 1);
@@ -615,15 +647,20 @@ impl World {
         holds("no actor is left", owner.is_some_and(|owner| owner.call.is_none()));
         holds("no record is left", self.log.calls(self.site()).is_empty());
         // Every copy of an INVITE may be lost that is cancelled after a second.
-        let cancelled = matches!(self.story, Story::CallerCancels | Story::CancelCrosses) && self.seed.is_some();
+        let cancelled = matches!(self.story, Story::CallerCancels | Story::CancelCrosses | Story::ForkedRace) && self.seed.is_some();
         holds("the callee was called once", b.distinct_invites == 1 || (cancelled && b.distinct_invites == 0));
-        holds("nobody waits for anything", a.is_quiet() && b.is_quiet());
-        holds("no phone had to give up", !a.gave_up && !b.gave_up);
-        holds("CSeq only grows", !a.number_again && !b.number_again);
-        holds("both know that it is over", a.down && (b.down || b.distinct_invites == 0));
+        holds("nobody waits for anything", self.phones.iter().all(Phone::is_quiet));
+        holds("no phone had to give up", self.phones.iter().all(|phone| !phone.gave_up));
+        holds("CSeq only grows", self.phones.iter().all(|phone| !phone.number_again));
+        holds("all know that it is over", self.phones.iter().all(|phone| phone.down || phone.distinct_invites == 0) && a.down);
+        // Every copy of an INVITE may be lost to a phone that is cancelled after a second.
+        let called = |phone: &Phone| phone.distinct_invites == 1 || (self.seed.is_some() && phone.distinct_invites == 0);
+        holds("each phone was called once", more.iter().all(called));
         match self.story {
             Story::CallerCancels | Story::CalleeIsBusy => holds("nobody talked", !a.up && !b.up && cdrs[0].answered.is_none()),
             // Who was first is the network's to say; the CDR must say what the phones have seen.
+            Story::ForkedRace => holds("somebody talked", a.up && (b.up || more[0].up) && cdrs[0].answered.is_some()),
+            Story::Serial => holds("the other phone talked", a.up && !b.up && more[0].up && cdrs[0].answered.is_some()),
             Story::CancelCrosses => holds("the CDR is true", !a.up || cdrs[0].answered.is_some()),
             _ => holds("both talked", a.up && b.up && cdrs[0].answered.is_some()),
         }
@@ -638,7 +675,11 @@ impl World {
 
 impl Owner {
     fn new() -> Self {
-        Self { call: None, legs: [Leg::new(Timers::RFC), Leg::new(Timers::RFC)], media: false }
+        Self { call: None, legs: BTreeMap::new(), media: false }
+    }
+
+    fn leg(&mut self, leg: LegId) -> &mut Leg {
+        self.legs.entry(leg).or_insert_with(|| Leg::new(Timers::RFC))
     }
 }
 

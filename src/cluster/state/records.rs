@@ -83,8 +83,36 @@ pub struct CallRecord {
     pub answered: Option<Timestamp>,
     pub ended: Option<EndingRecord>,
     pub legs: Vec<LegRecord>,
+    /// The leg that has answered; in an older record that has two, the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerer: Option<u8>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<TargetRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locating: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub redirects: usize,
     pub relays: Vec<RelayRecord>,
     pub media: MediaRecord,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// A phone that may be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Target")]
+pub struct TargetRecord {
+    pub contact: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
+    pub flow: FlowRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<PhoneRecord>,
+    pub q: u16,
 }
 
 /// What a new owner has to know of every call at once, read from a [`CallRecord`] without its messages.
@@ -130,12 +158,17 @@ pub struct EndingRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as in sip::b2bua::CallLeg")]
 pub struct LegRecord {
+    /// Its number; where it isn't said, its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u8>,
     pub dialog: DialogRecord,
     pub inbound: Option<InviteInRecord>,
     pub out: Option<InviteOutRecord>,
     pub bye: Option<Bytes>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<PhoneRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u16>,
     pub gone: bool,
     /// Our re-INVITE that asks it to come to another address of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]

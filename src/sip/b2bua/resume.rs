@@ -11,9 +11,15 @@ use crate::sip::leg::LegCommand;
 impl Call {
     /// Goes on from what was committed: its CSeq numbers are past whatever a former owner may have used.
     pub fn resume(state: CallState, incarnation: u32) -> (Self, Vec<Effect>) {
-        let reserved = state.legs.each_ref().map(|leg| leg.dialog.local_cseq);
-        let call = Self { committed: state.clone(), state, incarnation, branches: 0, reserved, asked: reserved };
-        let effects = [LegId::CALLER, LegId::CALLEE].into_iter().flat_map(|leg| call.resume_leg(leg)).collect();
+        let mut state = state;
+        for leg in &mut state.legs {
+            (leg.reserved, leg.asked) = (leg.dialog.local_cseq, leg.dialog.local_cseq);
+        }
+        let call = Self { committed: state.clone(), state, incarnation, branches: 0 };
+        let mut effects: Vec<Effect> = call.state.leg_ids().into_iter().flat_map(|leg| call.resume_leg(leg)).collect();
+        if !call.state.locating.is_empty() {
+            effects.push(Effect::Locate(call.state.locating.clone()));
+        }
         (call, effects)
     }
 
@@ -46,7 +52,7 @@ impl Call {
         for relay in &self.state.relays {
             if relay.from == leg {
                 commands.push(LegCommand::Accept(relay.request.clone(), relay.came_by));
-            } else if relay.answer.is_none() {
+            } else if relay.answer.is_none() && self.state.peer(relay.from) == Some(leg) {
                 commands.push(LegCommand::Send(relay.onward.clone(), flow));
             }
         }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::{LINGER, NewCall, RING_TIMEOUT, contact, without_body};
+use super::fork::{MAX_TARGETS, TURN};
+use super::{LINGER, NewCall, RING_TIMEOUT, caller_status, contact, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
@@ -31,15 +32,42 @@ pub struct CallState {
     pub answered: Option<Timestamp>,
     /// When and how it ended.
     pub ended: Option<Ending>,
-    /// The caller's leg, then the callee's.
-    pub legs: [CallLeg; 2],
+    /// The caller's leg, then one for each phone that is called, by their numbers.
+    pub legs: Vec<CallLeg>,
+    /// The leg that has answered.
+    pub answerer: Option<LegId>,
+    /// Who is called when those who are called now have all refused, the best first.
+    pub waiting: Vec<Target>,
+    /// When those who are called now were.
+    pub called: Timestamp,
+    /// Contacts that the caller is sent on to, and that have to be found ([`super::Effect::Locate`]).
+    pub locating: Vec<Text>,
+    /// How often that has happened.
+    pub redirects: usize,
     /// In-dialog requests on their way from one side to the other.
     pub relays: Vec<Relay>,
+}
+
+/// A phone that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its contact.
+    pub contact: Text,
+    /// The proxies on the way to it, as Route values (RFC 3327 §5.3).
+    pub path: Vec<Text>,
+    /// How to reach it.
+    pub flow: Flow,
+    /// Who it is, if it is registered.
+    pub phone: Option<Phone>,
+    /// Thousandths of q: the higher is called first.
+    pub q: u16,
 }
 
 /// One leg: its dialog, and what is open on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallLeg {
+    /// Its number, which its token has.
+    pub id: LegId,
     /// The dialog.
     pub dialog: Dialog,
     /// The phone's INVITE that made the call, until its ACK.
@@ -50,6 +78,8 @@ pub struct CallLeg {
     pub bye: Option<Request>,
     /// Who the phone is, if it is registered.
     pub phone: Option<Phone>,
+    /// What it said instead of taking the call; 408 when it said nothing.
+    pub refused: Option<StatusCode>,
     /// The phone has hung up or doesn't know the dialog: no BYE is owed.
     pub gone: bool,
     /// Our re-INVITE that asks the phone to come to another address of ours, until it has its final answer.
@@ -58,6 +88,10 @@ pub struct CallLeg {
     pub moved: bool,
     /// It is not asked before this: it had something else to do. Not stored.
     pub not_before: Option<Timestamp>,
+    /// The CSeq numbers that the committed record lets it use: a new owner goes on behind them. Not stored.
+    pub reserved: u32,
+    /// The same in the mutation that is on its way. Not stored.
+    pub asked: u32,
 }
 
 /// An INVITE that came to us.
@@ -206,16 +240,45 @@ pub fn deadline(created: Timestamp, answered: Option<Timestamp>, ended: Option<T
     }
 }
 
+/// RFC 5626 §4.1: the instance is the phone.
+fn is_same_phone(one: Option<&Phone>, other: Option<&Phone>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.instance.is_some() && one == other,
+        (Some(_) | None, _) => false,
+    }
+}
+
 impl CallLeg {
-    fn new(dialog: Dialog, phone: Option<Phone>) -> Self {
-        Self { dialog, inbound: None, out: None, bye: None, phone, gone: false, reinvite: None, moved: false, not_before: None }
+    fn new(id: LegId, dialog: Dialog, phone: Option<Phone>) -> Self {
+        Self {
+            id,
+            dialog,
+            inbound: None,
+            out: None,
+            bye: None,
+            phone,
+            refused: None,
+            gone: false,
+            reinvite: None,
+            moved: false,
+            not_before: None,
+            reserved: 0,
+            asked: 0,
+        }
+    }
+
+    /// It may still take the call.
+    fn is_ringing(&self) -> bool {
+        self.out.as_ref().is_some_and(|out| matches!(out.stage, StageOut::Calling | StageOut::Proceeding))
     }
 }
 
 impl CallState {
-    pub(super) fn new(call: &NewCall, caller: Dialog, callee: Dialog, now: Timestamp) -> Self {
-        let [caller_phone, callee_phone] = call.phones.clone();
-        let mut caller = CallLeg::new(caller, caller_phone);
+    pub(super) fn new(call: &NewCall, caller: Dialog, now: Timestamp) -> Self {
+        let mut waiting = call.targets.clone();
+        waiting.truncate(MAX_TARGETS);
+        waiting.sort_by_key(|target| std::cmp::Reverse(target.q));
+        let mut caller = CallLeg::new(LegId::CALLER, caller, call.phone.clone());
         caller.inbound = Some(InviteIn {
             key: TxKey::of(&call.invite),
             request: without_body(call.invite.clone()),
@@ -230,23 +293,121 @@ impl CallState {
             created: now,
             answered: None,
             ended: None,
-            legs: [caller, CallLeg::new(callee, callee_phone)],
+            legs: vec![caller],
+            answerer: None,
+            waiting,
+            called: now,
+            locating: Vec::new(),
+            redirects: 0,
             relays: Vec::new(),
         }
     }
 
     /// Whether the call has this leg.
     pub fn has_leg(&self, leg: LegId) -> bool {
-        usize::from(leg.0) < self.legs.len()
+        self.legs.iter().any(|own| own.id == leg)
     }
 
     /// One leg; callers have checked [`CallState::has_leg`].
     pub fn leg(&self, leg: LegId) -> &CallLeg {
-        &self.legs[usize::from(leg.0)]
+        self.legs.iter().find(|own| own.id == leg).expect("callers have checked that it is there")
     }
 
     pub(super) fn leg_mut(&mut self, leg: LegId) -> &mut CallLeg {
-        &mut self.legs[usize::from(leg.0)]
+        self.legs.iter_mut().find(|own| own.id == leg).expect("callers have checked that it is there")
+    }
+
+    /// The numbers of all legs.
+    pub fn leg_ids(&self) -> Vec<LegId> {
+        self.legs.iter().map(|leg| leg.id).collect()
+    }
+
+    /// The legs of those who were called.
+    pub fn branches(&self) -> impl Iterator<Item = &CallLeg> {
+        self.legs.iter().filter(|leg| leg.id != LegId::CALLER)
+    }
+
+    /// Who is at the other end of what is said on a leg: for the caller the one who has answered, or the only one who may; for those
+    /// the caller, unless another has answered.
+    pub fn peer(&self, leg: LegId) -> Option<LegId> {
+        let mut open = self.branches().filter(|branch| branch.refused.is_none());
+        let only = open.next().filter(|_| open.next().is_none()).map(|branch| branch.id);
+        let callee = self.answerer.or(only);
+        if leg == LegId::CALLER { callee } else { Some(LegId::CALLER).filter(|_| self.answerer.is_none_or(|answerer| answerer == leg)) }
+    }
+
+    // --- whom it rings ---
+
+    /// Those who have the next turn: of the highest q, and of each phone one flow (RFC 5626 §7).
+    pub(super) fn take_next(&mut self) -> Vec<Target> {
+        let mut next: Vec<Target> = Vec::new();
+        while next.is_empty()
+            && let Some(q) = self.waiting.first().map(|target| target.q)
+        {
+            let end = self.waiting.iter().position(|target| target.q != q).unwrap_or(self.waiting.len());
+            let mut later = Vec::new();
+            for target in self.waiting.drain(..end).collect::<Vec<_>>() {
+                if next.iter().any(|other| is_same_phone(other.phone.as_ref(), target.phone.as_ref())) {
+                    later.push(target);
+                } else if !self.has_refused(target.phone.as_ref()) {
+                    next.push(target);
+                }
+            }
+            self.waiting.splice(0..0, later);
+        }
+        next
+    }
+
+    /// Whether a phone has said no by another of its flows (RFC 5626 §7: then it isn't asked again).
+    fn has_refused(&self, phone: Option<&Phone>) -> bool {
+        let no = |status: StatusCode| status != StatusCode::REQUEST_TIMEOUT && status != StatusCode::FLOW_FAILED;
+        self.branches().any(|leg| leg.refused.is_some_and(no) && is_same_phone(leg.phone.as_ref(), phone))
+    }
+
+    pub(super) fn next_leg(&self) -> LegId {
+        LegId(self.legs.iter().map(|leg| leg.id.0).max().unwrap_or(0) + 1)
+    }
+
+    pub(super) fn add_leg(&mut self, id: LegId, dialog: Dialog, phone: Option<Phone>) {
+        self.legs.push(CallLeg::new(id, dialog, phone));
+    }
+
+    /// A leg that is over while the call goes on.
+    pub(super) fn drop_leg(&mut self, leg: LegId) {
+        self.legs.retain(|own| own.id != leg);
+    }
+
+    pub(super) fn drop_refused(&mut self) {
+        self.legs.retain(|leg| leg.refused.is_none());
+    }
+
+    /// Whether anybody may still take the call.
+    pub fn is_ringing(&self) -> bool {
+        self.branches().any(CallLeg::is_ringing)
+    }
+
+    /// When those who wait have their turn although others ring.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        let waits = !self.waiting.is_empty() && self.is_ringing() && self.answered.is_none() && self.ended.is_none();
+        waits.then(|| self.called + TURN)
+    }
+
+    /// What the caller is told of those who all refused (RFC 3261 §16.7 step 6): what says most.
+    pub(super) fn best_refusal(&self) -> StatusCode {
+        let rank = |status: &StatusCode| match status.code() {
+            600.. => 0,
+            415 | 420 | 484 | 488 => 1,
+            486 => 2,
+            // We have cancelled it ourselves.
+            487 => 8,
+            480 => 4,
+            408 => 6,
+            400..=499 => 3,
+            500..=599 => 7,
+            _ => 5,
+        };
+        let best = self.branches().filter_map(|leg| leg.refused).min_by_key(rank);
+        best.filter(|status| *status != StatusCode::REQUEST_TERMINATED).map_or(StatusCode::TEMPORARILY_UNAVAILABLE, caller_status)
     }
 
     /// Whether the call is over, and nobody has to be told any more.
@@ -279,7 +440,7 @@ impl CallState {
     /// address that is gone.
     pub fn move_to(&mut self, local: SocketAddr) {
         let (vnode, ended) = (self.vnode, self.ended.is_some());
-        for (at, leg) in (0..).zip(&mut self.legs) {
+        for leg in &mut self.legs {
             let flow = &mut leg.dialog.flow;
             if flow.vnode != vnode {
                 continue;
@@ -288,7 +449,7 @@ impl CallState {
                 flow.local = local;
                 leg.reinvite = None;
             }
-            let token = Token { vnode, call: self.id, leg: LegId(at) };
+            let token = Token { vnode, call: self.id, leg: leg.id };
             leg.moved = !ended && leg.reinvite.is_none() && leg.dialog.contact != contact(&token, &leg.dialog.flow);
             if let Some(inbound) = &mut leg.inbound {
                 inbound.came_by.local = local;
@@ -305,19 +466,21 @@ impl CallState {
             leg.moved && leg.not_before.is_none_or(|at| at <= now) && leg.inbound.is_none() && leg.out.is_none() && !leg.gone
         };
         let established = self.answered.is_some() && self.ended.is_none() && !self.relays.iter().any(Relay::is_invite);
-        [LegId::CALLER, LegId::CALLEE].into_iter().find(|leg| established && free(self.leg(*leg)))
+        let talks = |leg: &CallLeg| leg.id == LegId::CALLER || self.answerer == Some(leg.id);
+        self.legs.iter().find(|leg| established && talks(leg) && free(leg)).map(|leg| leg.id)
     }
 
     /// When the call wants to be told that time has passed.
     pub fn deadline(&self) -> Option<Timestamp> {
         let own = deadline(self.created, self.answered, self.ended.map(|ending| ending.at));
         let asks = self.legs.iter().filter(|leg| leg.moved && self.ended.is_none()).filter_map(|leg| leg.not_before);
-        own.into_iter().chain(asks).min()
+        own.into_iter().chain(asks).chain(self.next_at()).min()
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).
     pub fn awaits_answer_of(&self, leg: LegId) -> bool {
-        let first = self.leg(leg.other()).out.as_ref().is_some_and(|out| out.stage == StageOut::AckWaits);
+        let waits = |peer: LegId| self.leg(peer).out.as_ref().is_some_and(|out| out.stage == StageOut::AckWaits);
+        let first = self.peer(leg).is_some_and(waits);
         first || self.relays.iter().any(|relay| relay.from == leg && relay.late_offer && relay.answer.is_some())
     }
 

@@ -34,6 +34,11 @@ fn invite() -> Request {
     )
 }
 
+/// A phone that may be called.
+fn target(phone: usize) -> Target {
+    Target { contact: format!("sip:b@10.0.0.{}", phone + 1).into(), path: Vec::new(), flow: flow(phone), phone: None, q: 1000 }
+}
+
 /// The callee's answer.
 fn ok(invite: &Request) -> Response {
     let response = invite.response(StatusCode::OK, Some("b")).with(Name::Contact, "<sip:b@10.0.0.2:5060>");
@@ -50,10 +55,8 @@ fn no_promise_leaves_without_its_commit() {
         body: None,
         invite: invite.clone(),
         from: flow(0),
-        target: "sip:b@10.0.0.2".into(),
-        to: flow(1),
-        path: Vec::new(),
-        phones: [None, None],
+        phone: None,
+        targets: vec![target(1)],
         caller: String::new(),
         callee: String::new(),
     };
@@ -83,10 +86,8 @@ fn established() -> Call {
         body: Body::of(&invite.headers, &invite.body),
         invite: invite.clone(),
         from: flow(0),
-        target: "sip:b@10.0.0.2".into(),
-        to: flow(1),
-        path: Vec::new(),
-        phones: [None, None],
+        phone: None,
+        targets: vec![target(1)],
         caller: String::new(),
         callee: String::new(),
     };
@@ -149,8 +150,8 @@ fn cseq_numbers_only_grow_over_takeovers() {
         // What a new owner gets is what was committed last, not what is in memory.
         let Step { commit: Some(Mutation::Put(record)), .. } = call.again() else { panic!("a state to commit") };
         let mut record = *record;
-        for (leg, reserved) in record.legs.iter_mut().zip(call.reserved) {
-            leg.dialog.local_cseq = reserved;
+        for (leg, own) in record.legs.iter_mut().zip(&call.state().legs) {
+            leg.dialog.local_cseq = own.reserved;
         }
         assert!(record.relays.is_empty(), "a new owner says nothing twice");
         (call, _) = Call::resume(record, 2);
@@ -195,10 +196,8 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
         body: None,
         invite,
         from: flow(0),
-        target: "sip:b@10.0.0.2".into(),
-        to: flow(1),
-        path: Vec::new(),
-        phones: [None, None],
+        phone: None,
+        targets: vec![target(1)],
         caller: String::new(),
         callee: String::new(),
     };
@@ -266,5 +265,130 @@ fn a_phone_that_cannot_come_along_now_is_asked_again_and_one_that_will_not_is_le
             let second = asked_to_come(&mut call, later).unwrap();
             assert!(second.headers.cseq().unwrap().number > asked.headers.cseq().unwrap().number);
         }
+    }
+}
+
+// --- forking ---
+
+/// A call to these phones, by their q.
+fn calling(qs: &[u16]) -> Call {
+    let invite = invite();
+    let targets = (1..).zip(qs).map(|(phone, q)| Target { q: *q, ..target(phone) }).collect();
+    let new = NewCall {
+        id: CallId(1),
+        vnode: VnodeId(1),
+        body: Body::of(&invite.headers, &invite.body),
+        invite,
+        from: flow(0),
+        phone: None,
+        targets,
+        caller: String::new(),
+        callee: String::new(),
+    };
+    let (mut call, _) = Call::new(new, 1, NOW).unwrap();
+    call.committed();
+    call
+}
+
+/// What a phone that is called answers, and what that brings about.
+fn answers(call: &mut Call, leg: u8, status: u16, contact: &str) -> Step {
+    let sent = call.state().leg(LegId(leg)).out.clone().unwrap().request;
+    let response = sent.response(StatusCode::new(status).unwrap(), Some("b")).with(Name::Contact, contact.to_owned());
+    let step = call.handle(CallInput::Leg(LegId(leg), LegEvent::Response(response)), NOW);
+    call.committed();
+    step
+}
+
+fn called(call: &Call) -> Vec<u8> {
+    call.state().branches().map(|leg| leg.id.0).collect()
+}
+
+fn told(step: &Step, leg: u8) -> Vec<&LegCommand> {
+    let of = |effect| match effect {
+        &Effect::Leg(own, ref command) if own == LegId(leg) => Some(command),
+        _ => None,
+    };
+    step.then.iter().filter_map(of).collect()
+}
+
+#[test]
+fn the_first_who_answers_has_the_call_and_the_others_are_cancelled() {
+    let mut call = calling(&[1000, 1000, 1000]);
+    assert_eq!(called(&call), [1, 2, 3]);
+    let _ = answers(&mut call, 3, 486, "<sip:b@10.0.0.4>");
+    let step = answers(&mut call, 2, 200, "<sip:b@10.0.0.3>");
+    assert!(matches!(told(&step, 1)[..], [LegCommand::Cancel]));
+    assert!(matches!(told(&step, 2)[..], [LegCommand::Send(ack, _)] if ack.method == Method::Ack));
+    assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, ok)] if ok.status == StatusCode::OK));
+    assert_eq!((called(&call), call.state().peer(LegId::CALLER)), (vec![1, 2], Some(LegId(2))));
+    // Its answer has crossed the CANCEL.
+    let step = answers(&mut call, 1, 200, "<sip:b@10.0.0.2>");
+    assert!(matches!(told(&step, 1)[..], [LegCommand::Send(ack, _), LegCommand::Send(bye, _)]
+        if ack.method == Method::Ack && bye.method == Method::Bye));
+    let bye = call.state().leg(LegId(1)).bye.clone().unwrap();
+    let _ = call.handle(CallInput::Leg(LegId(1), LegEvent::Response(bye.response(StatusCode::OK, None))), NOW);
+    assert_eq!((called(&call), call.state().ended), (vec![2], None));
+}
+
+#[test]
+fn the_next_are_called_when_all_have_refused_or_rung_for_long() {
+    let mut call = calling(&[500, 1000, 1000, 200]);
+    assert_eq!(called(&call), [1, 2]);
+    let contacts: Vec<_> = call.state().branches().map(|leg| leg.dialog.remote_target.to_string()).collect();
+    assert_eq!(contacts, ["sip:b@10.0.0.3", "sip:b@10.0.0.4"]);
+    assert_eq!(answers(&mut call, 1, 486, "<sip:x@h>").then.len(), 1, "the other still rings");
+    let step = answers(&mut call, 2, 480, "<sip:x@h>");
+    assert!(matches!(told(&step, 3)[..], [LegCommand::Send(invite, _)] if invite.body == Bytes::from_static(b"offer")));
+    // This one rings and rings.
+    let _ = answers(&mut call, 3, 180, "<sip:x@h>");
+    let later = call.deadline().unwrap();
+    let step = call.handle(CallInput::Timeout, later);
+    call.committed();
+    assert!(matches!(told(&step, 3)[..], [LegCommand::Cancel]) && matches!(told(&step, 4)[..], [LegCommand::Send(..)]));
+    assert!(answers(&mut call, 3, 487, "<sip:x@h>").commit.is_some(), "the last still rings");
+    let step = answers(&mut call, 4, 404, "<sip:x@h>");
+    // RFC 3261 §16.7 step 6: what says most.
+    assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, busy)] if busy.status == StatusCode::BUSY_HERE));
+    assert!(call.state().ended.is_some());
+}
+
+#[test]
+fn a_global_failure_ends_the_call_at_once() {
+    let mut call = calling(&[1000, 1000, 500]);
+    let step = answers(&mut call, 1, 603, "<sip:x@h>");
+    assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, no)] if no.status.code() == 603));
+    assert!(matches!(told(&step, 2)[..], [LegCommand::Cancel]));
+    assert!(call.state().ended.is_some() && call.state().waiting.is_empty());
+}
+
+/// RFC 3261 §8.1.3.4: and a successor goes on finding out where.
+#[test]
+fn a_caller_who_is_sent_on_goes_there() {
+    let mut call = calling(&[1000, 500]);
+    let step = answers(&mut call, 1, 302, "<sip:c@x>, <sip:d@x>");
+    let locate = Effect::Locate(vec!["sip:c@x".into(), "sip:d@x".into()]);
+    assert_eq!(step.then.last(), Some(&locate));
+    let (mut call, effects) = Call::resume(call.state().clone(), 2);
+    assert!(effects.contains(&locate));
+    let step = call.handle(CallInput::Located(vec![target(7)]), NOW);
+    call.committed();
+    assert_eq!((told(&step, 2).len(), called(&call)), (1, vec![1, 2]));
+    // Found out twice, by two owners.
+    assert_eq!(call.handle(CallInput::Located(vec![target(7)]), NOW), Step::default());
+    // Nobody is there either: the one who waited.
+    let step = answers(&mut call, 2, 302, "<sip:b@10.0.0.8>");
+    assert!(step.then.iter().any(|effect| matches!(effect, Effect::Leg(LegId(3), LegCommand::Send(..)))), "it was there already");
+}
+
+/// RFC 5626 §7: two flows of one phone are not called at once, and not after each other when it has said no.
+#[test]
+fn a_phone_with_two_flows_rings_once() {
+    let phone = Phone { aor: crate::ids::Aor::new("b", "x"), instance: Some("<urn:1>".into()) };
+    for (status, second) in [(486, false), (430, true)] {
+        let mut call = calling(&[1000]);
+        call.state.waiting.push(Target { phone: Some(phone.clone()), ..target(2) });
+        call.state.legs[1].phone = Some(phone.clone());
+        let _ = answers(&mut call, 1, status, "<sip:x@h>");
+        assert_eq!(call.state().ended.is_none(), second, "{status}");
     }
 }

@@ -1,0 +1,200 @@
+//! What phones answer. Layer: pure.
+
+use super::{Body, Call, Effect, EndedBy, InviteIn, StageIn, StageOut, Step};
+use crate::clock::Timestamp;
+use crate::ids::LegId;
+use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::message::{Request, Response};
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode};
+
+impl Call {
+    pub(super) fn response(&mut self, leg: LegId, response: Response, now: Timestamp) -> Step {
+        let Ok(cseq) = response.headers.cseq() else { return Step::default() };
+        let number = |request: &Request| request.headers.cseq().ok() == Some(cseq.clone());
+        if self.state.leg(leg).out.as_ref().is_some_and(|out| number(&out.request)) {
+            return self.first_response(leg, response, now);
+        }
+        if self.state.ended.is_none() && self.state.leg(leg).reinvite.as_ref().is_some_and(number) {
+            return self.anchored(leg, &response, now);
+        }
+        let peer = self.state.peer(leg);
+        if let Some(at) = self.state.relays.iter().position(|relay| Some(relay.from) == peer && number(&relay.onward)) {
+            return self.relayed_response(leg, at, response, now);
+        }
+        if self.state.leg(leg).bye.as_ref().is_some_and(number) {
+            if !response.status.is_final() {
+                return Step::default();
+            }
+            return self.hung_up(leg);
+        }
+        // A 2xx that a former owner acknowledged, and whose ACK was lost (RFC 3261 §13.2.2.4).
+        if cseq.method == Method::Invite && response.status.class() == Class::Success {
+            return Step::free(vec![self.acknowledge_number(leg, cseq.number, None)]);
+        }
+        // A failure that nobody waits for any more: its sender repeats it until it is acknowledged.
+        if cseq.method == Method::Invite && response.status.class() > Class::Success {
+            return Step::free(vec![Effect::Leg(leg, LegCommand::Acknowledge)]);
+        }
+        Step::default()
+    }
+
+    /// An answer to the call's first INVITE.
+    fn first_response(&mut self, leg: LegId, response: Response, now: Timestamp) -> Step {
+        let body = Body::of(&response.headers, &response.body);
+        let others = self.state.answerer.is_some_and(|answerer| answerer != leg);
+        if self.state.ended.is_some() || others {
+            return self.response_too_late(leg, &response);
+        }
+        match response.status.class() {
+            Class::Provisional => self.progress(leg, &response, body),
+            Class::Success => self.answer(leg, &response, body, now),
+            Class::Redirect | Class::Failure => self.refused(leg, &response, now),
+        }
+    }
+
+    fn progress(&mut self, leg: LegId, response: &Response, body: Option<Body>) -> Step {
+        self.state.leg_mut(leg).dialog.on_invite_response(response);
+        match &mut self.state.leg_mut(leg).out {
+            // Somebody else has the turn now.
+            Some(out) if out.stage == StageOut::Cancelling => return Step::default(),
+            Some(out) => out.stage = StageOut::Proceeding,
+            None => {}
+        }
+        // A 199 or an unknown one says no more than 183 does.
+        let status = if response.status.code() < 180 || response.status.code() == 199 {
+            StatusCode::SESSION_PROGRESS
+        } else {
+            response.status
+        };
+        // Who hears one phone already needs no word that another rings too.
+        let hears = body.is_none()
+            && self.state.branches().count() > 1
+            && self.state.leg(LegId::CALLER).inbound.as_ref().is_some_and(|inbound| matches!(inbound.stage, StageIn::Progress(_, Some(_))));
+        let inbound = match &mut self.state.leg_mut(LegId::CALLER).inbound {
+            Some(inbound) if !hears => inbound,
+            Some(_) | None => return Step::default(),
+        };
+        let stage = StageIn::Progress(status, body);
+        if !inbound.is_pending() || inbound.stage == stage {
+            return Step::default();
+        }
+        inbound.stage = stage;
+        let respond = self.inbound_response(LegId::CALLER);
+        self.put(respond.into_iter().collect())
+    }
+
+    fn answer(&mut self, leg: LegId, response: &Response, body: Option<Body>, now: Timestamp) -> Step {
+        if self.state.answered.is_some() {
+            // Repeated while the caller's ACK is awaited, which ours waits for.
+            return Step::default();
+        }
+        self.state.leg_mut(leg).dialog.on_invite_response(response);
+        self.state.answered = Some(now);
+        self.state.answerer = Some(leg);
+        let mut then = self.cancel_others(leg);
+        // With a late offer the caller's ACK holds the answer, and ours waits for it.
+        let late_offer = self.state.leg(leg).out.as_ref().is_some_and(|out| out.late_offer);
+        if late_offer {
+            if let Some(out) = &mut self.state.leg_mut(leg).out {
+                out.stage = StageOut::AckWaits;
+            }
+        } else if let Some(out) = self.state.leg_mut(leg).out.take() {
+            then.push(self.acknowledge(leg, &out.request, None));
+        }
+        if let Some(inbound) = &mut self.state.leg_mut(LegId::CALLER).inbound {
+            inbound.stage = StageIn::Answered(body);
+        }
+        then.extend(self.inbound_response(LegId::CALLER));
+        self.put(then)
+    }
+
+    /// The call was over, or somebody else's, before this phone knew: a 2xx is acknowledged and hung up (RFC 3261 §9.1).
+    fn response_too_late(&mut self, leg: LegId, response: &Response) -> Step {
+        if !response.status.is_final() {
+            return Step::default();
+        }
+        if response.status.class() != Class::Success {
+            let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
+            if self.state.ended.is_some() {
+                return Step::free(vec![acknowledge]);
+            }
+            // It lost, and has heard it.
+            self.state.drop_leg(leg);
+            return self.put(vec![acknowledge]);
+        }
+        let Some(out) = self.state.leg_mut(leg).out.take() else { return Step::default() };
+        self.state.leg_mut(leg).dialog.on_invite_response(response);
+        let ack = self.acknowledge(leg, &out.request, None);
+        let bye = self.bye(leg);
+        self.put(vec![ack, bye])
+    }
+
+    fn relayed_response(&mut self, leg: LegId, at: usize, response: Response, now: Timestamp) -> Step {
+        if !response.status.is_final() {
+            return Step::default();
+        }
+        let (asker, is_invite) = (self.state.relays[at].from, self.state.relays[at].is_invite());
+        if is_invite && self.state.relays[at].answer.is_some() {
+            return Step::default();
+        }
+        let key = TxKey::of(&self.state.relays[at].request);
+        if is_invite && response.status.class() == Class::Success {
+            let dialog = &mut self.state.leg_mut(leg).dialog;
+            dialog.retarget(&response.headers);
+            self.state.relays[at].answer = Some(Body::of(&response.headers, &response.body));
+            let relay = self.state.relays[at].clone();
+            let mut then = Vec::new();
+            if !relay.late_offer {
+                then.push(self.acknowledge(leg, &relay.onward, None));
+            }
+            then.push(self.relay_answer(&relay));
+            return self.put(then);
+        }
+        let relay = self.state.relays.remove(at);
+        let mut answer = relay.request.response(response.status, None);
+        answer.headers.copy(&response.headers, &Name::RetryAfter);
+        if let Some(body) = Body::of(&response.headers, &response.body) {
+            answer = answer.with_body(&body.content_type, body.bytes);
+        }
+        let mut effects = vec![Effect::Leg(asker, LegCommand::Respond(key, answer))];
+        if is_invite {
+            effects.push(Effect::Leg(leg, LegCommand::Acknowledge));
+        }
+        // RFC 3261 §12.2.1.2: the peer doesn't know the dialog any more.
+        let dialog_gone = [StatusCode::CALL_DOES_NOT_EXIST, StatusCode::REQUEST_TIMEOUT].contains(&response.status);
+        if dialog_gone {
+            self.state.leg_mut(leg).gone = true;
+            return self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, effects);
+        }
+        if is_invite { self.put(effects) } else { Step::free(effects) }
+    }
+
+    pub(super) fn no_response(&mut self, leg: LegId, request: &Request, now: Timestamp) -> Step {
+        let same = |own: &Request| own.headers.get(&Name::Via) == request.headers.get(&Name::Via);
+        if self.state.leg(leg).bye.as_ref().is_some_and(same) {
+            return self.hung_up(leg);
+        }
+        if self.state.ended.is_some() {
+            self.state.leg_mut(leg).out = None;
+            return self.settle();
+        }
+        if self.state.leg(leg).out.as_ref().is_some_and(|out| same(&out.request)) {
+            return self.unreachable(leg, now);
+        }
+        if self.state.leg(leg).reinvite.as_ref().is_some_and(same) {
+            // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
+            self.state.leg_mut(leg).reinvite = None;
+            return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
+        }
+        let Some(at) = self.state.relays.iter().position(|relay| same(&relay.onward)) else { return Step::default() };
+        let relay = self.state.relays.remove(at);
+        let answer = relay.request.response(StatusCode::REQUEST_TIMEOUT, None);
+        let effect = Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer));
+        if relay.is_invite() {
+            // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
+            return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, vec![effect]);
+        }
+        Step::free(vec![effect])
+    }
+}

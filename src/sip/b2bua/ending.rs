@@ -1,0 +1,74 @@
+//! The end of a call. Layer: pure.
+
+use super::{Call, Effect, EndedBy, Ending, Mutation, StageIn, StageOut, Step};
+use crate::clock::Timestamp;
+use crate::ids::LegId;
+use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::{Method, StatusCode};
+
+impl Call {
+    /// Ends the call once: CDR and state are one entry; then everybody who is still on it is told.
+    pub(super) fn end(&mut self, status: StatusCode, by: EndedBy, now: Timestamp, mut then: Vec<Effect>) -> Step {
+        if self.state.ended.is_some() {
+            return Step::free(then);
+        }
+        self.state.ended = Some(Ending { at: now, status, by });
+        // Whoever waits for an answer to something that no longer matters gets it.
+        for relay in std::mem::take(&mut self.state.relays) {
+            if relay.answer.is_none() && !self.state.leg(relay.from).gone {
+                let answer = relay.request.response(StatusCode::REQUEST_TERMINATED, None);
+                then.push(Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer)));
+            }
+        }
+        self.state.waiting.clear();
+        self.state.locating.clear();
+        for leg in self.state.leg_ids() {
+            then.extend(self.end_leg(leg, status));
+        }
+        then.push(Effect::CloseMedia);
+        let cdr = self.state.cdr();
+        Step::promise(Mutation::End(self.record(), Box::new(cdr)), then)
+    }
+
+    fn end_leg(&mut self, leg: LegId, status: StatusCode) -> Option<Effect> {
+        let talks = leg == LegId::CALLER || self.state.answerer == Some(leg);
+        let this = self.state.leg_mut(leg);
+        if let Some(inbound) = &mut this.inbound
+            && inbound.is_pending()
+        {
+            inbound.stage = StageIn::Rejected(status);
+            return self.inbound_response(leg);
+        }
+        if this.out.as_ref().is_some_and(|out| out.stage == StageOut::Refused) {
+            return None;
+        }
+        if let Some(out) = &mut this.out
+            && out.stage != StageOut::AckWaits
+        {
+            out.stage = StageOut::Cancelling;
+            return Some(Effect::Leg(leg, LegCommand::Cancel));
+        }
+        this.inbound = None;
+        this.out = None;
+        let established = talks && this.dialog.remote_tag.is_some() && self.state.answered.is_some();
+        (established && !self.state.leg(leg).gone).then(|| self.bye(leg))
+    }
+
+    pub(super) fn bye(&mut self, leg: LegId) -> Effect {
+        let bye = self.dialog_request(leg, Method::Bye);
+        let this = self.state.leg_mut(leg);
+        this.bye = Some(bye.clone());
+        Effect::Leg(leg, LegCommand::Send(bye, this.dialog.flow))
+    }
+
+    /// A BYE of ours has its answer, or gets none any more.
+    pub(super) fn hung_up(&mut self, leg: LegId) -> Step {
+        self.state.leg_mut(leg).bye = None;
+        if self.state.ended.is_some() {
+            return self.settle();
+        }
+        // It had answered too late.
+        self.state.drop_leg(leg);
+        self.put(Vec::new())
+    }
+}

@@ -1,0 +1,224 @@
+//! Whom a call rings: all contacts of the highest q at once, then those of the next (RFC 3261 §16.5 to §16.7, with the caller's part
+//! played by us). Layer: pure.
+//!
+//! ```text
+//!  called ──2xx──▶ it is the callee; the others are cancelled
+//!    ├── 3xx ─────▶ where it sends the caller is found out, and called
+//!    ├── failure ─▶ when all have failed, or rung for too long: the next, or the end with the best of the failures
+//!    └── 6xx ─────▶ the end
+//! ```
+
+use std::time::Duration;
+
+use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, contact, set_body};
+use crate::clock::Timestamp;
+use crate::ids::LegId;
+use crate::sip::dialog::Dialog;
+use crate::sip::leg::LegCommand;
+use crate::sip::message::{Request, Response};
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode, Text};
+
+/// So many are called at most, one after the other and at once: what a call may cost (RFC 5393 §5 is about this).
+pub const MAX_TARGETS: usize = 24;
+/// A call is sent on so often at most.
+const MAX_REDIRECTS: usize = 5;
+/// How long those who are called may ring while others wait for their turn.
+pub(super) const TURN: Duration = Duration::from_secs(20);
+
+/// What every phone that is called gets.
+pub(super) struct Onward {
+    headers: Vec<(Name, bytes::Bytes)>,
+    body: Option<Body>,
+}
+
+impl Onward {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the others are ours to set")]
+    pub(super) fn of(call: &NewCall) -> Self {
+        // RFC 3261 §16.6 step 3: a B2BUA that doesn't count lets two of them play tennis for ever.
+        let hops = call.invite.headers.max_forwards().unwrap_or(70).saturating_sub(1);
+        let mut headers = vec![(Name::MaxForwards, bytes::Bytes::from(hops.to_string()))];
+        for (name, value) in call.invite.headers.iter() {
+            let passes = match name {
+                // Who calls is what From says, which was checked; a caller's other claims are not.
+                Name::Other(other) => !other.eq_ignore_ascii_case("Remote-Party-ID"),
+                Name::Subject | Name::Priority | Name::AlertInfo | Name::CallInfo | Name::Privacy => true,
+                _ => false,
+            };
+            if passes {
+                headers.push((name.clone(), value.clone()));
+            }
+        }
+        headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
+        Self { headers, body: call.body.clone() }
+    }
+
+    /// What those got who were called before.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the others go to everybody")]
+    fn again(sent: &Request) -> Self {
+        let own = |name: &Name| match name {
+            Name::Via | Name::Route | Name::From | Name::To | Name::CallId | Name::CSeq | Name::Contact | Name::ContentType => false,
+            _ => true,
+        };
+        let headers = sent.headers.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone()));
+        Self { headers: headers.collect(), body: Body::of(&sent.headers, &sent.body) }
+    }
+}
+
+impl Call {
+    /// Calls those who are next; nobody if nobody waits.
+    pub(super) fn call_next(&mut self, onward: &Onward, now: Timestamp) -> Vec<Effect> {
+        let next = self.state.take_next();
+        if !next.is_empty() {
+            self.state.called = now;
+        }
+        next.into_iter().map(|target| self.call_one(target, onward)).collect()
+    }
+
+    fn call_one(&mut self, target: Target, onward: &Onward) -> Effect {
+        let leg = self.state.next_leg();
+        let token = self.state.token(leg);
+        let caller = &self.state.leg(LegId::CALLER).dialog;
+        let dialog = Dialog::of_client(
+            Text::from(format!("{}.{}", self.state.id, leg.0)),
+            caller.remote.clone(),
+            Text::from(token.to_string()),
+            caller.local.clone(),
+            target.contact,
+            contact(&token, &target.flow),
+            target.flow,
+        );
+        self.state.add_leg(leg, dialog, target.phone);
+        let mut invite = self.dialog_request(leg, Method::Invite);
+        for route in &target.path {
+            invite.headers.push_text(Name::Route, route);
+        }
+        for (name, value) in &onward.headers {
+            if *name == Name::MaxForwards {
+                invite.headers.set(Name::MaxForwards, value.clone());
+            } else {
+                invite.headers.push(name.clone(), value.clone());
+            }
+        }
+        set_body(&mut invite, onward.body.as_ref());
+        let late_offer = onward.body.is_none();
+        self.state.leg_mut(leg).out = Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer });
+        Effect::Leg(leg, LegCommand::Send(invite, target.flow))
+    }
+
+    /// A phone doesn't take the call.
+    pub(super) fn refused(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
+        let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
+        let this = self.state.leg_mut(leg);
+        if this.refused.replace(response.status).is_some() {
+            // Said again: what follows from it has followed.
+            return Step::free(vec![acknowledge]);
+        }
+        if let Some(out) = &mut this.out {
+            out.stage = StageOut::Refused;
+        }
+        // RFC 3261 §21.6: nobody else of theirs would say anything else.
+        if response.status.code() >= 600 {
+            return self.end(response.status, EndedBy::Callee, now, vec![acknowledge]);
+        }
+        if response.status.class() == Class::Redirect {
+            self.sent_on(response);
+        }
+        self.one_less(vec![acknowledge], now)
+    }
+
+    /// Nothing came back from a phone (RFC 3261 §16.7: that counts as 408).
+    pub(super) fn unreachable(&mut self, leg: LegId, now: Timestamp) -> Step {
+        if self.state.answerer.is_some() {
+            self.state.drop_leg(leg);
+            return self.put(Vec::new());
+        }
+        let this = self.state.leg_mut(leg);
+        this.refused = Some(StatusCode::REQUEST_TIMEOUT);
+        if let Some(out) = &mut this.out {
+            out.stage = StageOut::Refused;
+        }
+        self.one_less(Vec::new(), now)
+    }
+
+    /// Takes the contacts of a 3xx (RFC 3261 §8.1.3.4), the best first; each is gone to once.
+    fn sent_on(&mut self, response: &Response) {
+        if self.state.redirects >= MAX_REDIRECTS {
+            return;
+        }
+        self.state.redirects += 1;
+        let contacts = response.headers.contacts().unwrap_or_default();
+        let known = |uri: &str| self.state.branches().any(|leg| *leg.dialog.remote_target == *uri);
+        let new = contacts.into_iter().map(|contact| Text::from(contact.uri.to_string())).filter(|uri| !known(uri));
+        let new: Vec<Text> = new.take(MAX_TARGETS).collect();
+        self.state.locating.extend(new);
+    }
+
+    /// One phone less that may take the call: others may ring, wait, or have to be found.
+    fn one_less(&mut self, mut then: Vec<Effect>, now: Timestamp) -> Step {
+        if !self.state.locating.is_empty() {
+            then.push(Effect::Locate(self.state.locating.clone()));
+            return self.put(then);
+        }
+        if self.state.is_ringing() {
+            return self.put(then);
+        }
+        then.extend(self.call_those_who_wait(now));
+        if self.state.is_ringing() {
+            return self.put(then);
+        }
+        let best = self.state.best_refusal();
+        let by = if best == StatusCode::REQUEST_TIMEOUT { EndedBy::System } else { EndedBy::Callee };
+        self.end(best, by, now, then)
+    }
+
+    fn call_those_who_wait(&mut self, now: Timestamp) -> Vec<Effect> {
+        let sent = self.state.branches().find_map(|leg| leg.out.as_ref()).map(|out| Onward::again(&out.request));
+        // A call of which nothing is left that was sent has nothing to send.
+        sent.map(|onward| self.call_next(&onward, now)).unwrap_or_default()
+    }
+
+    /// Where the caller was sent on to.
+    pub(super) fn located(&mut self, targets: Vec<Target>, now: Timestamp) -> Step {
+        if self.state.locating.is_empty() || self.state.answerer.is_some() || self.state.ended.is_some() {
+            return Step::default();
+        }
+        self.state.locating.clear();
+        let room = MAX_TARGETS.saturating_sub(self.state.branches().count() + self.state.waiting.len());
+        // They come instead of the one who has sent the caller there: before those who wait.
+        self.state.waiting.splice(0..0, targets.into_iter().take(room));
+        let then = self.call_those_who_wait(now);
+        self.one_less(then, now)
+    }
+
+    /// They have rung for long enough: those who wait have their turn.
+    pub(super) fn give_others_a_turn(&mut self, now: Timestamp) -> Step {
+        let mut then = self.cancel_others(LegId::CALLER);
+        then.extend(self.call_those_who_wait(now));
+        self.put(then)
+    }
+
+    /// Nobody else is called any more.
+    pub(super) fn cancel_others(&mut self, answerer: LegId) -> Vec<Effect> {
+        if answerer != LegId::CALLER {
+            self.state.waiting.clear();
+            self.state.locating.clear();
+        }
+        let mut then = Vec::new();
+        for leg in self.state.leg_ids().into_iter().filter(|leg| *leg != LegId::CALLER && *leg != answerer) {
+            let this = self.state.leg_mut(leg);
+            match &mut this.out {
+                Some(out) if matches!(out.stage, StageOut::Calling | StageOut::Proceeding) => {
+                    out.stage = StageOut::Cancelling;
+                    then.push(Effect::Leg(leg, LegCommand::Cancel));
+                }
+                // It has refused already, or was cancelled before.
+                Some(_) | None => {}
+            }
+        }
+        if answerer != LegId::CALLER {
+            self.state.drop_refused();
+        }
+        then
+    }
+}

@@ -1,0 +1,152 @@
+//! What phones ask of a call. Layer: pure.
+
+use super::{
+    ALLOW, Body, Call, Effect, EndedBy, InviteIn, Relay, StageIn, Step, cancel_response, respond, respond_with, set_body, trying,
+    unavailable, without_body,
+};
+use crate::clock::Timestamp;
+use crate::ids::LegId;
+use crate::sip::dialog::{DialogError, Flow};
+use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::message::Request;
+use crate::sip::{Method, Name, StatusCode};
+
+impl Call {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
+    pub(super) fn request(&mut self, leg: LegId, key: TxKey, request: Request, flow: Flow, now: Timestamp) -> Step {
+        let is_first = self.state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
+        if is_first {
+            // The INVITE that made this call, told again by a leg that was made anew.
+            return Step::default();
+        }
+        match self.state.leg_mut(leg).dialog.accept(&request) {
+            Ok(()) => {}
+            // The BYE that ended the call, come again because a former owner's 200 was lost.
+            Err(DialogError::OutOfOrder) if self.state.ended.is_some() && request.method == Method::Bye => {}
+            Err(error) => return respond(leg, key, &request, error.into()),
+        }
+        if self.state.ended.is_some() {
+            let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
+            return respond(leg, key, &request, status);
+        }
+        match request.method {
+            Method::Bye => {
+                let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
+                let by = if leg == LegId::CALLER { EndedBy::Caller } else { EndedBy::Callee };
+                self.state.leg_mut(leg).gone = true;
+                self.end(StatusCode::REQUEST_TERMINATED, by, now, vec![answer])
+            }
+            Method::Invite => self.reinvite(leg, key, request, flow),
+            Method::Info | Method::Message => self.relay(leg, key, request, flow),
+            Method::Options => respond_with(leg, key, request.response(StatusCode::OK, None).with(Name::Allow, ALLOW)),
+            Method::Other(_) => respond_with(leg, key, request.response(StatusCode::NOT_IMPLEMENTED, None)),
+            _ => {
+                let refused = request.response(StatusCode::METHOD_NOT_ALLOWED, None).with(Name::Allow, ALLOW);
+                respond_with(leg, key, refused)
+            }
+        }
+    }
+
+    /// A re-INVITE goes through to the other side (RFC 3261 §14).
+    fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
+        let busy = self.state.relays.iter().find(|relay| relay.is_invite());
+        if self.state.legs.iter().any(|leg| leg.reinvite.is_some()) {
+            // RFC 3261 §14.2: one of ours is open.
+            return respond(leg, key, &request, StatusCode::REQUEST_PENDING);
+        }
+        if self.state.answered.is_none() || self.state.leg(leg).inbound.is_some() {
+            // RFC 3261 §14.2: an INVITE of the peer's is still open.
+            return respond_with(leg, key, request.response(StatusCode::SERVER_INTERNAL_ERROR, None).with(Name::RetryAfter, "1"));
+        }
+        if let Some(busy) = busy {
+            let status = if busy.from == leg { StatusCode::SERVER_INTERNAL_ERROR } else { StatusCode::REQUEST_PENDING };
+            let mut response = request.response(status, None);
+            if busy.from == leg {
+                response = response.with(Name::RetryAfter, "1");
+            }
+            return respond_with(leg, key, response);
+        }
+        let Some(other) = self.state.peer(leg) else { return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST) };
+        let refused = Effect::Leg(leg, LegCommand::Respond(key.clone(), unavailable(&request)));
+        let trying = Effect::Leg(leg, LegCommand::Respond(key, trying(&request)));
+        // The phone may have moved: this is where it is now.
+        self.state.leg_mut(leg).dialog.flow = came_by;
+        self.state.leg_mut(leg).dialog.retarget(&request.headers);
+        let body = Body::of(&request.headers, &request.body);
+        let mut onward = self.dialog_request(other, Method::Invite);
+        onward.headers.push_text(Name::Allow, ALLOW);
+        set_body(&mut onward, body.as_ref());
+        let flow = self.state.leg(other).dialog.flow;
+        self.state.relays.push(Relay {
+            from: leg,
+            came_by,
+            request: without_body(request),
+            onward: onward.clone(),
+            answer: None,
+            late_offer: body.is_none(),
+        });
+        self.put(vec![trying, Effect::Leg(other, LegCommand::Send(onward, flow))]).or_else(vec![refused])
+    }
+
+    /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.
+    fn relay(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
+        let Some(other) = self.state.peer(leg).filter(|other| self.state.leg(*other).dialog.remote_tag.is_some()) else {
+            return respond(leg, key, &request, StatusCode::TEMPORARILY_UNAVAILABLE);
+        };
+        let mut onward = self.dialog_request(other, request.method.clone());
+        for (name, value) in request.headers.iter() {
+            if matches!(name, Name::Other(_) | Name::ContentType | Name::ContentDisposition) {
+                onward.headers.push(name.clone(), value.clone());
+            }
+        }
+        onward.body = request.body.clone();
+        let flow = self.state.leg(other).dialog.flow;
+        let relay =
+            Relay { from: leg, came_by, request: without_body(request), onward: onward.clone(), answer: None, late_offer: false };
+        self.state.relays.push(relay);
+        let send = vec![Effect::Leg(other, LegCommand::Send(onward, flow))];
+        let spent = self.state.leg(other).dialog.local_cseq > self.state.leg(other).reserved;
+        if spent { self.put(send) } else { Step::free(send) }
+    }
+
+    pub(super) fn cancelled(&mut self, leg: LegId, invite: TxKey, cancel: TxKey, now: Timestamp) -> Step {
+        let waiting = self.state.leg(leg).inbound.as_ref().filter(|inbound| inbound.key == invite && inbound.is_pending());
+        if let Some(inbound) = waiting {
+            let answer = cancel_response(&inbound.request, &self.state.leg(leg).dialog.local_tag);
+            let answer = Effect::Leg(leg, LegCommand::Respond(cancel, answer));
+            return self.end(StatusCode::REQUEST_TERMINATED, EndedBy::Caller, now, vec![answer]);
+        }
+        let Some(relay) = self.state.relays.iter().find(|relay| relay.from == leg && TxKey::of(&relay.request) == invite) else {
+            // Too late: the final answer is on its way. The CANCEL is answered all the same (RFC 3261 §9.2).
+            let crossed = self.state.leg(leg).inbound.as_ref().filter(|inbound| inbound.key == invite);
+            let answer = crossed.map(|inbound| cancel_response(&inbound.request, &self.state.leg(leg).dialog.local_tag));
+            return Step::free(answer.map(|answer| Effect::Leg(leg, LegCommand::Respond(cancel, answer))).into_iter().collect());
+        };
+        let answer = cancel_response(&relay.request, &self.state.leg(leg).dialog.local_tag);
+        let onward = self.state.peer(leg).map(|other| Effect::Leg(other, LegCommand::Cancel));
+        Step::free([Effect::Leg(leg, LegCommand::Respond(cancel, answer))].into_iter().chain(onward).collect())
+    }
+
+    pub(super) fn acked(&mut self, leg: LegId, ack: &Request) -> Step {
+        if self.state.ended.is_some() {
+            return Step::default();
+        }
+        let number = ack.headers.cseq().map_or(0, |cseq| cseq.number);
+        let body = Body::of(&ack.headers, &ack.body);
+        let Some(other) = self.state.peer(leg) else { return Step::default() };
+        let answered = |inbound: &InviteIn| matches!(inbound.stage, StageIn::Answered(_));
+        if self.state.leg(leg).inbound.as_ref().is_some_and(answered) {
+            self.state.leg_mut(leg).inbound = None;
+            let waiting = self.state.leg_mut(other).out.take();
+            let then = waiting.map(|out| self.acknowledge(other, &out.request, body)).into_iter().collect();
+            return self.put(then);
+        }
+        let relay = self.state.relays.iter().position(|relay| {
+            relay.from == leg && relay.answer.is_some() && relay.request.headers.cseq().is_ok_and(|cseq| cseq.number == number)
+        });
+        let Some(at) = relay else { return Step::default() };
+        let relay = self.state.relays.remove(at);
+        let then = if relay.late_offer { vec![self.acknowledge(other, &relay.onward, body)] } else { Vec::new() };
+        self.put(then)
+    }
+}
