@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: bootstrap run demo test check fix sim turmoil chaos upgrade-test bench failover size soak busy broken fuzz deny
+.PHONY: bootstrap run demo test check fix sim turmoil chaos upgrade-test bench failover size flood soak busy broken fuzz deny
 
 bootstrap:        ## install what is missing, and say what
 	@scripts/bootstrap
@@ -53,6 +53,9 @@ failover: bootstrap ## the gaps in a hundred calls while their node dies, freeze
 
 size: bootstrap   ## a takeover of 10,000 calls and 100,000 registrations, and what they cost in memory
 	$(CARGO) bench --bench size
+
+flood: bootstrap  ## 20,000 packets a second from one source, and what they do to the calls of others
+	$(CARGO) bench --bench flood
 
 soak: bootstrap   ## an hour of calls with a fault every twenty seconds, and what the checker finds; SECONDS says how long
 	$(CARGO) bench --bench soak

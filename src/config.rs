@@ -23,6 +23,8 @@ pub struct Config {
     #[serde(default)]
     pub registration: Registration,
     #[serde(default)]
+    pub guard: Guard,
+    #[serde(default)]
     pub media: Media,
     pub api: Api,
     #[serde(default)]
@@ -127,6 +129,10 @@ pub struct Sip {
     pub t1: u16,
     #[serde(default = "ws_port")]
     pub ws_port: u16,
+    #[serde(default = "session_expires")]
+    pub session_expires: u32,
+    #[serde(default = "min_se")]
+    pub min_se: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<SipTls>,
 }
@@ -165,6 +171,21 @@ pub struct Registration {
     pub max: u32,
     pub default: u32,
     pub contacts: u8,
+}
+
+/// `[guard]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct Guard {
+    pub enabled: bool,
+    pub trusted: Vec<String>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { enabled: true, trusted: Vec::new() }
+    }
 }
 
 /// `[media]`
@@ -230,6 +251,12 @@ impl Default for Log {
 /// What is logged: ours from info, the libraries' only what may need somebody.
 pub const DEFAULT_FILTER: &str = "info,openraft=error,ractor=warn,ractor_cluster=warn";
 
+/// Whether it is an address, or an address, a slash and how many bits of it count.
+fn is_net(text: &str) -> bool {
+    let (ip, bits) = text.split_once('/').unwrap_or((text, "0"));
+    ip.parse::<IpAddr>().is_ok_and(|ip| bits.parse::<u8>().is_ok_and(|bits| bits <= if ip.is_ipv4() { 32 } else { 128 }))
+}
+
 fn replicas() -> u8 {
     3
 }
@@ -240,6 +267,14 @@ fn sip_port() -> u16 {
 
 fn t1() -> u16 {
     500
+}
+
+fn session_expires() -> u32 {
+    1800
+}
+
+fn min_se() -> u32 {
+    90
 }
 
 fn ws_port() -> u16 {
@@ -353,12 +388,19 @@ impl Config {
         if !(10..=2000).contains(&self.sip.t1) {
             return Err(("sip.t1", format!("is {}, and must be from 10 to 2000", self.sip.t1)));
         }
+        let Sip { session_expires, min_se, .. } = self.sip;
+        if min_se == 0 || (session_expires != 0 && session_expires < min_se) {
+            return Err(("sip.session_expires", "wants 0 < min_se <= session_expires, or to be 0".into()));
+        }
         let Registration { min, max, default, contacts } = self.registration;
         if min == 0 || !(min..=max).contains(&default) {
             return Err(("registration", "wants 0 < min <= default <= max".into()));
         }
         if contacts == 0 {
             return Err(("registration.contacts", "is 0, and nobody could register".into()));
+        }
+        if let Some(text) = self.guard.trusted.iter().find(|text| !is_net(text)) {
+            return Err(("guard.trusted", format!("{text:?} is no address and no network")));
         }
         self.check_ports()
     }
@@ -524,6 +566,7 @@ mod tests {
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("trusted = []", "trusted = [\"10/8\"]", "x.toml: guard.trusted \"10/8\" is no address"),
             ("ws_port = 5066", "ws_port = 5061", "x.toml: sip.tls.port is 5061, which leaves no room for sip.ws_port"),
             ("wss_port = 7443", "wss_port = 12000", "x.toml: media wants sip.tls.wss_port outside"),
             ("port = 5060", "port = 0", "x.toml: sip.port is 0"),

@@ -110,7 +110,8 @@ impl Node {
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };
-        let services = Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(acceptor, _)| acceptor.clone())));
+        let services =
+            Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(acceptor, _)| acceptor.clone())));
         let start = Start { services: services.clone(), events, links };
         let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
         let router = Api::new(services.clone(), &token, metrics).router();

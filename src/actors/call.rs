@@ -39,7 +39,7 @@ use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, Ended
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
 use crate::sip::leg::{LegCommand, LegEvent, TxKey};
-use crate::sip::message::{Headers, Request};
+use crate::sip::message::{Headers, Request, Response};
 use crate::sip::registrar::Phone;
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode, Text};
@@ -261,6 +261,7 @@ impl Actor for CallActor {
                 CallMsg::Panic => panic!("a test asked for it"),
             }
             running.anchor(&myself).await;
+            running.refresh(&myself).await;
             running.set_alarm(&myself);
             running.sleep_if_quiet(&myself);
         })
@@ -370,6 +371,17 @@ impl Running {
             tracing::info!(%leg, "asks the phone to come along");
             metrics::counter!("tandem_reanchored_total").increment(1);
             self.input(myself, CallInput::Anchor(leg, body)).await;
+        }
+    }
+
+    /// Refreshes the sessions that are ours to refresh (RFC 4028).
+    async fn refresh(&mut self, myself: &ActorRef<CallMsg>) {
+        while let Some(leg) = self.core.as_ref().and_then(|core| core.state().refreshable(clock::now()))
+            && self.not_before.is_none_or(|at| at <= clock::now())
+        {
+            let content_type = Text::from_static("application/sdp");
+            let body = self.media.told(leg).map(|bytes| Body { content_type, bytes });
+            self.input(myself, CallInput::Refresh(leg, body)).await;
         }
     }
 
@@ -516,10 +528,10 @@ impl Running {
                 Ok(bytes) => Some(Body { bytes, ..body }),
                 Err(error) => {
                     tracing::info!(%error, "an offer that can't be taken");
-                    return self.refuse(myself, &invite, flow, StatusCode::NOT_ACCEPTABLE_HERE);
+                    return self.refuse(myself, flow, endpoint::stateless(&invite, StatusCode::NOT_ACCEPTABLE_HERE));
                 }
             },
-            Some(_) => return self.refuse(myself, &invite, flow, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            Some(_) => return self.refuse(myself, flow, endpoint::stateless(&invite, StatusCode::UNSUPPORTED_MEDIA_TYPE)),
             None => None,
         };
         let new = NewCall {
@@ -527,6 +539,7 @@ impl Running {
             vnode: self.vnode,
             invite: invite.clone(),
             from: flow,
+            session: self.services.session,
             phone: Some(phone),
             targets,
             body,
@@ -542,13 +555,13 @@ impl Running {
                     tokio::spawn(take_back(self.services.clone(), self.vnode, self.id));
                 }
             }
-            Err(_) => self.refuse(myself, &invite, flow, StatusCode::BAD_REQUEST),
+            Err(error) => self.refuse(myself, flow, error.response(&invite)),
         }
     }
 
     /// Answers without a call, the same way each time (RFC 3261 §8.2.7).
-    fn refuse(&mut self, myself: &ActorRef<CallMsg>, invite: &Request, flow: Flow, status: StatusCode) {
-        transport::respond(&self.services, flow, endpoint::stateless(invite, status));
+    fn refuse(&mut self, myself: &ActorRef<CallMsg>, flow: Flow, response: Response) {
+        transport::respond(&self.services, flow, response);
         self.media.roll_back();
         self.close(myself);
     }
@@ -579,7 +592,7 @@ impl Running {
         let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
         match event {
             LegEvent::Request(key, mut request, flow)
-                if request.method == Method::Invite && has_sdp(&request.headers, &request.body) =>
+                if matches!(request.method, Method::Invite | Method::Update) && has_sdp(&request.headers, &request.body) =>
             {
                 let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
                 if !known && !over {
@@ -620,6 +633,11 @@ impl Running {
             self.perform(myself, then).await;
             return true;
         };
+        if let Some(core) = &self.core {
+            self.media.keep_told(
+                SIDES.map(|side| core.state().peer_of_side(side).is_some_and(|leg| core.state().must_be_told_again(leg))),
+            );
+        }
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {
             Ok(_) => {
@@ -751,7 +769,7 @@ impl Running {
 
 /// Why a description stops here.
 enum Refused {
-    Request(TxKey, Box<crate::sip::Response>),
+    Request(TxKey, Box<Response>),
     Answer,
 }
 
@@ -763,7 +781,7 @@ fn has_sdp(headers: &Headers, body: &Bytes) -> bool {
     !body.is_empty() && is_sdp(headers)
 }
 
-fn unavailable(request: &Request) -> crate::sip::Response {
+fn unavailable(request: &Request) -> Response {
     request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
 }
 

@@ -86,6 +86,20 @@ impl CallMedia {
         self.session.tell_again(side(leg))
     }
 
+    /// What a leg was told last, as it was told.
+    pub fn told(&self, leg: LegId) -> Option<Bytes> {
+        self.session.told[side(leg)].clone()
+    }
+
+    /// Forgets what the sides were told that need not be told again.
+    pub fn keep_told(&mut self, keeps: [bool; 2]) {
+        for (told, keeps) in self.session.told.iter_mut().zip(keeps) {
+            if !keeps && !self.session.keeps {
+                *told = None;
+            }
+        }
+    }
+
     /// As it is now, to go back to.
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint { session: self.session.clone(), before_offer: self.before_offer.clone(), described: self.described.clone() }

@@ -175,7 +175,7 @@ impl Actor for CallsActor {
             CallsMsg::Due => {
                 while let Some((at, call)) = running.deadlines.first().copied().filter(|(at, _)| *at <= clock::now()) {
                     running.deadlines.remove(&(at, call));
-                    running.forget(call);
+                    running.due(&myself, call).await?;
                 }
             }
         }
@@ -275,13 +275,22 @@ impl Running {
         }
     }
 
+    /// A call that sleeps has slept long enough: it has something to do, or has lingered and is forgotten.
+    async fn due(&mut self, myself: &ActorRef<CallsMsg>, call: CallId) -> Result<(), ActorProcessingErr> {
+        // One that is awake has an alarm of its own.
+        let Some(record) = self.record(call).filter(|_| !self.awake.contains_key(&call)) else { return Ok(()) };
+        match records::glance(call, &record, self.site()?) {
+            Ok(glance) if glance.ended => self.forget(call),
+            Ok(_) => self.errand(myself, call, Errand::Call(CallMsg::Due)).await?,
+            // Left as it is: a later release may read it.
+            Err(error) => tracing::error!(call_id = %call, trace_id = %call, %error, "a call that can't be read"),
+        }
+        Ok(())
+    }
+
     /// Nobody repeats anything any more to a call that sleeps.
     fn forget(&self, call: CallId) {
         let Start { services, vnode, .. } = &self.start;
-        if self.awake.contains_key(&call) {
-            // Its own alarm is set to the same time.
-            return;
-        }
         services.directory.remember_end(call, clock::now());
         services.directory.remove(call);
         tokio::spawn(commit(services.clone(), *vnode, VnodeCommand::ForgetCall { call }));

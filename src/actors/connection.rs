@@ -25,6 +25,7 @@ use super::{router, transport, websocket};
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::framing::{Frame, Framer};
+use crate::sip::guard::Outcome;
 use crate::sip::headers::Transport;
 
 /// The first message must come within this, and one that was begun must get whole.
@@ -42,7 +43,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const READ: usize = 8192;
 
 /// Accepts a vnode's connections, for ever.
-pub async fn accept(services: Arc<Services>, vnode: VnodeId, transport: Transport, local: SocketAddr, listener: Arc<TcpListener>) {
+pub async fn accept(
+    services: Arc<Services>,
+    vnode: VnodeId,
+    transport: Transport,
+    local: SocketAddr,
+    listener: Arc<TcpListener>,
+) {
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -52,6 +59,10 @@ pub async fn accept(services: Arc<Services>, vnode: VnodeId, transport: Transpor
                 continue;
             }
         };
+        if !services.hears(remote) {
+            metrics::counter!("tandem_sip_unheard_total").increment(1);
+            continue;
+        }
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%vnode, %error, "a connection that has ended already");
             continue;
@@ -60,6 +71,9 @@ pub async fn accept(services: Arc<Services>, vnode: VnodeId, transport: Transpor
         let served = services.clone();
         transport::connect(&services, flow, |place, out| async move {
             let ended = begin(&served, flow, stream, out).await;
+            if matches!(ended, Ended::NoSip | Ended::NoTls | Ended::TooSlow) {
+                served.learn(flow.remote, Outcome::Rubbish);
+            }
             tracing::debug!(%vnode, %remote, ended = ended.as_str(), "connection");
             metrics::counter!("tandem_sip_connections_ended_total", "why" => ended.as_str()).increment(1);
             drop(place);
@@ -210,6 +224,10 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> bool {
 
 /// No message may end its connection by a fault of ours.
 pub(super) fn route(services: &Arc<Services>, flow: Flow, bytes: &Bytes) {
+    if !services.hears(flow.remote) {
+        metrics::counter!("tandem_sip_unheard_total").increment(1);
+        return;
+    }
     let routed = std::panic::catch_unwind(AssertUnwindSafe(|| router::arrived(services, flow, bytes)));
     if routed.is_err() {
         metrics::counter!("tandem_actor_restarts_total", "actor" => "edge").increment(1);

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::config::{Config, Sip};
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
+use crate::sip::guard::Outcome;
 use crate::sip::headers::Transport;
 use crate::sip::stun;
 
@@ -194,12 +195,17 @@ async fn read(services: Arc<Services>, vnode: VnodeId, local: SocketAddr, socket
     loop {
         // ICMP errors of earlier sends come up here; they are about one phone and not about the socket.
         let Ok((length, remote)) = socket.recv_from(&mut buffer).await else { continue };
+        if !services.hears(remote) {
+            metrics::counter!("tandem_sip_unheard_total").increment(1);
+            continue;
+        }
         let bytes = Bytes::copy_from_slice(&buffer[..length]);
         if stun::is_stun(&bytes) {
             // RFC 5626 §8: where the phone is seen is what keeps its NAT's mapping, and tells it of another.
             if let Some(answer) = stun::answer(&bytes, remote).filter(|_| services.fence(vnode).may_send(clock::uptime())) {
                 let _ = socket.try_send_to(&answer, remote);
             }
+            services.learn(remote, Outcome::Nothing);
             continue;
         }
         let flow = Flow { vnode, transport: Transport::Udp, local, remote };

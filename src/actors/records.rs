@@ -8,13 +8,14 @@ use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord, StreamRecord, TargetRecord,
-    decode, encode,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord,
+    StreamRecord, TargetRecord, TimerRecord, decode, encode,
 };
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, StageIn, StageOut, Target, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, SessionPolicy, SessionTimer, Speaks,
+    StageIn, StageOut, Target, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -97,10 +98,13 @@ pub fn glance(call: CallId, bytes: &[u8], site: Site) -> Result<Glance, RestoreE
         leg.bye.is_none() && leg.inbound.is_none() && leg.out.as_ref().is_none_or(refused) && leg.reinvite.is_none()
     };
     let begun = record.answered.is_some() || record.ended.is_some();
+    let own = deadline(record.created, record.answered, record.ended.as_ref().map(|ending| ending.at));
+    let talking = record.answered.is_some() && record.ended.is_none();
+    let timers = record.legs.iter().filter(|_| talking).filter_map(|leg| leg.timer.map(|record| timer(record).due()));
     Ok(Glance {
         quiet: begun && record.relays.is_empty() && record.legs.iter().all(done),
         ended: record.ended.is_some(),
-        deadline: deadline(record.created, record.answered, record.ended.map(|ending| ending.at)),
+        deadline: own.into_iter().chain(timers).min(),
         media: media_of(&record.media, site, media_id(call)),
     })
 }
@@ -129,6 +133,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         answerer: state.answerer.map(|leg| leg.0),
         waiting: state.waiting.iter().map(target_record).collect(),
         called: Some(state.called).filter(|called| *called != state.created),
+        session: state.session.map(|policy| [policy.expires, policy.min]),
         locating: state.locating.iter().map(Text::to_string).collect(),
         redirects: state.redirects,
         relays: state.relays.iter().map(relay_record).collect(),
@@ -164,6 +169,7 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         answerer,
         waiting: record.waiting.into_iter().map(target).collect::<Result<_, _>>()?,
         called: record.called.unwrap_or(record.created),
+        session: record.session.map(|[expires, min]| SessionPolicy { expires, min }),
         locating: record.locating.into_iter().map(Text::from).collect(),
         redirects: record.redirects,
         relays: record.relays.into_iter().map(relay).collect::<Result<_, _>>()?,
@@ -188,6 +194,10 @@ fn target(record: TargetRecord) -> Result<Target, RestoreError> {
         phone: record.phone.map(phone),
         q: record.q,
     })
+}
+
+fn timer(TimerRecord { interval, ours, since }: TimerRecord) -> SessionTimer {
+    SessionTimer { interval, ours, since }
 }
 
 fn phone_record(phone: &Phone) -> PhoneRecord {
@@ -226,6 +236,8 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
         refused: leg.refused.map(StatusCode::code),
         gone: leg.gone,
         reinvite: leg.reinvite.as_ref().map(encode_request),
+        timer: leg.timer.map(|SessionTimer { interval, ours, since }| TimerRecord { interval, ours, since }),
+        speaks: [leg.speaks.update, leg.speaks.timer],
     }
 }
 
@@ -260,6 +272,9 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
         refused: record.refused.map(status).transpose()?,
         gone: record.gone,
         reinvite: record.reinvite.as_ref().map(request).transpose()?,
+        timer: record.timer.map(timer),
+        speaks: Speaks { update: record.speaks[0], timer: record.speaks[1] },
+        refreshing: None,
         moved: false,
         not_before: None,
         reserved: 0,

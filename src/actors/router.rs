@@ -23,12 +23,13 @@ use super::transport;
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{Aor, CallId, LegId, VnodeId};
+use crate::sip::b2bua::Target;
 use crate::sip::dialog::Flow;
 use crate::sip::digest::{AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
 use crate::sip::gruu::Gruu;
+use crate::sip::guard::Outcome;
 use crate::sip::message::{Message, Request, Response};
-use crate::sip::b2bua::Target;
 use crate::sip::registrar::{Binding, Phone, binding_of};
 use crate::sip::token::Token;
 use crate::sip::uri::Scheme;
@@ -62,6 +63,7 @@ struct Packet {
     fresh: bool,
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other reason is treated alike")]
 fn dispatch(services: &Arc<Services>, packet: &Packet) {
     let flow = packet.flow;
     match endpoint::datagram(&packet.bytes, flow.remote) {
@@ -70,17 +72,44 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         Arrival::Cancel(request) => cancel(services, request, flow),
         Arrival::Register(request) => register(services, request, packet),
         Arrival::Options(request) => {
+            learn(services, packet, Outcome::Nothing);
             count(Why::Options);
             // Whoever shares load by this must hear what is true.
             let here = services.owns(packet.vnode) && !services.cluster.is_draining();
             transport::respond(services, flow, if here { endpoint::capabilities(&request) } else { unavailable(&request) });
         }
         Arrival::Answer(response, why) => {
+            learn(services, packet, if why == Why::Malformed { Outcome::Rubbish } else { Outcome::Nothing });
             count(why);
             transport::respond(services, flow, response);
         }
-        Arrival::Drop(why) => count(why),
+        Arrival::Drop(why) => {
+            match why {
+                Why::Keepalive => {}
+                Why::Garbage | Why::Malformed => learn(services, packet, Outcome::Rubbish),
+                // What a call that has ended had on its way.
+                _ => learn(services, packet, Outcome::Nothing),
+            }
+            count(why);
+        }
     }
+}
+
+/// What came led to this: for who is listened to, where it came.
+fn learn(services: &Services, packet: &Packet, outcome: Outcome) {
+    if packet.passed_on.is_none() {
+        services.learn(packet.flow.remote, outcome);
+    }
+}
+
+/// Tools that look for what can be broken, as they call themselves.
+const SCANNERS: [&str; 8] =
+    ["friendly-scanner", "sipvicious", "sipcli", "sundayddr", "sip-scan", "pplsip", "vaxsipuseragent", "iwar"];
+
+/// Whether a request is of such a tool: it isn't answered.
+fn is_scanner(request: &Request) -> bool {
+    let agent = request.headers.text(&Name::UserAgent).unwrap_or_default().to_ascii_lowercase();
+    SCANNERS.iter().any(|scanner| agent.contains(scanner))
 }
 
 fn count(why: Why) {
@@ -195,11 +224,22 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
     }
 }
 
+/// Asks for credentials, if it is worth it.
+fn ask(services: &Services, packet: &Packet, request: &Request, response: Response) {
+    if is_scanner(request) {
+        return learn(services, packet, Outcome::Scanner);
+    }
+    learn(services, packet, Outcome::Nothing);
+    transport::respond(services, packet.flow, response);
+}
+
 /// Sends an answer that turns somebody away; if that is for want of a user, only after a look whether our replica
 /// lags behind (design, *Tokens*). When that can't be found out, nobody is told more than that.
 fn turn_away(services: &Arc<Services>, packet: &Packet, request: Request, response: Response) {
     let permit = if packet.fresh { None } else { services.second_looks.clone().try_acquire_owned().ok() };
     let Some(permit) = permit else {
+        let wrong = [StatusCode::UNAUTHORIZED, StatusCode::PROXY_AUTHENTICATION_REQUIRED].contains(&response.status);
+        learn(services, packet, if wrong { Outcome::WrongPassword } else { Outcome::Nothing });
         metrics::counter!("tandem_turned_away_total", "status" => response.status.code().to_string()).increment(1);
         return transport::respond(services, packet.flow, response);
     };
@@ -242,10 +282,10 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
     };
     if packet.passed_on != Some(true) {
         match authenticate(services, &request, Challenge::Registrar) {
-            Ok(user) if user == aor => {}
+            Ok(user) if user == aor => learn(services, packet, Outcome::Welcome),
             // §10.3 step 4: nobody registers for somebody else.
             Ok(_) => return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN)),
-            Err(Denied::Asked(response)) => return refuse(*response),
+            Err(Denied::Asked(response)) => return ask(services, packet, &request, *response),
             Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
         }
     }
@@ -276,8 +316,11 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     }
     let refuse = |response| transport::respond(services, flow, response);
     let caller = match authenticate(services, &request, Challenge::Proxy) {
-        Ok(caller) => caller,
-        Err(Denied::Asked(response)) => return refuse(*response),
+        Ok(caller) => {
+            learn(services, packet, Outcome::Welcome);
+            caller
+        }
+        Err(Denied::Asked(response)) => return ask(services, packet, &request, *response),
         Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
     };
     let claimed = request.headers.from().ok().and_then(|from| aor_of(services, &from.uri));
@@ -362,7 +405,8 @@ impl NewInvite {
 /// reached from the call's own vnode, so that one owner has both legs and can ask them to come along.
 fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
     // A connection can be used only where it ends.
-    let direct = !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
+    let direct =
+        !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
     let own = services.config.sip_address_of(vnode).filter(|_| services.config.is_fixed() && direct);
     own.map_or(binding.flow, |local| Flow { vnode, local, ..binding.flow })
 }

@@ -1,7 +1,8 @@
 //! What the actors of one node share. Layer: shell.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -15,14 +16,17 @@ use super::records::Site;
 use super::registrar::RegistrarMsg;
 use super::standby::Standby;
 use super::transport::Sockets;
+use crate::clock;
 use crate::cluster::{Cluster, Ownership};
 use crate::config::{AddressMode, Config, Digest};
 use crate::fence::Fence;
 use crate::ids::{NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
+use crate::sip::b2bua::SessionPolicy;
 use crate::sip::digest::{Algorithm, Nonces};
 use crate::sip::gruu::Gruus;
+use crate::sip::guard::{Guard, Outcome};
 use crate::sip::transaction::Timers;
 
 /// See [`Services::second_looks`].
@@ -56,6 +60,10 @@ pub struct Services {
     pub algorithms: Vec<Algorithm>,
     /// SIP's timers.
     pub timers: Timers,
+    /// How long sessions last without a refresh; none for ever.
+    pub session: Option<SessionPolicy>,
+    /// Who is listened to.
+    guard: Option<Mutex<Guard>>,
     /// How many requests may wait at once for a second look at who their user is.
     pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
@@ -84,6 +92,10 @@ impl Services {
     /// Puts them together.
     pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, tls: Option<TlsAcceptor>) -> Self {
         let standby = (config.address.mode != AddressMode::Loopback).then(Standby::default);
+        let session = SessionPolicy { expires: config.sip.session_expires, min: config.sip.min_se };
+        let session = Some(session).filter(|session| session.expires > 0);
+        let trusted = config.guard.trusted.iter().filter_map(|text| text.parse().ok()).collect();
+        let config_guard = config.guard.enabled.then(|| Mutex::new(Guard::new(trusted)));
         let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
             node: config.node.id,
@@ -99,8 +111,25 @@ impl Services {
             tls,
             gateways: Gateways,
             timers,
+            guard: config_guard,
+            session,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
+        }
+    }
+
+    /// Whether to read what comes from there.
+    pub fn hears(&self, from: SocketAddr) -> bool {
+        self.guard.as_ref().is_none_or(|guard| guard.lock().unwrap_or_else(PoisonError::into_inner).hears(from, clock::uptime()))
+    }
+
+    /// What came from there led to this.
+    pub fn learn(&self, from: SocketAddr, outcome: Outcome) {
+        let Some(guard) = &self.guard else { return };
+        let ban = guard.lock().unwrap_or_else(PoisonError::into_inner).learn(from, outcome, clock::uptime());
+        if let Some(time) = ban {
+            metrics::counter!("tandem_bans_total").increment(1);
+            tracing::warn!(source = %from.ip(), seconds = time.as_secs(), "a source is not heard any more");
         }
     }
 

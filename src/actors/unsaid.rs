@@ -38,10 +38,8 @@ impl Unsaid {
 pub(super) fn asks_for_an_answer(event: &LegEvent) -> Option<(&TxKey, &Request)> {
     match event {
         LegEvent::Request(key, request, _) => Some((key, request)).filter(|(_, request)| request.method != Method::Bye),
-        LegEvent::Cancelled { .. }
-        | LegEvent::Acked(_)
-        | LegEvent::Response(_)
-        | LegEvent::NoResponse(_)
-        | LegEvent::NoAck => None,
+        LegEvent::Cancelled { .. } | LegEvent::Acked(_) | LegEvent::Response(_) | LegEvent::NoResponse(_) | LegEvent::NoAck => {
+            None
+        }
     }
 }

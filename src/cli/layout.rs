@@ -136,10 +136,13 @@ impl Layout {
                 port: self.sip_port,
                 digest: vec![Digest::Md5],
                 t1: 500,
+                session_expires: 1800,
+                min_se: 90,
                 ws_port: self.more_ports().1,
                 tls: Some(phones),
             },
             registration: config::Registration::default(),
+            guard: config::Guard::default(),
             media: config::Media::default(),
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },
             log: config::Log {

@@ -173,7 +173,9 @@ fn first_of_its_kind(request: Request) -> Arrival {
         Method::Cancel => Arrival::Cancel(request),
         Method::Options => Arrival::Options(request),
         // RFC 3261 §10.3: an address-of-record is a SIP or SIPS URI.
-        _ if request.headers.to().is_ok_and(|to| matches!(to.uri.scheme, Scheme::Sip | Scheme::Sips)) => Arrival::Register(request),
+        _ if request.headers.to().is_ok_and(|to| matches!(to.uri.scheme, Scheme::Sip | Scheme::Sips)) => {
+            Arrival::Register(request)
+        }
         _ => malformed(request),
     }
 }
@@ -205,11 +207,18 @@ fn mandatory(request: &Request) -> Result<Option<String>, HeaderError> {
     Ok(to.tag().map(str::to_owned))
 }
 
+/// Whether an extension is understood in such a request.
+fn understands(method: &Method, tag: &str) -> bool {
+    let own: &[&str] = if *method == Method::Register { &["path", "outbound", "gruu"] } else { &["timer"] };
+    own.iter().any(|own| own.eq_ignore_ascii_case(tag))
+}
+
 /// RFC 3261 §8.2.2.3: extensions that must be understood and aren't are named in the 420.
 fn unsupported_extension(request: &Request) -> Option<Response> {
     let wanted: Vec<String> = [Name::Require, Name::ProxyRequire]
         .iter()
         .flat_map(|name| request.headers.list(name).map(|tag| tag.to_string()).collect::<Vec<_>>())
+        .filter(|tag| !understands(&request.method, tag))
         .collect();
     if wanted.is_empty() {
         return None;

@@ -98,7 +98,8 @@ impl Gruus {
         let right: bool = mac(&self.seal, &[&plain])[..TAG].ct_eq(tag).into();
         let aor = std::str::from_utf8(plain.get(2 * NAME + 12..)?).ok().filter(|_| right)?;
         let aor = aor.rsplit_once('@').map(|(user, _)| Aor::new(user, domain))?;
-        let which = Which::Temporary { instance: plain[..NAME].try_into().ok()?, call_id: plain[NAME..2 * NAME].try_into().ok()? };
+        let which =
+            Which::Temporary { instance: plain[..NAME].try_into().ok()?, call_id: plain[NAME..2 * NAME].try_into().ok()? };
         Some(Gruu { aor, which })
     }
 

@@ -10,6 +10,7 @@ pub mod encode;
 pub mod endpoint;
 pub mod framing;
 pub mod gruu;
+pub mod guard;
 pub mod headers;
 pub mod leg;
 pub mod message;

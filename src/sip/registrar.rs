@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::dialog::Flow;
 use super::endpoint::stateless;
+use super::gruu::Gruus;
 use super::headers::{HeaderError, NameAddr};
 use super::message::{Request, Response};
 use super::step::Step;
-use super::gruu::Gruus;
 use super::uri::{Scheme, Uri};
 use super::{Name, StatusCode, Text};
 use crate::clock::Timestamp;
@@ -231,7 +231,9 @@ impl Registrar<'_> {
     fn check(&self, contact: &NameAddr) -> Result<(), RegisterError> {
         let uri = &contact.uri;
         let is_sip = matches!(uri.scheme, Scheme::Sip | Scheme::Sips);
-        let own = uri.host_text() == self.aor.domain() && uri.port.is_none() && uri.user_text().is_some_and(|user| user == self.aor.user());
+        let own = uri.host_text() == self.aor.domain()
+            && uri.port.is_none()
+            && uri.user_text().is_some_and(|user| user == self.aor.user());
         let gruu = uri.host_text() == self.aor.domain() && uri.param("gr").is_some();
         if is_sip && !own && !gruu { Ok(()) } else { Err(RegisterError::NoPhone) }
     }
@@ -271,9 +273,9 @@ impl Registrar<'_> {
         if supports("path") {
             response.headers.copy(&request.headers, &Name::Path);
         }
-        let flows = request.headers.contacts().is_ok_and(|contacts| contacts.iter().any(|contact| {
-            Outbound::of(request).reg_id(contact).is_ok_and(|reg_id| reg_id.is_some())
-        }));
+        let flows = request.headers.contacts().is_ok_and(|contacts| {
+            contacts.iter().any(|contact| Outbound::of(request).reg_id(contact).is_ok_and(|reg_id| reg_id.is_some()))
+        });
         if flows && supports("outbound") {
             response.headers.push_text(Name::Require, "outbound");
         }
@@ -350,12 +352,8 @@ pub(super) mod tests {
     use crate::sip::message::Message;
     use crate::sip::parse;
 
-    const POLICY: Policy = Policy {
-        min: Duration::from_secs(60),
-        max: Duration::from_secs(3600),
-        default: Duration::from_secs(600),
-        contacts: 10,
-    };
+    const POLICY: Policy =
+        Policy { min: Duration::from_secs(60), max: Duration::from_secs(3600), default: Duration::from_secs(600), contacts: 10 };
 
     /// Some binding.
     pub(in crate::sip) fn binding() -> Binding {

@@ -190,7 +190,8 @@ impl Host {
         let (host, port) = if let Some(rest) = hostport.strip_prefix('[') {
             let (address, after) = rest.split_once(']').ok_or(UriError::Host)?;
             // RFC 3261's grammar lets a third colon in (RFC 5118 §4.10): nobody means anything by it.
-            let address: Ipv6Addr = address.parse().or_else(|_| address.replacen(":::", "::", 1).parse()).map_err(|_| UriError::Host)?;
+            let address: Ipv6Addr =
+                address.parse().or_else(|_| address.replacen(":::", "::", 1).parse()).map_err(|_| UriError::Host)?;
             let port = match after.strip_prefix(':') {
                 Some(port) => Some(port),
                 None if after.is_empty() => None,

@@ -11,8 +11,8 @@ use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
 use tandem::cli::demo::wire::Over;
 
-use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::baresip::Baresip;
+use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
 use crate::lab::{SIP, TLS, call, until};
 
@@ -64,7 +64,8 @@ impl Case {
 
 async fn leaves_nothing(cluster: &Cluster) {
     until("one CDR, no socket, two registrations", PATIENCE, || async {
-        let sockets = cluster.count(1, "/v1/cluster", "media_sockets").await + cluster.count(3, "/v1/cluster", "media_sockets").await;
+        let sockets =
+            cluster.count(1, "/v1/cluster", "media_sockets").await + cluster.count(3, "/v1/cluster", "media_sockets").await;
         cluster.count(1, "/v1/cdrs", "total").await == 1 && sockets == 0
     })
     .await;

@@ -31,6 +31,7 @@ impl Case {
         let mut a = call::phone(&cluster, 0, 2).await;
         let mut b = call::phone(&cluster, 1, 1).await;
         let mut c = call::phone(&cluster, 1, 3).await;
+        c.0.set_number(2);
         for phone in [&mut a, &mut b, &mut c] {
             phone.0.register().await.unwrap();
         }

@@ -21,3 +21,4 @@ mod releases;
 mod ringing;
 mod soak;
 mod states;
+mod timers;

@@ -53,12 +53,7 @@ impl Baresip {
             "<sip:{user}@{DOMAIN};transport={transport}>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
              audio_codecs=PCMU/8000/1;outbound1=\"sip:{server};transport={transport}\"\n"
         );
-        for (name, text) in [
-            ("config", config.as_str()),
-            ("accounts", &account),
-            ("contacts", ""),
-            ("uuid", &uuid),
-        ] {
+        for (name, text) in [("config", config.as_str()), ("accounts", &account), ("contacts", ""), ("uuid", &uuid)] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let log = std::fs::File::create(dir.path().join("log")).unwrap();

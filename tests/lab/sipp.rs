@@ -95,7 +95,7 @@ impl Sipp {
             .arg("-sf")
             .arg(scenarios.join(format!("{scenario}.xml")))
             .args(["-i", &ip, "-p", &contact.port().to_string(), "-mi", &ip, "-mp", &(10_000 + 100 * nth).to_string()])
-            .args(["-nostdin", "-trace_stat", "-fd", "1", "-trace_err", "-error_file", "errors"])
+            .args(["-nostdin", "-trace_stat", "-fd", "1", "-trace_rtt", "-rtt_freq", "1", "-trace_err", "-error_file", "errors"])
             .arg("-stf")
             .arg(&out)
             .args(["-timeout", "300s", "-buff_size", "4194304"])
@@ -114,6 +114,19 @@ impl Sipp {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         self.counts()
+    }
+
+    /// Whether it has more to do.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// How long each call took from its INVITE to its answer, in milliseconds.
+    pub fn setups(&self) -> Vec<f64> {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let file = files.into_iter().find(|path| path.to_string_lossy().ends_with("_rtt.csv"));
+        let text = file.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        text.lines().skip(1).filter_map(|line| line.split(';').nth(1)?.trim().parse().ok()).collect()
     }
 
     /// What it has counted so far.

@@ -356,6 +356,7 @@ impl World {
             body: Body::of(&request.headers, &request.body),
             invite: request,
             from: flow,
+            session: None,
             phone: None,
             targets,
             caller: "a@x".into(),
@@ -647,7 +648,8 @@ impl World {
         holds("no actor is left", owner.is_some_and(|owner| owner.call.is_none()));
         holds("no record is left", self.log.calls(self.site()).is_empty());
         // Every copy of an INVITE may be lost that is cancelled after a second.
-        let cancelled = matches!(self.story, Story::CallerCancels | Story::CancelCrosses | Story::ForkedRace) && self.seed.is_some();
+        let cancelled =
+            matches!(self.story, Story::CallerCancels | Story::CancelCrosses | Story::ForkedRace) && self.seed.is_some();
         holds("the callee was called once", b.distinct_invites == 1 || (cancelled && b.distinct_invites == 0));
         holds("nobody waits for anything", self.phones.iter().all(Phone::is_quiet));
         holds("no phone had to give up", self.phones.iter().all(|phone| !phone.gave_up));

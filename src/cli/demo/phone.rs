@@ -41,6 +41,8 @@ pub struct Phone {
     registering: Option<String>,
     /// How often its connection has ended.
     reconnected: u64,
+    /// How often it was asked whether it is there.
+    asked: u64,
     cseq: u32,
     media: SocketAddr,
     dialog: Option<Dialog>,
@@ -103,10 +105,11 @@ impl Phone {
             over,
             wire,
             local,
-            instance: format!("<urn:uuid:{}-0000-4000-8000-{}>", &random()[..8], &random()[..12]),
+            instance: format!("<urn:tandem:demo:{user}>"),
             challenge: None,
             registering: None,
             reconnected: 0,
+            asked: 0,
             cseq: 0,
             media,
             dialog: None,
@@ -126,6 +129,16 @@ impl Phone {
     /// How often the other side's CSeq (RFC 3261 §12.2.2) or the version of its SDP (RFC 3264 §8) was smaller than before.
     pub fn went_back(&self) -> u64 {
         self.went_back
+    }
+
+    /// One more phone of its user's: another than the one that has no number.
+    pub fn set_number(&mut self, number: u8) {
+        self.instance = format!("<urn:tandem:demo:{}:{number}>", self.user);
+    }
+
+    /// How often it was asked whether it is there: by OPTIONS, or UPDATE.
+    pub fn was_asked(&self) -> u64 {
+        self.asked
     }
 
     /// How often its connection had ended, and it made another.
@@ -595,6 +608,9 @@ impl Phone {
                 continue;
             }
             self.compare(&message);
+            if let Message::Request(Request { method: Method::Options | Method::Update, .. }) = message {
+                self.asked += 1;
+            }
             match self.ack_again(&message) {
                 // Its ACK was lost (RFC 3261 §13.2.2.4).
                 Some(ack) => drop(self.wire.send(ack.as_bytes(), self.server).await?),

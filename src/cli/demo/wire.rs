@@ -64,9 +64,9 @@ impl Over {
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
-type Stream = Box<dyn Duplex>;
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Duplex for S {}
+pub(super) type Stream = Box<dyn Duplex>;
 
 /// A phone's way out.
 pub(super) enum Wire {

@@ -92,6 +92,9 @@ pub struct CallRecord {
     pub called: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locating: Vec<String>,
+    /// Interval and least interval of sessions, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<[u32; 2]>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub redirects: usize,
     pub relays: Vec<RelayRecord>,
@@ -136,6 +139,8 @@ pub struct LegGlance {
     pub bye: Option<IgnoredAny>,
     #[serde(default)]
     pub reinvite: Option<IgnoredAny>,
+    #[serde(default)]
+    pub timer: Option<TimerRecord>,
 }
 
 /// How far an INVITE of ours got.
@@ -173,6 +178,24 @@ pub struct LegRecord {
     /// Our re-INVITE that asks it to come to another address of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinvite: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<TimerRecord>,
+    /// UPDATE, and session timers.
+    #[serde(default, skip_serializing_if = "nothing_spoken")]
+    pub speaks: [bool; 2],
+}
+
+fn nothing_spoken(speaks: &[bool; 2]) -> bool {
+    !speaks[0] && !speaks[1]
+}
+
+/// A session timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::SessionTimer")]
+pub struct TimerRecord {
+    pub interval: u32,
+    pub ours: bool,
+    pub since: Timestamp,
 }
 
 /// A registered phone.

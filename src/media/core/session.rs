@@ -52,9 +52,9 @@ pub struct Session {
     pub versions: [u64; 2],
     /// Whether a leg has asked for less than both directions (RFC 3264 §8.4).
     pub held: [bool; 2],
-    /// Whether what each leg was told last is kept, to be told again from another address.
+    /// Whether what each leg was told last is kept in any case, to be told again from another address.
     pub keeps: bool,
-    /// That, if it is kept.
+    /// What each leg was told last, if it may have to be told again.
     pub told: [Option<Bytes>; 2],
 }
 
@@ -127,9 +127,7 @@ impl Session {
         let mut out = Vec::with_capacity(512);
         // Writing to memory fails only when memory does.
         let _ = sdp.write(&mut out);
-        if next.keeps {
-            next.told[other] = Some(Bytes::from(out.clone()));
-        }
+        next.told[other] = Some(Bytes::from(out.clone()));
         *self = next;
         Ok(out)
     }

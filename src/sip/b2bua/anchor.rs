@@ -53,6 +53,7 @@ impl Call {
             let dialog = &mut self.state.leg_mut(leg).dialog;
             dialog.contact = contact(&token, &dialog.flow);
             dialog.retarget(&response.headers);
+            self.timer_of_client(leg, &response.headers, now);
             let ack = self.acknowledge(leg, &invite, None);
             return self.put(vec![ack]);
         }
@@ -64,13 +65,15 @@ impl Call {
             // It has an INVITE of its own open, or one that it thinks is: soon it hasn't.
             StatusCode::REQUEST_PENDING | StatusCode::SERVER_INTERNAL_ERROR => {
                 let this = self.state.leg_mut(leg);
-                (this.moved, this.not_before) = (true, Some(now + ANCHOR_AGAIN));
+                let elsewhere = this.dialog.contact != contact(&token, &this.dialog.flow);
+                (this.moved, this.not_before) = (elsewhere, Some(now + ANCHOR_AGAIN));
                 self.put(vec![acknowledge])
             }
             // It won't come. Whatever it sends may find us, or not: that is not for us to end.
             _ => {
                 let dialog = &mut self.state.leg_mut(leg).dialog;
                 dialog.contact = contact(&token, &dialog.flow);
+                self.still_there(leg, now);
                 self.put(vec![acknowledge])
             }
         }

@@ -1,6 +1,6 @@
 //! What phones answer. Layer: pure.
 
-use super::{Body, Call, Effect, EndedBy, InviteIn, StageIn, StageOut, Step};
+use super::{Body, Call, Effect, EndedBy, StageIn, StageOut, Step};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::leg::{LegCommand, TxKey};
@@ -17,6 +17,9 @@ impl Call {
         }
         if self.state.ended.is_none() && self.state.leg(leg).reinvite.as_ref().is_some_and(number) {
             return self.anchored(leg, &response, now);
+        }
+        if self.state.leg(leg).refreshing.as_ref().is_some_and(number) {
+            return self.refreshed(leg, &response, now);
         }
         let peer = self.state.peer(leg);
         if let Some(at) = self.state.relays.iter().position(|relay| Some(relay.from) == peer && number(&relay.onward)) {
@@ -70,7 +73,12 @@ impl Call {
         // Who hears one phone already needs no word that another rings too.
         let hears = body.is_none()
             && self.state.branches().count() > 1
-            && self.state.leg(LegId::CALLER).inbound.as_ref().is_some_and(|inbound| matches!(inbound.stage, StageIn::Progress(_, Some(_))));
+            && self
+                .state
+                .leg(LegId::CALLER)
+                .inbound
+                .as_ref()
+                .is_some_and(|inbound| matches!(inbound.stage, StageIn::Progress(_, Some(_))));
         let inbound = match &mut self.state.leg_mut(LegId::CALLER).inbound {
             Some(inbound) if !hears => inbound,
             Some(_) | None => return Step::default(),
@@ -92,6 +100,10 @@ impl Call {
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         self.state.answered = Some(now);
         self.state.answerer = Some(leg);
+        self.timer_of_client(leg, &response.headers, now);
+        if let Some(inbound) = self.state.leg(LegId::CALLER).inbound.clone() {
+            self.timer_of_server(LegId::CALLER, &inbound.request.headers, now);
+        }
         let mut then = self.cancel_others(leg);
         // With a late offer the caller's ACK holds the answer, and ours waits for it.
         let late_offer = self.state.leg(leg).out.as_ref().is_some_and(|out| out.late_offer);
@@ -144,7 +156,13 @@ impl Call {
             dialog.retarget(&response.headers);
             self.state.relays[at].answer = Some(Body::of(&response.headers, &response.body));
             let relay = self.state.relays[at].clone();
+            self.timer_of_client(leg, &response.headers, now);
+            self.timer_of_server(asker, &relay.request.headers, now);
             let mut then = Vec::new();
+            if relay.request.method == Method::Update {
+                // Nothing more comes of it: an UPDATE has no ACK (RFC 3311 §5).
+                self.state.relays.remove(at);
+            }
             if !relay.late_offer {
                 then.push(self.acknowledge(leg, &relay.onward, None));
             }
@@ -178,6 +196,11 @@ impl Call {
         if self.state.ended.is_some() {
             self.state.leg_mut(leg).out = None;
             return self.settle();
+        }
+        if self.state.leg(leg).refreshing.as_ref().is_some_and(same) {
+            // RFC 4028 §10: as 408.
+            self.state.leg_mut(leg).refreshing = None;
+            return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
         }
         if self.state.leg(leg).out.as_ref().is_some_and(|out| same(&out.request)) {
             return self.unreachable(leg, now);

@@ -14,13 +14,16 @@ use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, St
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::dialog::Dialog;
+use crate::sip::headers::SessionExpires;
 use crate::sip::leg::LegCommand;
 use crate::sip::message::{Request, Response};
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode, Text};
 
 /// So many are called at most, one after the other and at once: what a call may cost (RFC 5393 §5 is about this).
-pub const MAX_TARGETS: usize = 24;
+pub(super) const MAX_TARGETS: usize = 24;
+/// The longest session interval that a phone may want, in seconds.
+const MOST: u32 = 24 * 3600;
 /// A call is sent on so often at most.
 const MAX_REDIRECTS: usize = 5;
 /// How long those who are called may ring while others wait for their turn.
@@ -54,13 +57,11 @@ impl Onward {
     }
 
     /// What those got who were called before.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the others go to everybody")]
     fn again(sent: &Request) -> Self {
-        let own = |name: &Name| match name {
-            Name::Via | Name::Route | Name::From | Name::To | Name::CallId | Name::CSeq | Name::Contact | Name::ContentType => false,
-            _ => true,
-        };
-        let headers = sent.headers.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone()));
+        let of_the_leg = [Name::Via, Name::Route, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact];
+        let of_the_body_and_timer = [Name::ContentType, Name::Supported, Name::SessionExpires, Name::MinSe];
+        let own = |name: &Name| of_the_leg.contains(name) || of_the_body_and_timer.contains(name);
+        let headers = sent.headers.iter().filter(|(name, _)| !own(name)).map(|(name, value)| (name.clone(), value.clone()));
         Self { headers: headers.collect(), body: Body::of(&sent.headers, &sent.body) }
     }
 }
@@ -89,26 +90,35 @@ impl Call {
             target.flow,
         );
         self.state.add_leg(leg, dialog, target.phone);
-        let mut invite = self.dialog_request(leg, Method::Invite);
-        for route in &target.path {
-            invite.headers.push_text(Name::Route, route);
-        }
-        for (name, value) in &onward.headers {
-            if *name == Name::MaxForwards {
-                invite.headers.set(Name::MaxForwards, value.clone());
-            } else {
-                invite.headers.push(name.clone(), value.clone());
-            }
-        }
-        set_body(&mut invite, onward.body.as_ref());
+        let invite = self.first_invite(leg, &target.path, onward);
         let late_offer = onward.body.is_none();
         self.state.leg_mut(leg).out = Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer });
         Effect::Leg(leg, LegCommand::Send(invite, target.flow))
     }
 
+    fn first_invite(&mut self, leg: LegId, path: &[Text], onward: &Onward) -> Request {
+        let mut invite = self.dialog_request(leg, Method::Invite);
+        for route in path {
+            invite.headers.push_text(Name::Route, route);
+        }
+        for (name, value) in &onward.headers {
+            if *name == Name::MaxForwards {
+                invite.headers.replace_first(&Name::MaxForwards, value.clone());
+            } else {
+                invite.headers.push(name.clone(), value.clone());
+            }
+        }
+        self.ask_for_timer(leg, &mut invite);
+        set_body(&mut invite, onward.body.as_ref());
+        invite
+    }
+
     /// A phone doesn't take the call.
     pub(super) fn refused(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
         let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
+        if let Some(again) = self.asked_too_often(leg, response) {
+            return self.put(vec![acknowledge, again]);
+        }
         let this = self.state.leg_mut(leg);
         if this.refused.replace(response.status).is_some() {
             // Said again: what follows from it has followed.
@@ -125,6 +135,26 @@ impl Call {
             self.sent_on(response);
         }
         self.one_less(vec![acknowledge], now)
+    }
+
+    /// A phone doesn't want to be refreshed so often (RFC 4028 §7.3): it is called once more.
+    fn asked_too_often(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
+        let least = response.headers.number(&Name::MinSe, "Min-SE").ok().flatten();
+        let least = least.filter(|_| response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL)?;
+        let out = self.state.leg(leg).out.clone()?;
+        let asked = out.request.headers.text(&Name::SessionExpires).and_then(|text| SessionExpires::parse(&text))?.interval;
+        if least <= asked || least > MOST {
+            return None;
+        }
+        let onward = Onward::again(&out.request);
+        let route: Vec<Text> = out.request.headers.list(&Name::Route).collect();
+        let mut invite = self.first_invite(leg, &route, &onward);
+        invite.headers.set(Name::SessionExpires, least.to_string());
+        invite.headers.set(Name::MinSe, least.to_string());
+        let flow = self.state.leg(leg).dialog.flow;
+        self.state.leg_mut(leg).out =
+            Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer: out.late_offer });
+        Some(Effect::Leg(leg, LegCommand::Send(invite, flow)))
     }
 
     /// Nothing came back from a phone (RFC 3261 §16.7: that counts as 408).

@@ -24,12 +24,13 @@ mod rebind;
 mod requests;
 mod resume;
 mod state;
+mod timer;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::dialog::{Dialog, DialogError, Flow};
+use super::dialog::{Dialog, Flow};
 use super::headers::{HeaderError, Transport};
 use super::leg::{LegCommand, LegEvent, TxKey};
 use super::message::{Request, Response};
@@ -40,7 +41,10 @@ use super::token::Token;
 use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
-pub use state::{Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, Target, deadline};
+pub use state::{
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, Target, deadline,
+};
+pub use timer::{SessionPolicy, SessionTimer, Speaks};
 
 /// What a call's [`Step`] commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +95,31 @@ pub enum CallInput {
     Rebind(LegId, Flow),
     /// Ask a leg ([`CallState::movable`]) to come to where we are now, with this description; none if there is none to give.
     Anchor(LegId, Option<Body>),
+    /// Refresh a leg ([`CallState::refreshable`]), with what it was told last if that is kept.
+    Refresh(LegId, Option<Body>),
+}
+
+/// Why an INVITE is not taken on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NewCallError {
+    /// A header could not be read.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The session would be refreshed too often (RFC 4028 §9): this is the least interval, in seconds.
+    #[error("the session interval is less than {0} s")]
+    TooOften(u32),
+}
+
+impl NewCallError {
+    /// What the caller gets.
+    pub fn response(&self, invite: &Request) -> Response {
+        match self {
+            Self::Header(_) => super::endpoint::stateless(invite, StatusCode::BAD_REQUEST),
+            Self::TooOften(least) => {
+                super::endpoint::stateless(invite, StatusCode::SESSION_INTERVAL_TOO_SMALL).with(Name::MinSe, least.to_string())
+            }
+        }
+    }
 }
 
 /// A new call: the INVITE, and where to.
@@ -104,6 +133,8 @@ pub struct NewCall {
     pub invite: Request,
     /// By what flow it came.
     pub from: Flow,
+    /// How long sessions last; none for ever.
+    pub session: Option<SessionPolicy>,
     /// Who the caller is, as a registered phone.
     pub phone: Option<Phone>,
     /// Whom to call: the highest q first, and all of the same q at once. One at least.
@@ -123,7 +154,7 @@ pub const LINGER: Duration = Duration::from_secs(40);
 /// So many CSeq numbers are committed at once.
 pub const CSEQ_BLOCK: u32 = 32;
 /// What in-dialog requests may be.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, UPDATE";
 
 /// The machine.
 #[derive(Debug)]
@@ -136,7 +167,10 @@ pub struct Call {
 
 impl Call {
     /// Takes an INVITE on. `incarnation` is random: it keeps this actor's branches apart from its successors'.
-    pub fn new(call: NewCall, incarnation: u32, now: Timestamp) -> Result<(Self, Step), HeaderError> {
+    pub fn new(call: NewCall, incarnation: u32, now: Timestamp) -> Result<(Self, Step), NewCallError> {
+        if let Some(least) = timer::too_often(&call.invite, call.session) {
+            return Err(NewCallError::TooOften(least));
+        }
         let token = Token { vnode: call.vnode, call: call.id, leg: LegId::CALLER };
         let caller = Dialog::of_server(&call.invite, Text::from(token.to_string()), contact(&token, &call.from), call.from)?;
         let state = CallState::new(&call, caller, now);
@@ -198,6 +232,8 @@ impl Call {
             CallInput::Rebind(..) => Step::default(),
             CallInput::Anchor(leg, body) if self.state.movable(now) == Some(leg) => self.anchor(leg, body),
             CallInput::Anchor(..) => Step::default(),
+            CallInput::Refresh(leg, body) if self.state.refreshable(now) == Some(leg) => self.refresh(leg, body),
+            CallInput::Refresh(..) => Step::default(),
         }
     }
 
@@ -207,6 +243,10 @@ impl Call {
         }
         if self.state.next_at().is_some_and(|at| at <= now) {
             return self.give_others_a_turn(now);
+        }
+        if self.is_overdue(now) {
+            // RFC 4028 §10: the phone is gone, or the way to it.
+            return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
         }
         let own = deadline(self.state.created, self.state.answered, self.state.ended.map(|ending| ending.at));
         if own.is_none_or(|at| now < at) {
@@ -301,7 +341,10 @@ impl Call {
             StageIn::Answered(body) => (StatusCode::OK, body.as_ref()),
             StageIn::Rejected(status) => (*status, None),
         };
-        let response = dialog_response(&inbound.request, status, &this.dialog, body);
+        let mut response = dialog_response(&inbound.request, status, &this.dialog, body);
+        if matches!(inbound.stage, StageIn::Answered(_)) {
+            self.tell_timer(leg, &mut response);
+        }
         Some(Effect::Leg(leg, LegCommand::Respond(inbound.key.clone(), response)))
     }
 
@@ -309,7 +352,8 @@ impl Call {
     fn relay_answer(&self, relay: &Relay) -> Effect {
         let body = relay.answer.clone().flatten();
         let dialog = &self.state.leg(relay.from).dialog;
-        let response = dialog_response(&relay.request, StatusCode::OK, dialog, body.as_ref());
+        let mut response = dialog_response(&relay.request, StatusCode::OK, dialog, body.as_ref());
+        self.tell_timer(relay.from, &mut response);
         Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), response))
     }
 }

@@ -1,8 +1,9 @@
 //! What phones ask of a call. Layer: pure.
 
+use super::timer::too_often;
 use super::{
-    ALLOW, Body, Call, Effect, EndedBy, InviteIn, Relay, StageIn, Step, cancel_response, respond, respond_with, set_body, trying,
-    unavailable, without_body,
+    ALLOW, Body, Call, CallLeg, Effect, EndedBy, InviteIn, Relay, StageIn, Step, cancel_response, dialog_response, respond,
+    respond_with, set_body, trying, unavailable, without_body,
 };
 use crate::clock::Timestamp;
 use crate::ids::LegId;
@@ -36,7 +37,8 @@ impl Call {
                 self.state.leg_mut(leg).gone = true;
                 self.end(StatusCode::REQUEST_TERMINATED, by, now, vec![answer])
             }
-            Method::Invite => self.reinvite(leg, key, request, flow),
+            Method::Update if request.body.is_empty() => self.refreshed_by_phone(leg, key, &request, now),
+            Method::Invite | Method::Update => self.reinvite(leg, key, request, flow),
             Method::Info | Method::Message => self.relay(leg, key, request, flow),
             Method::Options => respond_with(leg, key, request.response(StatusCode::OK, None).with(Name::Allow, ALLOW)),
             Method::Other(_) => respond_with(leg, key, request.response(StatusCode::NOT_IMPLEMENTED, None)),
@@ -50,7 +52,9 @@ impl Call {
     /// A re-INVITE goes through to the other side (RFC 3261 §14).
     fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
         let busy = self.state.relays.iter().find(|relay| relay.is_invite());
-        if self.state.legs.iter().any(|leg| leg.reinvite.is_some()) {
+        let ours =
+            |leg: &CallLeg| leg.reinvite.is_some() || leg.refreshing.as_ref().is_some_and(|own| own.method == Method::Update);
+        if self.state.legs.iter().any(ours) {
             // RFC 3261 §14.2: one of ours is open.
             return respond(leg, key, &request, StatusCode::REQUEST_PENDING);
         }
@@ -68,13 +72,15 @@ impl Call {
         }
         let Some(other) = self.state.peer(leg) else { return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST) };
         let refused = Effect::Leg(leg, LegCommand::Respond(key.clone(), unavailable(&request)));
-        let trying = Effect::Leg(leg, LegCommand::Respond(key, trying(&request)));
+        let is_invite = request.method == Method::Invite;
+        let trying = Some(Effect::Leg(leg, LegCommand::Respond(key, trying(&request)))).filter(|_| is_invite);
         // The phone may have moved: this is where it is now.
         self.state.leg_mut(leg).dialog.flow = came_by;
         self.state.leg_mut(leg).dialog.retarget(&request.headers);
         let body = Body::of(&request.headers, &request.body);
         let mut onward = self.dialog_request(other, Method::Invite);
         onward.headers.push_text(Name::Allow, ALLOW);
+        self.ask_for_timer(other, &mut onward);
         set_body(&mut onward, body.as_ref());
         let flow = self.state.leg(other).dialog.flow;
         self.state.relays.push(Relay {
@@ -85,7 +91,23 @@ impl Call {
             answer: None,
             late_offer: body.is_none(),
         });
-        self.put(vec![trying, Effect::Leg(other, LegCommand::Send(onward, flow))]).or_else(vec![refused])
+        let send = Effect::Leg(other, LegCommand::Send(onward, flow));
+        self.put(trying.into_iter().chain([send]).collect()).or_else(vec![refused])
+    }
+
+    /// An UPDATE without a description is between the phone and us (RFC 4028 §9).
+    fn refreshed_by_phone(&mut self, leg: LegId, key: TxKey, request: &Request, now: Timestamp) -> Step {
+        if let Some(least) = too_often(request, self.state.session) {
+            let refused = request.response(StatusCode::SESSION_INTERVAL_TOO_SMALL, None).with(Name::MinSe, least.to_string());
+            return respond_with(leg, key, refused);
+        }
+        self.state.leg_mut(leg).dialog.retarget(&request.headers);
+        if self.state.answered.is_some() {
+            self.timer_of_server(leg, &request.headers, now);
+        }
+        let mut answer = dialog_response(request, StatusCode::OK, &self.state.leg(leg).dialog, None);
+        self.tell_timer(leg, &mut answer);
+        self.put(vec![Effect::Leg(leg, LegCommand::Respond(key, answer))])
     }
 
     /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::fork::{MAX_TARGETS, TURN};
+use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{LINGER, NewCall, RING_TIMEOUT, caller_status, contact, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
@@ -42,6 +43,8 @@ pub struct CallState {
     pub called: Timestamp,
     /// Contacts that the caller is sent on to, and that have to be found ([`super::Effect::Locate`]).
     pub locating: Vec<Text>,
+    /// How long sessions last; none for ever.
+    pub session: Option<SessionPolicy>,
     /// How often that has happened.
     pub redirects: usize,
     /// In-dialog requests on their way from one side to the other.
@@ -84,6 +87,12 @@ pub struct CallLeg {
     pub gone: bool,
     /// Our re-INVITE that asks the phone to come to another address of ours, until it has its final answer.
     pub reinvite: Option<Request>,
+    /// Its session timer, from its answer on.
+    pub timer: Option<SessionTimer>,
+    /// What it understands.
+    pub speaks: Speaks,
+    /// Our UPDATE or OPTIONS that refreshes it, until it has its answer. Not stored: it would be sent again.
+    pub refreshing: Option<Request>,
     /// The phone knows an address that is not ours any more. Not stored: whoever reads the record sees it.
     pub moved: bool,
     /// It is not asked before this: it had something else to do. Not stored.
@@ -225,9 +234,9 @@ impl InviteIn {
 }
 
 impl Relay {
-    /// Whether it is a re-INVITE.
+    /// Whether it is a re-INVITE to the other side: a description is on offer.
     pub fn is_invite(&self) -> bool {
-        self.request.method == Method::Invite
+        self.onward.method == Method::Invite
     }
 }
 
@@ -260,6 +269,9 @@ impl CallLeg {
             refused: None,
             gone: false,
             reinvite: None,
+            timer: None,
+            speaks: Speaks::default(),
+            refreshing: None,
             moved: false,
             not_before: None,
             reserved: 0,
@@ -298,6 +310,7 @@ impl CallState {
             waiting,
             called: now,
             locating: Vec::new(),
+            session: call.session,
             redirects: 0,
             relays: Vec::new(),
         }
@@ -333,7 +346,11 @@ impl CallState {
         let mut open = self.branches().filter(|branch| branch.refused.is_none());
         let only = open.next().filter(|_| open.next().is_none()).map(|branch| branch.id);
         let callee = self.answerer.or(only);
-        if leg == LegId::CALLER { callee } else { Some(LegId::CALLER).filter(|_| self.answerer.is_none_or(|answerer| answerer == leg)) }
+        if leg == LegId::CALLER {
+            callee
+        } else {
+            Some(LegId::CALLER).filter(|_| self.answerer.is_none_or(|answerer| answerer == leg))
+        }
     }
 
     // --- whom it rings ---
@@ -470,11 +487,43 @@ impl CallState {
         self.legs.iter().find(|leg| established && talks(leg) && free(leg)).map(|leg| leg.id)
     }
 
+    /// Whether two sides have a session.
+    pub fn is_talking(&self) -> bool {
+        self.answered.is_some() && self.ended.is_none()
+    }
+
+    /// A leg that we have to refresh now: nothing else is open on it.
+    pub fn refreshable(&self, now: Timestamp) -> Option<LegId> {
+        let open =
+            |leg: &CallLeg| leg.inbound.is_some() || leg.out.is_some() || leg.reinvite.is_some() || leg.refreshing.is_some();
+        let talks = |leg: &CallLeg| leg.id == LegId::CALLER || self.answerer == Some(leg.id);
+        let due = |leg: &CallLeg| {
+            leg.timer.is_some_and(|timer| timer.ours && timer.due() <= now)
+                && leg.not_before.is_none_or(|at| at <= now)
+                && !leg.gone
+        };
+        let free = self.is_talking() && !self.relays.iter().any(Relay::is_invite);
+        self.legs.iter().find(|leg| free && talks(leg) && due(leg) && !open(leg)).map(|leg| leg.id)
+    }
+
+    /// Who is on a side of the media: the caller, or whoever has answered.
+    pub fn peer_of_side(&self, side: LegId) -> Option<LegId> {
+        if side == LegId::CALLER { Some(LegId::CALLER) } else { self.answerer }.filter(|leg| self.has_leg(*leg))
+    }
+
+    /// Whether a leg can be refreshed only by telling it again what it was told.
+    pub fn must_be_told_again(&self, leg: LegId) -> bool {
+        let this = self.leg(leg);
+        this.timer.is_some_and(|timer| timer.ours) && this.speaks.timer && !this.speaks.update
+    }
+
     /// When the call wants to be told that time has passed.
     pub fn deadline(&self) -> Option<Timestamp> {
         let own = deadline(self.created, self.answered, self.ended.map(|ending| ending.at));
         let asks = self.legs.iter().filter(|leg| leg.moved && self.ended.is_none()).filter_map(|leg| leg.not_before);
-        own.into_iter().chain(asks).chain(self.next_at()).min()
+        let timers = self.legs.iter().filter(|leg| self.is_talking() && leg.refreshing.is_none() && leg.reinvite.is_none());
+        let timers = timers.filter_map(|leg| Some(leg.timer?.due().max(leg.not_before.unwrap_or(Timestamp(0)))));
+        own.into_iter().chain(asks).chain(timers).chain(self.next_at()).min()
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).

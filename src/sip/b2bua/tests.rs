@@ -55,6 +55,7 @@ fn no_promise_leaves_without_its_commit() {
         body: None,
         invite: invite.clone(),
         from: flow(0),
+        session: None,
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
@@ -86,6 +87,7 @@ fn established() -> Call {
         body: Body::of(&invite.headers, &invite.body),
         invite: invite.clone(),
         from: flow(0),
+        session: None,
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
@@ -196,6 +198,7 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
         body: None,
         invite,
         from: flow(0),
+        session: None,
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
@@ -280,6 +283,7 @@ fn calling(qs: &[u16]) -> Call {
         body: Body::of(&invite.headers, &invite.body),
         invite,
         from: flow(0),
+        session: None,
         phone: None,
         targets,
         caller: String::new(),
@@ -293,7 +297,7 @@ fn calling(qs: &[u16]) -> Call {
 /// What a phone that is called answers, and what that brings about.
 fn answers(call: &mut Call, leg: u8, status: u16, contact: &str) -> Step {
     let sent = call.state().leg(LegId(leg)).out.clone().unwrap().request;
-    let response = sent.response(StatusCode::new(status).unwrap(), Some("b")).with(Name::Contact, contact.to_owned());
+    let response = sent.response(StatusCode::new(status).unwrap(), Some("b")).with(Name::Contact, contact);
     let step = call.handle(CallInput::Leg(LegId(leg), LegEvent::Response(response)), NOW);
     call.committed();
     step
@@ -391,4 +395,160 @@ fn a_phone_with_two_flows_rings_once() {
         let _ = answers(&mut call, 1, status, "<sip:x@h>");
         assert_eq!(call.state().ended.is_none(), second, "{status}");
     }
+}
+
+// --- session timers ---
+
+const POLICY: SessionPolicy = SessionPolicy { expires: 1800, min: 90 };
+
+/// A call whose caller and callee say this of timers.
+fn timed(caller: &str, callee: &str) -> Result<(Call, Step), NewCallError> {
+    let mut invite = invite();
+    let mut answer = None;
+    for (text, headers) in [(caller, Some(&mut invite.headers)), (callee, None)] {
+        let message = text_request(format!("X sip:x SIP/2.0\r\n{text}\r\n"));
+        match headers {
+            Some(headers) => message.headers.iter().for_each(|(name, value)| headers.push(name.clone(), value.clone())),
+            None => answer = Some(message.headers),
+        }
+    }
+    let new = NewCall {
+        id: CallId(1),
+        vnode: VnodeId(1),
+        body: Body::of(&invite.headers, &invite.body),
+        invite,
+        from: flow(0),
+        session: Some(POLICY),
+        phone: None,
+        targets: vec![target(1)],
+        caller: String::new(),
+        callee: String::new(),
+    };
+    let (mut call, _) = Call::new(new, 1, NOW)?;
+    call.committed();
+    let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+    assert_eq!(sent.headers.text(&Name::SessionExpires).as_deref(), Some("1800"));
+    let mut response = ok(&sent);
+    answer.unwrap().iter().for_each(|(name, value)| response.headers.push(name.clone(), value.clone()));
+    let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(response)), NOW);
+    call.committed();
+    let ack = in_dialog(&call, "ACK", 1);
+    let _ = call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Acked(ack)), NOW);
+    call.committed();
+    Ok((call, step))
+}
+
+fn seconds(call: &Call) -> u64 {
+    call.deadline().unwrap().since(NOW).as_secs()
+}
+
+/// RFC 4028 §9 and §7.2: who can refreshes, as often as it wants to and we bear.
+#[test]
+fn a_session_is_refreshed_by_whoever_can() {
+    for (caller, callee, says, due) in [
+        ("", "", None, 900),
+        ("Supported: timer\r\n", "Session-Expires: 1800;refresher=uas\r\n", Some("1800;refresher=uac"), 1768),
+        ("Supported: timer\r\nSession-Expires: 600\r\n", "", Some("600;refresher=uac"), 568),
+        ("Supported: timer\r\nSession-Expires: 600;refresher=uas\r\n", "", Some("600;refresher=uas"), 300),
+        ("Supported: timer\r\n", "Session-Expires: 200;refresher=uac\r\nAllow: UPDATE\r\n", Some("1800;refresher=uac"), 100),
+    ] {
+        let (call, step) = timed(caller, callee).unwrap();
+        let LegCommand::Respond(_, ok) = told(&step, 0)[0] else { panic!("an answer") };
+        assert_eq!(ok.headers.text(&Name::SessionExpires).as_deref(), says, "{caller}{callee}");
+        assert_eq!(seconds(&call), due, "{caller}{callee}");
+    }
+    let error = timed("Supported: timer\r\nSession-Expires: 60\r\n", "").unwrap_err();
+    let refused = error.response(&invite());
+    assert_eq!((refused.status.code(), refused.headers.text(&Name::MinSe).as_deref()), (422, Some("90")));
+}
+
+/// What is asked of a leg when its time has come.
+fn refreshes(call: &mut Call, leg: LegId, body: Option<Body>) -> Request {
+    let due = call.deadline().unwrap();
+    let _ = call.handle(CallInput::Timeout, due);
+    assert_eq!(call.state().refreshable(due), Some(leg));
+    let step = call.handle(CallInput::Refresh(leg, body), due);
+    call.committed();
+    match told(&step, leg.0)[..] {
+        [LegCommand::Send(request, _)] => request.clone(),
+        _ => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn a_phone_is_asked_by_what_it_understands_and_one_that_is_gone_ends_the_call() {
+    let body = || Some(Body { content_type: "application/sdp".into(), bytes: "as before".into() });
+    let uas = "Session-Expires: 1800;refresher=uac\r\n";
+    for (callee, method) in [("", "OPTIONS"), ("Allow: UPDATE\r\n", "UPDATE"), (uas, "INVITE")] {
+        for (status, ends) in [(200, false), (481, true), (408, true)] {
+            let (mut call, _) = timed("Supported: timer\r\n", callee).unwrap();
+            let asked = refreshes(&mut call, LegId::CALLEE, body());
+            assert_eq!(asked.method.to_string(), method);
+            let due = call.state().leg(LegId::CALLEE).timer.unwrap().due();
+            let response = asked.response(StatusCode::new(status).unwrap(), None).with(Name::Contact, "<sip:b@10.0.0.2>");
+            let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(response)), due);
+            call.committed();
+            assert_eq!(
+                (matches!(step.commit, Some(Mutation::End(..))), step.commit.is_some()),
+                (ends, true),
+                "{method} {status}"
+            );
+            assert!(ends || call.state().leg(LegId::CALLEE).timer.unwrap().since == due);
+        }
+    }
+    // It says that it knows UPDATE, and doesn't.
+    let (mut call, _) = timed("Supported: timer\r\n", "Allow: UPDATE\r\n").unwrap();
+    let asked = refreshes(&mut call, LegId::CALLEE, None);
+    let response = asked.response(StatusCode::NOT_IMPLEMENTED, None);
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(response)), call.deadline().unwrap_or(NOW));
+    call.committed();
+    assert_eq!(refreshes(&mut call, LegId::CALLEE, None).method, Method::Options);
+}
+
+#[test]
+fn a_phone_that_has_to_refresh_and_does_not_is_gone() {
+    let (mut call, _) = timed("Supported: timer\r\nSession-Expires: 300\r\n", "").unwrap();
+    let first = call.deadline().unwrap();
+    let update = in_dialog(&call, "UPDATE", 2);
+    let step = ask(&mut call, update, flow(0), first);
+    call.committed();
+    assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, ok)] if ok.status == StatusCode::OK));
+    assert_eq!(call.deadline(), Some(NOW + Duration::from_secs(900)), "the callee's, which is ours to ask");
+    let asked = refreshes(&mut call, LegId::CALLEE, None);
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(asked.response(StatusCode::OK, None))), NOW);
+    call.committed();
+    let overdue = call.state().leg(LegId::CALLER).timer.unwrap().due();
+    let step = call.handle(CallInput::Timeout, overdue);
+    assert!(matches!(step.commit, Some(Mutation::End(..))));
+}
+
+/// RFC 4028 §7.3.
+#[test]
+fn a_callee_that_wants_to_be_asked_less_often_is_called_again() {
+    let mut call = calling(&[1000]);
+    call.state.session = Some(POLICY);
+    call.state.legs[1].out.as_mut().unwrap().request.headers.push_text(Name::SessionExpires, "1800");
+    let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+    let refused = sent.response(StatusCode::SESSION_INTERVAL_TOO_SMALL, Some("b")).with(Name::MinSe, "3600");
+    let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(refused)), NOW);
+    let [LegCommand::Acknowledge, LegCommand::Send(again, _)] = told(&step, 1)[..] else { panic!("{step:?}") };
+    assert_eq!(again.headers.text(&Name::SessionExpires).as_deref(), Some("3600"));
+    assert!(again.headers.cseq().unwrap().number > sent.headers.cseq().unwrap().number && again.body == sent.body);
+}
+
+/// RFC 3311: the other phone may not know UPDATE, and gets what it knows.
+#[test]
+fn an_update_with_a_description_goes_on_as_a_reinvite() {
+    let mut call = established();
+    let mut update = in_dialog(&call, "UPDATE", 2);
+    update.body = Bytes::from_static(b"hold");
+    let step = ask(&mut call, update, flow(0), NOW);
+    call.committed();
+    let [LegCommand::Send(invite, _)] = told(&step, 1)[..] else { panic!("{step:?}") };
+    assert!(told(&step, 0).is_empty() && invite.method == Method::Invite);
+    let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(ok(invite))), NOW);
+    call.committed();
+    assert!(matches!(told(&step, 1)[..], [LegCommand::Send(ack, _)] if ack.method == Method::Ack));
+    assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, ok)] if ok.body == Bytes::from_static(b"answer")));
+    assert!(call.state().relays.is_empty(), "an UPDATE has no ACK");
 }

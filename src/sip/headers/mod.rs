@@ -1,9 +1,11 @@
 //! Typed headers: read on demand from a value (RFC 3261 §20). Layer: pure.
 
 mod name_addr;
+mod session_expires;
 mod via;
 
 pub use name_addr::{NameAddr, tag_of};
+pub use session_expires::{Refresher, SessionExpires};
 pub use via::{Transport, Via};
 
 use super::message::Headers;
