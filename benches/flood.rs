@@ -4,6 +4,7 @@
 //! `cargo bench --bench flood`. Callers, callees, flood and three nodes share the machine.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a bench")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
 
 #[path = "../tests/lab/mod.rs"]
 mod lab;
@@ -49,7 +50,8 @@ async fn main() {
         let sent = flood.map(Flood::end);
         let (counts, mut setups) = (caller.counts(), caller.setups());
         setups.sort_by(f64::total_cmp);
-        let at = |share: f64| setups.get(((setups.len() as f64 * share) as usize).min(setups.len() - 1)).copied().unwrap_or(f64::NAN);
+        let at =
+            |share: f64| setups.get(((setups.len() as f64 * share) as usize).min(setups.len() - 1)).copied().unwrap_or(f64::NAN);
         println!("{name:<28} {:>8.2} {:>8.2} {:>8.2} {:>7}", at(0.5), at(0.99), at(1.0), counts.failed);
         if let Some((sent, seconds)) = sent {
             println!("{sent} packets in {seconds:.0} s: {:.0}/s", sent as f64 / seconds);

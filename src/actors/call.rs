@@ -587,7 +587,7 @@ impl Running {
     /// Puts our addresses into the session descriptions that pass.
     #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
     fn translate(&mut self, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
-        let Some(state) = self.core.as_ref().map(Call::state) else { return Ok(event) };
+        let Some(state) = self.core.as_ref().map(Call::state).filter(|state| state.has_leg(leg)) else { return Ok(event) };
         // What those say whom the caller doesn't talk with is none of the media's business.
         let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
         match event {

@@ -228,7 +228,8 @@ fn unsupported_extension(request: &Request) -> Option<Response> {
 }
 
 fn malformed(request: Request) -> Arrival {
-    let answerable = request.headers.top_via().is_ok() && request.method != Method::Ack;
+    // One whose Via can't be read is answered where it came from.
+    let answerable = request.headers.get(&Name::Via).is_some() && request.method != Method::Ack;
     if answerable { answer(&request, StatusCode::BAD_REQUEST, Why::Malformed) } else { Arrival::Drop(Why::Malformed) }
 }
 

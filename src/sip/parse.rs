@@ -72,7 +72,7 @@ pub fn datagram(bytes: &Bytes) -> Result<Message, ParseError> {
     if line.len() > MAX_START_LINE {
         return Err(Defect::StartLine.into());
     }
-    let line = Text::try_from(bytes.slice_ref(line)).map_err(|_| Defect::StartLine)?;
+    let line = Text::try_from(bytes.slice_ref(line.trim_ascii_end())).map_err(|_| Defect::StartLine)?;
     let mut message = start_line(&line)?;
     let result = headers_and_body(&bytes, headers_at, &mut message);
     match (result, message) {

@@ -182,12 +182,13 @@ impl Registrar<'_> {
             }
             live.clear();
         }
-        let mut lasting = 0;
+        let (mut lasting, mut flows) = (0, false);
         for contact in &contacts {
             let lifetime = self.lifetime(contact, expires)?;
             let reg_id = outbound.reg_id(contact)?;
             lasting += usize::from(!lifetime.is_zero());
-            if reg_id.is_some() && lasting > 1 {
+            flows |= reg_id.is_some() && !lifetime.is_zero();
+            if flows && lasting > 1 {
                 return Err(RegisterError::FlowAmongOthers);
             }
             let known = live.iter().position(|binding| is_same(binding, contact, reg_id));
@@ -273,9 +274,8 @@ impl Registrar<'_> {
         if supports("path") {
             response.headers.copy(&request.headers, &Name::Path);
         }
-        let flows = request.headers.contacts().is_ok_and(|contacts| {
-            contacts.iter().any(|contact| Outbound::of(request).reg_id(contact).is_ok_and(|reg_id| reg_id.is_some()))
-        });
+        let is_flow = |contact: &NameAddr| Outbound::of(request).reg_id(contact).is_ok_and(|reg_id| reg_id.is_some());
+        let flows = request.headers.contacts().is_ok_and(|contacts| contacts.iter().any(is_flow));
         if flows && supports("outbound") {
             response.headers.push_text(Name::Require, "outbound");
         }

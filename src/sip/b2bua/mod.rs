@@ -224,7 +224,7 @@ impl Call {
     pub fn handle(&mut self, input: CallInput, now: Timestamp) -> Step {
         match input {
             CallInput::Leg(leg, event) if self.state.has_leg(leg) => self.leg_event(leg, event, now),
-            CallInput::Leg(..) => Step::default(),
+            CallInput::Leg(leg, event) => Self::leg_is_over(leg, event),
             CallInput::HangUp { status, by } => self.end(status, by, now, Vec::new()),
             CallInput::Timeout => self.timeout(now),
             CallInput::Located(targets) => self.located(targets, now),
@@ -235,6 +235,13 @@ impl Call {
             CallInput::Refresh(leg, body) if self.state.refreshable(now) == Some(leg) => self.refresh(leg, body),
             CallInput::Refresh(..) => Step::default(),
         }
+    }
+
+    /// A phone that lost the call says something: it is no part of it any more.
+    fn leg_is_over(leg: LegId, event: LegEvent) -> Step {
+        let LegEvent::Request(key, request, _) = event else { return Step::default() };
+        let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
+        respond(leg, key, &request, status)
     }
 
     fn timeout(&mut self, now: Timestamp) -> Step {

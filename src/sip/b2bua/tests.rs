@@ -332,6 +332,10 @@ fn the_first_who_answers_has_the_call_and_the_others_are_cancelled() {
     let bye = call.state().leg(LegId(1)).bye.clone().unwrap();
     let _ = call.handle(CallInput::Leg(LegId(1), LegEvent::Response(bye.response(StatusCode::OK, None))), NOW);
     assert_eq!((called(&call), call.state().ended), (vec![2], None));
+    // It has no part in it any more.
+    let request = in_dialog(&call, "INVITE", 9);
+    let step = call.handle(CallInput::Leg(LegId(1), LegEvent::Request(TxKey::of(&request), request, flow(1))), NOW);
+    assert!(matches!(told(&step, 1)[..], [LegCommand::Respond(_, gone)] if gone.status == StatusCode::CALL_DOES_NOT_EXIST));
 }
 
 #[test]
@@ -509,15 +513,14 @@ fn a_phone_is_asked_by_what_it_understands_and_one_that_is_gone_ends_the_call() 
 fn a_phone_that_has_to_refresh_and_does_not_is_gone() {
     let (mut call, _) = timed("Supported: timer\r\nSession-Expires: 300\r\n", "").unwrap();
     let first = call.deadline().unwrap();
-    let update = in_dialog(&call, "UPDATE", 2);
+    let mut update = in_dialog(&call, "UPDATE", 2);
+    update.headers.push_text(Name::Supported, "timer");
+    update.headers.push_text(Name::SessionExpires, "300;refresher=uac");
     let step = ask(&mut call, update, flow(0), first);
     call.committed();
     assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, ok)] if ok.status == StatusCode::OK));
-    assert_eq!(call.deadline(), Some(NOW + Duration::from_secs(900)), "the callee's, which is ours to ask");
-    let asked = refreshes(&mut call, LegId::CALLEE, None);
-    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(asked.response(StatusCode::OK, None))), NOW);
-    call.committed();
-    let overdue = call.state().leg(LegId::CALLER).timer.unwrap().due();
+    let overdue = first + Duration::from_secs(268);
+    assert_eq!(call.deadline(), Some(overdue), "it has begun again");
     let step = call.handle(CallInput::Timeout, overdue);
     assert!(matches!(step.commit, Some(Mutation::End(..))));
 }
