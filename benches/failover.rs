@@ -2,14 +2,17 @@
 //!
 //! `make failover` prints the tables of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
 //! nodes and all phones on one machine. A gap is the time between two packets that a phone received, 20 ms when nothing happens.
-//! Then the same with addresses that stay (`address.mode = "fixed"`), and phones that follow a re-INVITE. CALLS, RUNS and ONLY
-//! (`netlink`, `fixed`, or `cuts` by netlink) change it; a gap of WORST milliseconds ends it and keeps the nodes' logs.
+//! Then the same with addresses that stay (`address.mode = "fixed"`), and phones that follow a re-INVITE; and a peer, if it is
+//! installed. CALLS, RUNS and ONLY (one of [`PARTS`]) change it; a gap of WORST milliseconds ends it and keeps the nodes' logs.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 #[path = "../tests/lab/mod.rs"]
 mod lab;
+#[path = "failover/peer.rs"]
+mod peer;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,8 @@ use lab::cluster::{Cluster, PATIENCE};
 use lab::net::{self, Net, Watch};
 use lab::{call, until};
 
+/// What can be measured alone; `cuts` and `moves` are parts of `netlink`.
+const PARTS: [&str; 5] = ["netlink", "fixed", "peer", "cuts", "moves"];
 /// The node that has the calls, and its vnodes.
 const NODE: usize = 2;
 const VNODES: [usize; 2] = [2, 5];
@@ -46,10 +51,14 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-fn main() {
+fn main() -> ExitCode {
+    let only = std::env::var("ONLY").ok();
+    if let Some(unknown) = only.as_deref().filter(|only| !PARTS.contains(only)) {
+        eprintln!("ONLY={unknown}: nothing of that name is measured; there are {}", PARTS.join(", "));
+        return ExitCode::FAILURE;
+    }
     net::run(3, async |net| {
         let (calls, runs) = (number("CALLS", 100), number("RUNS", 20));
-        let only = std::env::var("ONLY").ok();
         let shall = |what: &str| only.as_deref().is_none_or(|only| only == what);
         println!("{calls} calls, {} streams; {runs} faults each; milliseconds", 2 * calls);
         if only.as_deref().is_some_and(|only| ["cuts", "moves"].contains(&only)) {
@@ -88,7 +97,11 @@ fn main() {
             bench.stop_following().await;
             bench.end().await;
         }
+        if shall("peer") {
+            peer::rows(&net, calls, runs).await;
+        }
     });
+    ExitCode::SUCCESS
 }
 
 impl Bench {

@@ -122,6 +122,19 @@ impl Net {
         ["sh", "-c", &take, "route"].map(str::to_owned).to_vec()
     }
 
+    /// Whether a node's host has an address.
+    pub fn has_address(&self, node: usize, address: Ipv4Addr) -> bool {
+        let show = ["-n", &self.namespace(&format!("n{node}")), "-br", "addr", "show", INTERFACE];
+        let output = Command::new("ip").args(show).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).split_whitespace().any(|word| word.starts_with(&format!("{address}/")))
+    }
+
+    /// Programs of a node's host may bind addresses that it doesn't have.
+    pub fn bind_foreign_addresses(&self, node: usize) {
+        let set = self.command(node, "sysctl").args(["-qw", "net.ipv4.ip_nonlocal_bind=1"]).status();
+        assert!(set.unwrap().success(), "sysctl is there");
+    }
+
     /// A command that runs at a node's host.
     pub fn command(&self, node: usize, program: &str) -> Command {
         let mut command = Command::new("ip");
@@ -266,7 +279,8 @@ impl Net {
         self.input(&["ip", "netns", "exec", &self.namespace("switch"), "nft", "-f", "-"], text);
     }
 
-    fn on(&self, host: &str, args: &[&str]) {
+    /// Runs `ip` at a host.
+    pub fn on(&self, host: &str, args: &[&str]) {
         self.ip(&[&["-n", &self.namespace(host)], args].concat());
     }
 
