@@ -180,11 +180,12 @@ pub struct Registration {
 pub struct Guard {
     pub enabled: bool,
     pub trusted: Vec<String>,
+    pub connections: usize,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { enabled: true, trusted: Vec::new() }
+        Self { enabled: true, trusted: Vec::new(), connections: 2000 }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::actors::certificates::{Certificate, CertificateError};
 use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
+use crate::actors::repeat;
 use crate::actors::services::Services;
 use crate::api::{self, Api};
 use crate::cluster::address::Mover;
@@ -69,8 +70,8 @@ pub struct Node {
     root: ActorRef<NodeMsg>,
     tree: JoinHandle<()>,
     api: JoinHandle<()>,
-    /// Looks whether there is a new certificate.
-    certificate: Option<JoinHandle<()>>,
+    /// What goes on beside the actors: looking for a new certificate, repeating what phones asked once.
+    beside: Vec<JoinHandle<()>>,
 }
 
 impl Node {
@@ -120,8 +121,9 @@ impl Node {
                 tracing::error!(%error, "the API has ended");
             }
         });
-        let certificate = phones.map(|(_, certificate)| tokio::spawn(certificate.follow()));
-        Ok(Self { services, root, tree, api, certificate })
+        let mut beside = vec![tokio::spawn(repeat::run(services.clone()))];
+        beside.extend(phones.map(|(_, certificate)| tokio::spawn(certificate.follow())));
+        Ok(Self { services, root, tree, api, beside })
     }
 
     /// Waits for what must not happen: the end of the supervision tree, or of a Raft group.
@@ -136,8 +138,8 @@ impl Node {
     pub async fn stop(self) {
         self.services.cluster.stop().await;
         self.api.abort();
-        if let Some(certificate) = &self.certificate {
-            certificate.abort();
+        for task in &self.beside {
+            task.abort();
         }
         let _ = self.root.stop_and_wait(None, Some(Duration::from_secs(1))).await;
     }

@@ -198,6 +198,7 @@ fn contacts(name: &str) -> Result<Vec<String>, u16> {
         transport: Transport::Udp,
         local: "192.0.2.1:5060".parse().unwrap(),
         remote: "192.0.2.7:5060".parse().unwrap(),
+        connection: 0,
     };
     let hour = Duration::from_secs(3600);
     let policy = Policy { min: Duration::from_secs(60), max: hour, default: hour, contacts: 10 };

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 use tracing::Instrument;
@@ -21,6 +20,7 @@ use super::alarm::Alarm;
 use super::call_media::CallMedia;
 use super::calls::CallsMsg;
 use super::comeback;
+use super::descriptions::{self, Refused, is_sdp};
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::media_leg::{self, MediaLegActor, MediaLegMsg};
 use super::records;
@@ -28,26 +28,20 @@ use super::router;
 use super::services::Services;
 use super::supervise::Budget;
 use super::transport;
-use super::unsaid::{Unsaid, asks_for_an_answer};
+use super::unsaid::{Unsaid, asks_for_an_answer, take_back};
 use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
-use crate::cluster::state::VnodeCommand;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::core::Session;
 use crate::media::ports::PortPool;
 use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, EndedBy, Mutation, NewCall, Step, Target};
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
-use crate::sip::leg::{LegCommand, LegEvent, TxKey};
-use crate::sip::message::{Headers, Request, Response};
+use crate::sip::leg::{LegCommand, LegEvent};
+use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
-use crate::sip::status::Class;
-use crate::sip::{Method, Name, StatusCode, Text};
+use crate::sip::{Name, StatusCode, Text};
 
-/// How long we try to take back a call whose INVITE was refused and may have been committed all the same.
-const TAKE_BACK: Duration = Duration::from_secs(60);
-/// The pause between two such attempts.
-const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
 /// At most this many inputs wait for a commit.
 const MAX_UNSAID: usize = 32;
 /// How soon a deadline is tried again whose commit failed.
@@ -81,11 +75,16 @@ pub enum CallMsg {
         by: EndedBy,
     },
     /// Whom the contacts mean that somebody sent the caller on to.
-    Located(Vec<Target>),
+    Located {
+        /// The contacts.
+        contacts: Vec<Text>,
+        /// Whom they mean.
+        targets: Vec<Target>,
+    },
     /// A dialog: something it said did not leave.
     Unsent(LegId),
-    /// A look at the registrations: a leg's phone is at the end of this flow now.
-    CameBack(LegId, Flow),
+    /// A look at the registrations: a leg's connection has ended, and its phone has come back by this flow, or not yet.
+    CameBack(LegId, Option<Flow>),
     /// A dialog has nothing open at the moment.
     AtRest(LegId),
     /// A dialog's answer to [`DialogMsg::Rest`].
@@ -251,7 +250,7 @@ impl Actor for CallActor {
                 CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
-                CallMsg::Located(targets) => drop(running.input(&myself, CallInput::Located(targets)).await),
+                CallMsg::Located { contacts, targets } => running.say(&myself, Unsaid::Located(contacts, targets)).await,
                 CallMsg::Unsent(leg) => running.look(&myself, leg),
                 CallMsg::CameBack(leg, flow) => running.came_back(&myself, leg, flow).await,
                 CallMsg::AtRest(leg) => running.leg(leg).into_iter().for_each(|leg| leg.at_rest = true),
@@ -386,15 +385,19 @@ impl Running {
     }
 
     /// Looks whether the phone of a leg has come back by another flow.
-    fn look(&self, myself: &ActorRef<CallMsg>, leg: LegId) {
+    fn look(&mut self, myself: &ActorRef<CallMsg>, leg: LegId) {
+        self.leg(leg).into_iter().for_each(|leg| leg.at_rest = false);
         if let Some(core) = self.core.as_ref().filter(|core| core.state().has_leg(leg)) {
             comeback::look(&self.services, myself, leg, core.state().leg(leg));
         }
     }
 
-    async fn came_back(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, flow: Flow) {
-        tracing::debug!(%leg, "its phone has come back by another flow");
-        self.input(myself, CallInput::Rebind(leg, flow)).await;
+    async fn came_back(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, flow: Option<Flow>) {
+        match (flow, self.legs.get(&leg)) {
+            (Some(flow), _) => drop(self.input(myself, CallInput::Rebind(leg, flow)).await),
+            (None, Some(leg)) => drop(leg.dialog.cast(DialogMsg::Lost)),
+            (None, None) => {}
+        }
     }
 
     fn movable(&self) -> Option<LegId> {
@@ -466,7 +469,8 @@ impl Running {
             self.say(myself, unsaid).await;
         }
         if self.look_at.take_if(|at| *at <= clock::now()).is_some() {
-            self.legs.iter().filter(|(_, leg)| !leg.at_rest).for_each(|(leg, _)| self.look(myself, *leg));
+            let open: Vec<_> = self.legs.iter().filter(|(_, leg)| !leg.at_rest).map(|(leg, _)| *leg).collect();
+            open.into_iter().for_each(|leg| self.look(myself, leg));
         }
         self.input(myself, CallInput::Timeout).await;
     }
@@ -477,6 +481,7 @@ impl Running {
         let committed = match unsaid {
             Unsaid::Event(leg, event) => self.event(myself, leg, event).await,
             Unsaid::HangUp(status, by) => self.input(myself, CallInput::HangUp { status, by }).await,
+            Unsaid::Located(contacts, targets) => self.input(myself, CallInput::Located { contacts, targets }).await,
         };
         if !committed && self.unsaid.len() < MAX_UNSAID {
             self.unsaid.extend(again);
@@ -486,7 +491,11 @@ impl Running {
     async fn event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) -> bool {
         let asked = asks_for_an_answer(&event).map(|(key, request)| (key.clone(), request.clone()));
         let before = self.media.checkpoint();
-        match self.translate(leg, event) {
+        let translated = match self.core.as_ref().map(Call::state) {
+            Some(state) => descriptions::translate(&mut self.media, state, leg, event),
+            None => Ok(event),
+        };
+        match translated {
             Ok(event) => {
                 let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
                 let Some(mut step) = step else { return true };
@@ -504,8 +513,9 @@ impl Running {
                 self.tell(leg, LegCommand::Respond(key, *response));
                 true
             }
-            // The answer that everything waited for is unusable. Its sender repeats it, and is then hung up on.
-            Err(Refused::Answer) => {
+            Err(Refused::Answer(response)) => self.input(myself, CallInput::Unusable(leg, response)).await,
+            // What everything waited for is unusable. Its sender is hung up on.
+            Err(Refused::Ack) => {
                 let end = CallInput::HangUp { status: StatusCode::NOT_ACCEPTABLE_HERE, by: EndedBy::System };
                 self.input(myself, end).await
             }
@@ -582,45 +592,6 @@ impl Running {
         tracing::info!("no media: ending the call");
         metrics::counter!("tandem_media_timeouts_total").increment(1);
         self.hang_up(myself, StatusCode::REQUEST_TIMEOUT, EndedBy::System).await;
-    }
-
-    /// Puts our addresses into the session descriptions that pass.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
-    fn translate(&mut self, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
-        let Some(state) = self.core.as_ref().map(Call::state).filter(|state| state.has_leg(leg)) else { return Ok(event) };
-        // What those say whom the caller doesn't talk with is none of the media's business.
-        let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
-        match event {
-            LegEvent::Request(key, mut request, flow)
-                if matches!(request.method, Method::Invite | Method::Update) && has_sdp(&request.headers, &request.body) =>
-            {
-                let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
-                if !known && !over {
-                    request.body = self.media.offer(leg, &request.body).map_err(|error| {
-                        tracing::info!(%error, "an offer that can't be taken");
-                        Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
-                    })?;
-                }
-                Ok(LegEvent::Request(key, request, flow))
-            }
-            LegEvent::Response(mut response) if response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) => {
-                if has_sdp(&response.headers, &response.body) && !over && response.status.class() <= Class::Success {
-                    response.body = self.media.translate(leg, &response.body).map_err(|error| {
-                        tracing::info!(%error, "an answer that can't be taken");
-                        Refused::Answer
-                    })?;
-                }
-                if response.status.is_final() && !over {
-                    self.media.offer_answered(response.status.class() == Class::Success);
-                }
-                Ok(LegEvent::Response(response))
-            }
-            LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && state.awaits_answer_of(leg) => {
-                ack.body = self.media.translate(leg, &ack.body).map_err(|_| Refused::Answer)?;
-                Ok(LegEvent::Acked(ack))
-            }
-            other => Ok(other),
-        }
     }
 
     // --- steps ---
@@ -767,34 +738,6 @@ impl Running {
     }
 }
 
-/// Why a description stops here.
-enum Refused {
-    Request(TxKey, Box<Response>),
-    Answer,
-}
-
-fn is_sdp(headers: &Headers) -> bool {
-    headers.content_type().is_none_or(|kind| kind == "application/sdp")
-}
-
-fn has_sdp(headers: &Headers, body: &Bytes) -> bool {
-    !body.is_empty() && is_sdp(headers)
-}
-
 fn unavailable(request: &Request) -> Response {
     request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
-}
-
-/// A call that was refused for want of a commit may be committed later: then it must go again.
-async fn take_back(services: Arc<Services>, vnode: VnodeId, call: CallId) {
-    let deadline = clock::now() + TAKE_BACK;
-    while clock::now() < deadline {
-        match services.cluster.propose(vnode, VnodeCommand::ForgetCall { call }).await {
-            // Whoever owns the vnode now goes on from the log: it is no longer ours to say.
-            Ok(_) | Err(ProposeError::NotOwner) => return,
-            Err(ProposeError::NoMajority | ProposeError::Late | ProposeError::NoSuchGroup) => {
-                tokio::time::sleep(TAKE_BACK_PAUSE).await;
-            }
-        }
-    }
 }

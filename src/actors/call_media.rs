@@ -132,6 +132,13 @@ impl CallMedia {
             }
             self.session.held = before.held;
             self.described = [None, None];
+            for (at, told) in before.told.into_iter().enumerate() {
+                if self.session.told[at] != told {
+                    self.session.told[at] = told;
+                    // It has seen the version of what it has refused: what still stands is told with a higher one.
+                    self.session.tell_again(at);
+                }
+            }
         }
     }
 
@@ -197,4 +204,35 @@ impl CallMedia {
 /// The side of the media that a leg is on: whoever is called is on the other one from the caller.
 fn side(leg: LegId) -> usize {
     usize::from(leg != LegId::CALLER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sdp(version: u8, direction: &str) -> Bytes {
+        let text = format!(
+            "v=0\r\no=a 1 {version} IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\na={direction}\r\n"
+        );
+        Bytes::from(text)
+    }
+
+    fn told(media: &CallMedia) -> String {
+        String::from_utf8(media.told(LegId::CALLEE).unwrap().to_vec()).unwrap()
+    }
+
+    /// RFC 3264 §8: else the next refresh would put a phone on hold whose other side knows nothing of it.
+    #[test]
+    fn what_was_refused_is_not_told_again() {
+        let ip = "127.0.0.1".parse().unwrap();
+        let mut media = CallMedia::new(Session::new(ip, 42), Arc::new(PortPool::new(ip, 23_100, 23_110)));
+        media.translate(LegId::CALLER, &sdp(1, "sendrecv")).unwrap();
+        media.translate(LegId::CALLEE, &sdp(1, "sendrecv")).unwrap();
+        assert!(told(&media).contains("o=- 21 1 ") && told(&media).contains("sendrecv"));
+        media.offer(LegId::CALLER, &sdp(2, "sendonly")).unwrap();
+        assert!(told(&media).contains("o=- 21 2 ") && told(&media).contains("sendonly"));
+        media.offer_answered(false);
+        // The phone has seen the second version.
+        assert!(told(&media).contains("o=- 21 3 ") && told(&media).contains("sendrecv"), "{}", told(&media));
+    }
 }

@@ -1,8 +1,8 @@
 //! Phones whose connection has ended come back by another: after a takeover all of a vnode's do. Layer: shell.
 //!
-//! What a call has open on a leg waits for its phone: the call looks from time to time whether the phone has registered by another flow,
-//! and goes on there ([`CallInput::Rebind`](crate::sip::b2bua::CallInput)). It looks at the records and nobody tells it: a call that has
-//! nothing open needs no word, and ten thousand phones that come back at once wake nobody.
+//! What a call has open on a leg whose connection has ended waits for its phone: the call looks from time to time whether the phone has
+//! registered by another flow, and goes on there ([`CallInput::Rebind`](crate::sip::b2bua::CallInput)). It looks at the records and nobody
+//! tells it: a call that has nothing open needs no word, and ten thousand phones that come back at once wake nobody.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,17 +27,35 @@ pub fn may_come_back(leg: &CallLeg) -> bool {
     leg.phone.is_some() && leg.dialog.flow.transport.is_reliable()
 }
 
-/// Looks, and tells the call if the leg's phone is at the end of another flow now.
+/// Looks, and tells the call if the leg's connection has ended, and by which flow its phone has come back.
 pub fn look(services: &Arc<Services>, call: &ActorRef<CallMsg>, leg: LegId, state: &CallLeg) {
     let Some(phone) = state.phone.clone().filter(|_| may_come_back(state)) else { return };
     let (flow, target) = (state.dialog.flow, state.dialog.remote_target.clone());
     let (services, call) = (services.clone(), call.clone());
     tokio::spawn(async move {
-        if let Some(flow) = way(&services, &phone, flow, &target).await {
-            // A call that has ended meanwhile waits for nobody.
-            let _ = call.cast(CallMsg::CameBack(leg, flow));
+        if is_connected(&services, flow).await != Some(false) {
+            return;
         }
+        let found = match way(&services, &phone, flow, &target).await {
+            // One that has ended as well is no way.
+            Some(flow) if flow.transport.is_reliable() && is_connected(&services, flow).await != Some(true) => None,
+            found => found,
+        };
+        // A call that has ended meanwhile waits for nobody.
+        let _ = call.cast(CallMsg::CameBack(leg, found));
     });
+}
+
+/// Whether a flow's connection is there, if that can be found out.
+async fn is_connected(services: &Services, flow: Flow) -> Option<bool> {
+    if let Some(here) = services.sockets.has(&flow) {
+        return Some(here);
+    }
+    let owner = services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node)?;
+    match services.gateways.ask(services, owner, &Question::Connected { flow: flow.into() }).await? {
+        Answer::Connected(connected) => Some(connected),
+        Answer::Bindings(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => None,
+    }
 }
 
 async fn way(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Option<Flow> {
@@ -49,7 +67,7 @@ async fn way(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Op
             let question = Question::Bindings { vnode: home, aor: phone.aor.clone() };
             match services.gateways.ask(services, owner, &question).await? {
                 Answer::Bindings(record) => record,
-                Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => return None,
+                Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => return None,
             }
         }
     };

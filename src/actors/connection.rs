@@ -1,7 +1,8 @@
 //! SIP over a connection (RFC 3261 §18): a task reads messages from it and writes those that are for it. Layer: shell.
 //!
 //! A connection holds little while it is silent, since most are. It ends when its peer leaves, when what it sends is no SIP, when it
-//! doesn't read, when a message that was begun doesn't get whole, or after a registration's time without a word. What a connection
+//! doesn't read, when a message that was begun doesn't get whole, when nobody on it proves soon to be a user, or after a registration's
+//! time without a word. What a connection
 //! loses when it ends is said again by whoever said it, on the one that the phone makes next ([`super::comeback`]).
 
 use std::future::poll_fn;
@@ -22,6 +23,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::services::Services;
 use super::{router, transport, websocket};
+use crate::clock;
+use crate::fence::Fence;
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::framing::{Frame, Framer};
@@ -30,8 +33,10 @@ use crate::sip::headers::Transport;
 
 /// The first message must come within this, and one that was begun must get whole.
 pub(super) const WHOLE: Duration = Duration::from_secs(10);
+/// Somebody on it must prove to be a user within this.
+const STRANGER: Duration = Duration::from_secs(60);
 /// A peer must read within this what it is sent.
-pub(super) const WRITE: Duration = Duration::from_secs(5);
+const WRITE: Duration = Duration::from_secs(5);
 /// So long a phone may be silent beyond its registration.
 const MARGIN: Duration = Duration::from_secs(60);
 /// A peer that is silent is asked this often, by TCP itself, whether it is there, and given up after that many times.
@@ -59,7 +64,7 @@ pub async fn accept(
                 continue;
             }
         };
-        if !services.hears(remote) {
+        if !services.hears(transport, remote) {
             metrics::counter!("tandem_sip_unheard_total").increment(1);
             continue;
         }
@@ -67,12 +72,16 @@ pub async fn accept(
             tracing::debug!(%vnode, %error, "a connection that has ended already");
             continue;
         }
-        let flow = Flow { vnode, transport, local, remote };
+        let flow = Flow { vnode, transport, local, remote, connection: rand::random_range(1..=u32::MAX) };
         let served = services.clone();
         transport::connect(&services, flow, |place, out| async move {
             let ended = begin(&served, flow, stream, out).await;
-            if matches!(ended, Ended::NoSip | Ended::NoTls | Ended::TooSlow) {
-                served.learn(flow.remote, Outcome::Rubbish);
+            match ended {
+                Ended::NoSip | Ended::NoTls | Ended::TooSlow => served.learn(transport, remote, Outcome::Rubbish),
+                // Free to users.
+                Ended::ByPeer | Ended::Stranger | Ended::Idle | Ended::Fenced => {
+                    served.learn(transport, remote, Outcome::Nothing)
+                }
             }
             tracing::debug!(%vnode, %remote, ended = ended.as_str(), "connection");
             metrics::counter!("tandem_sip_connections_ended_total", "why" => ended.as_str()).increment(1);
@@ -121,7 +130,10 @@ pub(super) enum Ended {
     NoSip,
     NoTls,
     TooSlow,
+    Stranger,
     Idle,
+    /// Its vnode is, or may be, another node's.
+    Fenced,
 }
 
 impl Ended {
@@ -131,7 +143,9 @@ impl Ended {
             Self::NoSip => "no_sip",
             Self::NoTls => "no_tls",
             Self::TooSlow => "too_slow",
+            Self::Stranger => "stranger",
             Self::Idle => "idle",
+            Self::Fenced => "fenced",
         }
     }
 }
@@ -143,10 +157,10 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     mut out: mpsc::Receiver<Bytes>,
 ) -> Ended {
-    let idle = idle(services);
+    let fence = services.fence(flow.vnode);
     let mut framer = Framer::default();
     let mut whole_by = Some(Instant::now() + WHOLE);
-    let mut idle_at = Instant::now() + idle;
+    let mut patience = Patience::new(services);
     loop {
         tokio::select! {
             read = poll_fn(|context| poll_read(context, &mut stream, &mut framer)) => {
@@ -158,8 +172,8 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                     match framer.next_frame() {
                         Ok(Some(Frame::Message(bytes))) => route(services, flow, &bytes),
                         Ok(Some(Frame::Ping)) => {
-                            if !write(&mut stream, b"\r\n").await {
-                                return Ended::TooSlow;
+                            if let Err(ended) = write(&mut stream, &fence, b"\r\n").await {
+                                return ended;
                             }
                         }
                         Ok(Some(Frame::Pong)) => {}
@@ -172,7 +186,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                     whole = true;
                 }
                 if whole {
-                    idle_at = Instant::now() + idle;
+                    patience.heard(services);
                 }
                 whole_by = match (framer.is_midway(), whole) {
                     (false, true) => None,
@@ -184,20 +198,56 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
             }
             bytes = out.recv() => {
                 let Some(bytes) = bytes else { return Ended::ByPeer };
-                if !write(&mut stream, &bytes).await {
-                    return Ended::TooSlow;
+                if let Err(ended) = write(&mut stream, &fence, &bytes).await {
+                    return ended;
                 }
             }
-            () = sleep_until(whole_by.unwrap_or(idle_at)) => {
-                return if whole_by.is_some() { Ended::TooSlow } else { Ended::Idle };
+            () = sleep_until(whole_by.unwrap_or(patience.until()).min(patience.until())) => {
+                if whole_by.is_some_and(|by| by <= Instant::now()) {
+                    return Ended::TooSlow;
+                }
+                if let Some(ended) = patience.ended(services, flow) {
+                    return ended;
+                }
             }
         }
     }
 }
 
-/// How long a connection may be silent.
-pub(super) fn idle(services: &Services) -> Duration {
-    Duration::from_secs(services.config.registration.max.into()) + MARGIN
+/// How long a connection is kept.
+pub(super) struct Patience {
+    /// Until somebody must have proved to be a user; none when somebody has.
+    stranger: Option<Instant>,
+    idle: Instant,
+}
+
+impl Patience {
+    pub(super) fn new(services: &Services) -> Self {
+        Self { stranger: Some(Instant::now() + STRANGER), idle: idle_at(services) }
+    }
+
+    /// A message came.
+    pub(super) fn heard(&mut self, services: &Services) {
+        self.idle = idle_at(services);
+    }
+
+    /// When to ask whether it has ended.
+    pub(super) fn until(&self) -> Instant {
+        self.stranger.map_or(self.idle, |stranger| stranger.min(self.idle))
+    }
+
+    /// Whether it has.
+    pub(super) fn ended(&mut self, services: &Services, flow: Flow) -> Option<Ended> {
+        let now = Instant::now();
+        if self.stranger.take_if(|until| *until <= now).is_some() && services.is_stranger(flow.remote) {
+            return Some(Ended::Stranger);
+        }
+        (self.idle <= now).then_some(Ended::Idle)
+    }
+}
+
+fn idle_at(services: &Services) -> Instant {
+    Instant::now() + Duration::from_secs(services.config.registration.max.into()) + MARGIN
 }
 
 /// Reads what is there into a buffer on the stack: a silent connection has none.
@@ -214,17 +264,29 @@ fn poll_read<S: AsyncRead + Unpin>(
     })
 }
 
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> bool {
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, fence: &Fence, bytes: &[u8]) -> Result<(), Ended> {
     let all = async {
         stream.write_all(bytes).await?;
         stream.flush().await
     };
-    timeout(WRITE, all).await.is_ok_and(|written| written.is_ok())
+    written(fence, all).await
+}
+
+/// Carries a write out, unless the vnode may be another node's by now: what waited here for long may not be said any more.
+pub(super) async fn written<E>(fence: &Fence, writing: impl Future<Output = Result<(), E>>) -> Result<(), Ended> {
+    if !fence.may_send(clock::uptime()) {
+        return Err(Ended::Fenced);
+    }
+    match timeout(WRITE, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::ByPeer),
+        Err(_) => Err(Ended::TooSlow),
+    }
 }
 
 /// No message may end its connection by a fault of ours.
 pub(super) fn route(services: &Arc<Services>, flow: Flow, bytes: &Bytes) {
-    if !services.hears(flow.remote) {
+    if !services.hears(flow.transport, flow.remote) {
         metrics::counter!("tandem_sip_unheard_total").increment(1);
         return;
     }

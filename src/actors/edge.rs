@@ -195,7 +195,7 @@ async fn read(services: Arc<Services>, vnode: VnodeId, local: SocketAddr, socket
     loop {
         // ICMP errors of earlier sends come up here; they are about one phone and not about the socket.
         let Ok((length, remote)) = socket.recv_from(&mut buffer).await else { continue };
-        if !services.hears(remote) {
+        if !services.hears(Transport::Udp, remote) {
             metrics::counter!("tandem_sip_unheard_total").increment(1);
             continue;
         }
@@ -205,10 +205,10 @@ async fn read(services: Arc<Services>, vnode: VnodeId, local: SocketAddr, socket
             if let Some(answer) = stun::answer(&bytes, remote).filter(|_| services.fence(vnode).may_send(clock::uptime())) {
                 let _ = socket.try_send_to(&answer, remote);
             }
-            services.learn(remote, Outcome::Nothing);
+            services.learn(Transport::Udp, remote, Outcome::Keepalive);
             continue;
         }
-        let flow = Flow { vnode, transport: Transport::Udp, local, remote };
+        let flow = Flow { vnode, transport: Transport::Udp, local, remote, connection: 0 };
         // No datagram may stop the reading of the next.
         let routed = std::panic::catch_unwind(AssertUnwindSafe(|| router::arrived(&services, flow, &bytes)));
         if routed.is_err() {

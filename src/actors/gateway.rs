@@ -69,6 +69,11 @@ pub enum Question {
         /// Which.
         aor: Aor,
     },
+    /// Whether a flow's connection is at one of your vnodes.
+    Connected {
+        /// Which.
+        flow: FlowRecord,
+    },
     /// End a call of yours.
     HangUp {
         /// Which.
@@ -95,6 +100,8 @@ pub enum Question {
 pub enum Answer {
     /// An encoded list of binding records; empty when there are none.
     Bindings(Bytes),
+    /// Whether it is.
+    Connected(bool),
     /// Whether the call was there.
     HungUp(bool),
     /// Encoded call records; empty when there are no more.
@@ -185,6 +192,13 @@ impl Actor for Gateway {
             GatewayMsg::Ask(bytes, reply) => {
                 let answer = match rmp_serde::from_slice(&bytes) {
                     Ok(Question::Bindings { vnode, aor }) => Answer::Bindings(local_bindings(&self.services, vnode, &aor)),
+                    Ok(Question::Connected { flow }) => {
+                        match flow.try_into().ok().and_then(|flow| self.services.sockets.has(&flow)) {
+                            Some(connected) => Answer::Connected(connected),
+                            // Its vnode is not here any more: whoever asks asks again.
+                            None => return Ok(()),
+                        }
+                    }
                     Ok(Question::Calls { vnode, after }) => lookup::answer_calls(&self.services, vnode, after),
                     Ok(Question::AllBindings { vnode, after }) => lookup::answer_bindings(&self.services, vnode, after),
                     Ok(Question::HangUp { call }) => Answer::HungUp(hang_up_here(&self.services, call)),

@@ -9,13 +9,13 @@ use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
     InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord,
-    StreamRecord, TargetRecord, TimerRecord, decode, encode,
+    StreamRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
 };
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
     Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, SessionPolicy, SessionTimer, Speaks,
-    StageIn, StageOut, Target, deadline,
+    StageIn, StageOut, Target, Updated, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -172,7 +172,11 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         session: record.session.map(|[expires, min]| SessionPolicy { expires, min }),
         locating: record.locating.into_iter().map(Text::from).collect(),
         redirects: record.redirects,
-        relays: record.relays.into_iter().map(relay).collect::<Result<_, _>>()?,
+        relays: record
+            .relays
+            .into_iter()
+            .map(|record| relay(record, answerer.unwrap_or(LegId::CALLEE)))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -238,6 +242,10 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
         reinvite: leg.reinvite.as_ref().map(encode_request),
         timer: leg.timer.map(|SessionTimer { interval, ours, since }| TimerRecord { interval, ours, since }),
         speaks: [leg.speaks.update, leg.speaks.timer],
+        updated: leg
+            .updated
+            .as_ref()
+            .map(|Updated { cseq, body }| UpdatedRecord { cseq: *cseq, body: body.as_ref().map(body_record) }),
     }
 }
 
@@ -274,9 +282,12 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
         reinvite: record.reinvite.as_ref().map(request).transpose()?,
         timer: record.timer.map(timer),
         speaks: Speaks { update: record.speaks[0], timer: record.speaks[1] },
+        updated: record.updated.map(|UpdatedRecord { cseq, body: sent }| Updated { cseq, body: sent.map(body) }),
         refreshing: None,
         moved: false,
         not_before: None,
+        put_off: 0,
+        forks: 0,
         reserved: 0,
         asked: 0,
     })
@@ -334,20 +345,26 @@ fn relay_record(relay: &Relay) -> RelayRecord {
         came_by: relay.came_by.into(),
         request: encode_request(&relay.request),
         onward: encode_request(&relay.onward),
+        to: Some(relay.to.0),
         answered: relay.answer.is_some(),
         answer: relay.answer.as_ref().and_then(Option::as_ref).map(body_record),
         late_offer: relay.late_offer,
+        cancelled: relay.cancelled,
     }
 }
 
-fn relay(record: RelayRecord) -> Result<Relay, RestoreError> {
+fn relay(record: RelayRecord, callee: LegId) -> Result<Relay, RestoreError> {
+    // A release that called one phone a call didn't say to whom it went: to the other one.
+    let other = if record.from == LegId::CALLER.0 { callee } else { LegId::CALLER };
     Ok(Relay {
+        to: record.to.map_or(other, LegId),
         from: LegId(record.from),
         came_by: record.came_by.try_into()?,
         request: request(&record.request)?,
         onward: request(&record.onward)?,
         answer: record.answered.then(|| record.answer.map(body)),
         late_offer: record.late_offer,
+        cancelled: record.cancelled,
     })
 }
 
@@ -432,7 +449,8 @@ fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
 
 impl From<Flow> for FlowRecord {
     fn from(flow: Flow) -> Self {
-        Self { vnode: flow.vnode, transport: flow.transport.as_str().into(), local: flow.local, remote: flow.remote }
+        let Flow { vnode, transport, local, remote, connection } = flow;
+        Self { vnode, transport: transport.as_str().into(), local, remote, connection }
     }
 }
 
@@ -440,8 +458,9 @@ impl TryFrom<FlowRecord> for Flow {
     type Error = RestoreError;
 
     fn try_from(record: FlowRecord) -> Result<Self, RestoreError> {
-        let transport = Transport::parse(&record.transport).ok_or(RestoreError::Value("a transport"))?;
-        Ok(Self { vnode: record.vnode, transport, local: record.local, remote: record.remote })
+        let FlowRecord { vnode, transport, local, remote, connection } = record;
+        let transport = Transport::parse(&transport).ok_or(RestoreError::Value("a transport"))?;
+        Ok(Self { vnode, transport, local, remote, connection })
     }
 }
 
@@ -489,4 +508,37 @@ pub fn decode_bindings(bytes: &[u8]) -> Result<Vec<Binding>, RestoreError> {
         })
     };
     records.into_iter().map(binding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::descriptions::tests::ringing;
+
+    #[test]
+    fn what_is_open_on_a_call_is_read_as_it_was_written_and_as_earlier_releases_wrote_it() {
+        let (call, media) = ringing();
+        let mut state = call.state().clone();
+        let request = state.leg(LegId::CALLEE).out.clone().unwrap().request;
+        let body = Body { content_type: "application/sdp".into(), bytes: "v=0".into() };
+        state.legs[0].updated = Some(Updated { cseq: 7, body: Some(body) });
+        let came_by = state.legs[0].dialog.flow;
+        let relay = |from, to| Relay {
+            from,
+            came_by,
+            request: request.clone(),
+            onward: request.clone(),
+            to,
+            answer: None,
+            late_offer: false,
+            cancelled: true,
+        };
+        state.relays = vec![relay(LegId::CALLER, LegId::CALLEE), relay(LegId::CALLEE, LegId::CALLER)];
+        let site = Site::of(came_by.local);
+        let mut record = call_record(&state, media.session());
+        let (read, _) = restore(&encode(&record), site).unwrap();
+        assert_eq!((&read.legs[0].updated, &read.relays), (&state.legs[0].updated, &state.relays));
+        record.relays.iter_mut().for_each(|relay| relay.to = None);
+        assert_eq!(restore(&encode(&record), site).unwrap().0.relays, state.relays);
+    }
 }

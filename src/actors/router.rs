@@ -66,13 +66,22 @@ struct Packet {
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other reason is treated alike")]
 fn dispatch(services: &Arc<Services>, packet: &Packet) {
     let flow = packet.flow;
-    match endpoint::datagram(&packet.bytes, flow.remote) {
+    let arrival = endpoint::datagram(&packet.bytes, flow.remote);
+    if packet.passed_on.is_none()
+        && let Arrival::Leg(_, Message::Request(request))
+        | Arrival::Invite(request)
+        | Arrival::Cancel(request)
+        | Arrival::Register(request) = &arrival
+    {
+        services.repeats.asked(services.timers, flow, request, &packet.bytes, clock::uptime());
+    }
+    match arrival {
         Arrival::Leg(token, message) => to_leg(services, token, message, packet),
         Arrival::Invite(request) => invite(services, request, packet),
         Arrival::Cancel(request) => cancel(services, request, flow),
         Arrival::Register(request) => register(services, request, packet),
         Arrival::Options(request) => {
-            learn(services, packet, Outcome::Nothing);
+            learn(services, packet, Outcome::Keepalive);
             count(Why::Options);
             // Whoever shares load by this must hear what is true.
             let here = services.owns(packet.vnode) && !services.cluster.is_draining();
@@ -98,7 +107,7 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
 /// What came led to this: for who is listened to, where it came.
 fn learn(services: &Services, packet: &Packet, outcome: Outcome) {
     if packet.passed_on.is_none() {
-        services.learn(packet.flow.remote, outcome);
+        services.learn(packet.flow.transport, packet.flow.remote, outcome);
     }
 }
 
@@ -327,6 +336,10 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     if claimed.as_ref() != Some(&caller) {
         return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN));
     }
+    if Uri::parse(&request.uri).is_ok_and(|uri| uri.scheme == Scheme::Sips) {
+        // It would want TLS on every hop (RFC 5630 §3.1), which nothing here sees to.
+        return refuse(endpoint::stateless(&request, StatusCode::UNSUPPORTED_URI_SCHEME));
+    }
     let Some((callee, gruu)) = callee_of(services, &request) else {
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
@@ -451,17 +464,17 @@ fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: 
 pub fn locate(services: &Arc<Services>, vnode: VnodeId, contacts: Vec<Text>, call: ActorRef<CallMsg>) {
     let services = services.clone();
     tokio::spawn(async move {
-        let mut found = Vec::new();
-        for contact in contacts {
+        let mut targets = Vec::new();
+        for contact in &contacts {
             // Only to our own users: who calls others has to be allowed to.
-            let Some(aor) = Uri::parse(&contact).ok().and_then(|uri| aor_of(&services, &uri)) else { continue };
+            let Some(aor) = Uri::parse(contact).ok().and_then(|uri| aor_of(&services, &uri)) else { continue };
             let Some(home) = aor.vnode(&services.cluster.vnodes()) else { continue };
-            if let Ok(targets) = ask_for_targets(&services, vnode, home, &aor, None).await {
-                found.extend(targets);
+            if let Ok(found) = ask_for_targets(&services, vnode, home, &aor, None).await {
+                targets.extend(found);
             }
         }
         // A call that has ended meanwhile calls nobody.
-        let _ = call.cast(CallMsg::Located(found));
+        let _ = call.cast(CallMsg::Located { contacts, targets });
     });
 }
 

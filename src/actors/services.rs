@@ -1,8 +1,8 @@
 //! What the actors of one node share. Layer: shell.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -14,6 +14,7 @@ use super::directory::Directory;
 use super::gateway::Gateways;
 use super::records::Site;
 use super::registrar::RegistrarMsg;
+use super::repeat::Repeats;
 use super::standby::Standby;
 use super::transport::Sockets;
 use crate::clock;
@@ -27,6 +28,7 @@ use crate::sip::b2bua::SessionPolicy;
 use crate::sip::digest::{Algorithm, Nonces};
 use crate::sip::gruu::Gruus;
 use crate::sip::guard::{Guard, Outcome};
+use crate::sip::headers::Transport;
 use crate::sip::transaction::Timers;
 
 /// See [`Services::second_looks`].
@@ -64,6 +66,8 @@ pub struct Services {
     pub session: Option<SessionPolicy>,
     /// Who is listened to.
     guard: Option<Mutex<Guard>>,
+    /// What phones asked by connections and nobody has answered yet.
+    pub repeats: Repeats,
     /// How many requests may wait at once for a second look at who their user is.
     pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
@@ -113,20 +117,34 @@ impl Services {
             timers,
             guard: config_guard,
             session,
+            repeats: Repeats::default(),
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
         }
     }
 
     /// Whether to read what comes from there.
-    pub fn hears(&self, from: SocketAddr) -> bool {
-        self.guard.as_ref().is_none_or(|guard| guard.lock().unwrap_or_else(PoisonError::into_inner).hears(from, clock::uptime()))
+    pub fn hears(&self, by: Transport, from: SocketAddr) -> bool {
+        self.guard().is_none_or(|mut guard| guard.hears(by, from, clock::uptime()))
+    }
+
+    /// Whether nobody there has proved to be a user, and somebody cares.
+    pub fn is_stranger(&self, from: SocketAddr) -> bool {
+        self.guard().is_some_and(|mut guard| guard.is_stranger(from))
+    }
+
+    /// Whether whatever comes from there is good.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.guard().is_none_or(|guard| guard.trusts(ip))
+    }
+
+    fn guard(&self) -> Option<MutexGuard<'_, Guard>> {
+        self.guard.as_ref().map(|guard| guard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What came from there led to this.
-    pub fn learn(&self, from: SocketAddr, outcome: Outcome) {
-        let Some(guard) = &self.guard else { return };
-        let ban = guard.lock().unwrap_or_else(PoisonError::into_inner).learn(from, outcome, clock::uptime());
+    pub fn learn(&self, by: Transport, from: SocketAddr, outcome: Outcome) {
+        let ban = self.guard().and_then(|mut guard| guard.learn(by, from, outcome, clock::uptime()));
         if let Some(time) = ban {
             metrics::counter!("tandem_bans_total").increment(1);
             tracing::warn!(source = %from.ip(), seconds = time.as_secs(), "a source is not heard any more");

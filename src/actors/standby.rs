@@ -286,9 +286,9 @@ fn look(services: &Services) {
     }
 }
 
-/// How many media sockets there are, and will be when the relay has done what it was told.
+/// How many sockets there are whose number has no other bound, and will be when the relay has done what it was told.
 fn used(services: &Services, standby: &Standby) -> usize {
-    services.relay.open_sockets().max(standby.sockets() + services.ports_in_use())
+    services.relay.open_sockets().max(standby.sockets() + services.ports_in_use()) + services.sockets.connections()
 }
 
 /// How many media sockets there may be.

@@ -19,7 +19,7 @@ use crate::sip::dialog::Flow;
 
 /// A phone is tickled after each of these, until it is registered by another flow: packets get lost, and Linux answers only one stray
 /// segment in half a second.
-const PASSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(700), Duration::from_secs(2)];
+const PASSES: [Duration; 4] = [Duration::ZERO, Duration::from_millis(700), Duration::from_secs(2), Duration::from_secs(4)];
 /// So many at once, and this pause between: they all come back, and their handshakes cost more than this.
 const AT_ONCE: usize = 500;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -35,9 +35,12 @@ pub async fn all(services: Arc<Services>, vnode: VnodeId) {
     };
     for pause in PASSES {
         tokio::time::sleep(pause).await;
-        let lost = lost(&services, vnode).await;
+        let (lost, all_asked) = lost(&services, vnode, local).await;
         if lost.is_empty() {
-            return;
+            if all_asked {
+                return;
+            }
+            continue;
         }
         tracing::info!(%vnode, phones = lost.len(), "tickled");
         for some in lost.chunks(AT_ONCE) {
@@ -55,22 +58,27 @@ pub async fn all(services: Arc<Services>, vnode: VnodeId) {
     }
 }
 
-/// The connections to a vnode that phones are registered by and that are not here.
-async fn lost(services: &Services, vnode: VnodeId) -> Vec<Flow> {
-    let mut flows = Vec::new();
+/// The connections to a vnode's address that phones are registered by and that are not here; and whether every registrar could be asked.
+async fn lost(services: &Services, vnode: VnodeId, local: IpAddr) -> (Vec<Flow>, bool) {
+    let (mut flows, mut all_asked) = (Vec::new(), true);
     for home in services.cluster.vnodes() {
         // Whoever can't be asked now has it in the next pass.
-        let Ok(bindings) = lookup::bindings(services, home).await else { continue };
+        let Ok(bindings) = lookup::bindings(services, home).await else {
+            all_asked = false;
+            continue;
+        };
         let now = clock::now();
         let read = tokio::task::spawn_blocking(move || {
             let all = bindings.iter().filter_map(|(_, record)| records::decode_bindings(record).ok()).flatten();
-            let here = all.filter(|binding| binding.flow.vnode == vnode && binding.flow.transport.is_reliable());
-            here.filter(|binding| binding.expires > now).map(|binding| binding.flow).collect::<Vec<_>>()
+            let live = all.filter(|binding| binding.expires > now).map(|binding| binding.flow);
+            // Where addresses stay, those of another node are none that we can speak for.
+            let ours = |flow: &Flow| flow.vnode == vnode && flow.transport.is_reliable() && flow.local.ip() == local;
+            live.filter(ours).collect::<Vec<_>>()
         });
         flows.extend(read.await.unwrap_or_default());
     }
-    flows.retain(|flow| !services.sockets.has(flow));
-    flows
+    flows.retain(|flow| services.sockets.has(flow) == Some(false));
+    (flows, all_asked)
 }
 
 fn raw(local: IpAddr) -> std::io::Result<Socket> {

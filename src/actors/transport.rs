@@ -1,7 +1,8 @@
 //! SIP's way out: by the socket of the flow's vnode or a connection to it, or through the node that holds them. Layer: shell.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -16,13 +17,15 @@ use crate::fence::Fence;
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 use crate::sip::encode::encode;
+use crate::sip::guard;
 use crate::sip::headers::Transport;
 use crate::sip::message::{Message, Response};
 
 /// At most this many connections a vnode.
 const MAX_CONNECTIONS: usize = 60_000;
-/// At most this many messages wait for a peer that reads slowly.
-const QUEUE: usize = 64;
+/// At most this many messages wait for a peer that reads slowly; what is more is lost, and the connection with it if nothing of it is
+/// read for long.
+const QUEUE: usize = 512;
 
 /// The sockets and connections of the vnodes that are here.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ struct Open {
     /// All of the vnode's sockets are bound and read.
     complete: bool,
     connections: HashMap<Peer, Connection>,
+    /// How many of them come from one source.
+    sources: HashMap<IpAddr, usize>,
 }
 
 /// The other end of a connection; ours is the vnode's.
@@ -46,7 +51,8 @@ type Peer = (Transport, SocketAddr);
 /// One connection: what is for it, and who carries it there.
 #[derive(Debug)]
 struct Connection {
-    id: u64,
+    /// As in its [`Flow`].
+    id: u32,
     /// Full when the peer doesn't read.
     out: mpsc::Sender<Bytes>,
     task: JoinHandle<()>,
@@ -56,12 +62,12 @@ struct Connection {
 pub struct Place {
     services: Arc<Services>,
     flow: Flow,
-    id: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.services.sockets.disconnected(&self.flow, self.id);
+        self.services.sockets.disconnected(&self.flow);
+        self.services.repeats.ended(&self.flow);
         connections(self.flow.transport).decrement(1);
     }
 }
@@ -86,13 +92,13 @@ impl Sockets {
         self.write().entry(vnode).or_default().complete = true;
     }
 
-    fn disconnected(&self, flow: &Flow, id: u64) {
+    fn disconnected(&self, flow: &Flow) {
         let mut all = self.write();
         let Some(open) = all.get_mut(&flow.vnode) else { return };
-        let peer = (flow.transport, flow.remote);
         // Another may have its place by now.
-        if open.connections.get(&peer).is_some_and(|connection| connection.id == id) {
-            open.connections.remove(&peer);
+        if open.connection(flow).is_some() {
+            open.connections.remove(&(flow.transport, flow.remote));
+            open.leave(flow.remote.ip());
         }
     }
 
@@ -115,9 +121,14 @@ impl Sockets {
         self.read().get(&vnode).is_some_and(|open| open.complete)
     }
 
-    /// Whether a flow's connection is here.
-    pub fn has(&self, flow: &Flow) -> bool {
-        self.read().get(&flow.vnode).is_some_and(|open| open.connections.contains_key(&(flow.transport, flow.remote)))
+    /// Whether a flow's connection is here; none when its vnode's sockets aren't.
+    pub fn has(&self, flow: &Flow) -> Option<bool> {
+        Some(self.read().get(&flow.vnode)?.connection(flow).is_some())
+    }
+
+    /// How many connections are here.
+    pub fn connections(&self) -> usize {
+        self.read().values().map(|open| open.connections.len()).sum()
     }
 
     /// Sends by a flow if its vnode's sockets are here; whether it left.
@@ -130,16 +141,7 @@ impl Sockets {
         if flow.transport == Transport::Udp {
             return Some(open.udp.as_ref()?.try_send_to(bytes, flow.remote).is_ok());
         }
-        let connection = open.connections.get(&(flow.transport, flow.remote));
-        Some(connection.is_some_and(|connection| match connection.out.try_send(bytes.clone()) {
-            Ok(()) => true,
-            // Who doesn't read what it is sent is gone, or wants our memory.
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                connection.task.abort();
-                false
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        }))
+        Some(open.connection(flow).is_some_and(|connection| connection.out.try_send(bytes.clone()).is_ok()))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<VnodeId, Open>> {
@@ -148,6 +150,23 @@ impl Sockets {
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<VnodeId, Open>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// A flow's connection.
+    fn connection(&self, flow: &Flow) -> Option<&Connection> {
+        self.connections.get(&(flow.transport, flow.remote)).filter(|connection| connection.id == flow.connection)
+    }
+
+    /// One connection less from there.
+    fn leave(&mut self, source: IpAddr) {
+        if let Entry::Occupied(mut count) = self.sources.entry(guard::source(source)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -167,11 +186,14 @@ pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) -
     let sent = match services.sockets.send(&flow, &services.fence(flow.vnode), &bytes) {
         Some(sent) => sent,
         None if onward => match services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node) {
-            Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes }),
+            Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes: bytes.clone() }),
             None => false,
         },
         None => false,
     };
+    if sent && flow.transport.is_reliable() {
+        services.repeats.answered(&flow, &bytes);
+    }
     if !sent {
         metrics::counter!("tandem_sip_unsent_total").increment(1);
     }
@@ -179,23 +201,30 @@ pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) -
 }
 
 /// Takes a connection in: `carry` gets its place and what is to leave by it, and runs until it ends. It isn't started when there are
-/// too many, or the vnode has left.
+/// too many, or too many from there, or the vnode has left.
 pub fn connect<F: Future<Output = ()> + Send + 'static>(
     services: &Arc<Services>,
     flow: Flow,
     carry: impl FnOnce(Place, mpsc::Receiver<Bytes>) -> F,
 ) {
+    let most = if services.trusts(flow.remote.ip()) { MAX_CONNECTIONS } else { services.config.guard.connections };
     let mut all = services.sockets.write();
-    let Some(open) = all.get_mut(&flow.vnode).filter(|open| open.connections.len() < MAX_CONNECTIONS) else {
+    let fits = |open: &&mut Open| {
+        let from_there = open.sources.get(&guard::source(flow.remote.ip())).copied().unwrap_or(0);
+        open.connections.len() < MAX_CONNECTIONS && from_there < most
+    };
+    let Some(open) = all.get_mut(&flow.vnode).filter(fits) else {
         metrics::counter!("tandem_sip_connections_refused_total").increment(1);
         return;
     };
     let (out, waiting) = mpsc::channel(QUEUE);
-    let id = rand::random();
     connections(flow.transport).increment(1);
     // It can't end before it is in: it would have to take itself out.
-    let task = tokio::spawn(carry(Place { services: services.clone(), flow, id }, waiting));
-    if let Some(former) = open.connections.insert((flow.transport, flow.remote), Connection { id, out, task }) {
-        former.task.abort();
+    let task = tokio::spawn(carry(Place { services: services.clone(), flow }, waiting));
+    let connection = Connection { id: flow.connection, out, task };
+    match open.connections.insert((flow.transport, flow.remote), connection) {
+        // Its task finds another in its place.
+        Some(former) => former.task.abort(),
+        None => *open.sources.entry(guard::source(flow.remote.ip())).or_default() += 1,
     }
 }

@@ -1,10 +1,22 @@
 //! What a call is told while it can't commit. Layer: shell.
 
-use crate::ids::LegId;
-use crate::sip::b2bua::EndedBy;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::services::Services;
+use crate::clock;
+use crate::cluster::ProposeError;
+use crate::cluster::state::VnodeCommand;
+use crate::ids::{CallId, LegId, VnodeId};
+use crate::sip::b2bua::{EndedBy, Target};
 use crate::sip::leg::{LegEvent, TxKey};
 use crate::sip::message::Request;
-use crate::sip::{Method, StatusCode};
+use crate::sip::{Method, StatusCode, Text};
+
+/// How long we try to take back a call whose INVITE was refused and may have been committed all the same.
+const TAKE_BACK: Duration = Duration::from_secs(60);
+/// The pause between two such attempts.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(500);
 
 /// An input of the core that may have to wait for a commit.
 #[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
@@ -14,6 +26,8 @@ pub(super) enum Unsaid {
     Event(LegId, LegEvent),
     /// Somebody who is no phone hangs up.
     HangUp(StatusCode, EndedBy),
+    /// Whom these contacts mean.
+    Located(Vec<Text>, Vec<Target>),
 }
 
 impl Unsaid {
@@ -29,7 +43,8 @@ impl Unsaid {
                 | LegEvent::NoResponse(_)
                 | LegEvent::NoAck,
             )
-            | Self::HangUp(..) => true,
+            | Self::HangUp(..)
+            | Self::Located(..) => true,
         }
     }
 }
@@ -41,5 +56,30 @@ pub(super) fn asks_for_an_answer(event: &LegEvent) -> Option<(&TxKey, &Request)>
         LegEvent::Cancelled { .. } | LegEvent::Acked(_) | LegEvent::Response(_) | LegEvent::NoResponse(_) | LegEvent::NoAck => {
             None
         }
+    }
+}
+
+/// A call that was refused for want of a commit may be committed later: then it must go again.
+pub(super) async fn take_back(services: Arc<Services>, vnode: VnodeId, call: CallId) {
+    let deadline = clock::now() + TAKE_BACK;
+    while clock::now() < deadline {
+        match services.cluster.propose(vnode, VnodeCommand::ForgetCall { call }).await {
+            // Whoever owns the vnode now goes on from the log: it is no longer ours to say.
+            Ok(_) | Err(ProposeError::NotOwner) => return,
+            Err(ProposeError::NoMajority | ProposeError::Late | ProposeError::NoSuchGroup) => {
+                tokio::time::sleep(TAKE_BACK_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody looks again for whom somebody sends the caller to.
+    #[test]
+    fn what_was_found_waits_for_a_commit() {
+        assert!(Unsaid::Located(vec!["sip:c@x".into()], Vec::new()).is_said_once());
     }
 }

@@ -1,21 +1,21 @@
 //! SIP over WebSocket (RFC 7118): one message a frame, the subprotocol `sip`. Layer: shell.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
-use super::connection::{Ended, WHOLE, WRITE, idle, route};
+use super::connection::{Ended, Patience, WHOLE, route, written};
 use super::services::Services;
+use crate::fence::Fence;
 use crate::sip::dialog::Flow;
 use crate::sip::parse::MAX_MESSAGE;
 
@@ -66,24 +66,25 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: WebSocketStream<S>,
     mut out: mpsc::Receiver<Bytes>,
 ) -> Ended {
-    let mut patience = WHOLE;
+    let fence = services.fence(flow.vnode);
+    let mut first_by = Some(Instant::now() + WHOLE);
+    let mut patience = Patience::new(services);
     loop {
         tokio::select! {
-            message = timeout(patience, socket.next()) => {
+            message = socket.next() => {
                 let bytes = match message {
-                    Err(_) if patience == WHOLE => return Ended::TooSlow,
-                    Err(_) => return Ended::Idle,
-                    Ok(Some(Ok(Message::Text(text)))) => Bytes::from(text),
-                    Ok(Some(Ok(Message::Binary(bytes)))) => bytes,
-                    // The library answers pings.
-                    Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => continue,
-                    Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) => return Ended::ByPeer,
+                    Some(Ok(Message::Text(text))) => Bytes::from(text),
+                    Some(Ok(Message::Binary(bytes))) => bytes,
+                    // The library answers pings. They are no messages: who only pings says nothing.
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Ended::ByPeer,
                 };
-                patience = idle(services);
+                first_by = None;
+                patience.heard(services);
                 if &bytes[..] == b"\r\n\r\n" {
                     // RFC 7118 §6, RFC 5626 §4.4.1.
-                    if !write(&mut socket, Bytes::from_static(b"\r\n")).await {
-                        return Ended::TooSlow;
+                    if let Err(ended) = write(&mut socket, &fence, Bytes::from_static(b"\r\n")).await {
+                        return ended;
                     }
                 } else {
                     route(services, flow, &bytes);
@@ -91,8 +92,16 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             }
             bytes = out.recv() => {
                 let Some(bytes) = bytes else { return Ended::ByPeer };
-                if !write(&mut socket, bytes).await {
+                if let Err(ended) = write(&mut socket, &fence, bytes).await {
+                    return ended;
+                }
+            }
+            () = sleep_until(first_by.unwrap_or(patience.until())) => {
+                if first_by.is_some() {
                     return Ended::TooSlow;
+                }
+                if let Some(ended) = patience.ended(services, flow) {
+                    return ended;
                 }
             }
         }
@@ -100,14 +109,14 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Browsers want text; what isn't any goes as it is.
-async fn write<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, bytes: Bytes) -> bool {
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    fence: &Fence,
+    bytes: Bytes,
+) -> Result<(), Ended> {
     let message = match bytes.clone().try_into() {
         Ok(text) => Message::Text(text),
         Err(_) => Message::Binary(bytes),
     };
-    within(WRITE, socket.send(message)).await
-}
-
-async fn within<E>(time: Duration, sending: impl Future<Output = Result<(), E>>) -> bool {
-    timeout(time, sending).await.is_ok_and(|sent| sent.is_ok())
+    written(fence, socket.send(message)).await
 }

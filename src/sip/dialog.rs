@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::headers::{HeaderError, NameAddr, Transport};
 use super::message::{Headers, Request, Response};
+use super::status::Class;
 use super::uri::{Host, Uri};
 use super::{Method, Name, StatusCode, Text};
 use crate::ids::VnodeId;
@@ -20,6 +21,8 @@ pub struct Flow {
     pub local: SocketAddr,
     /// The phone's address as packets see it.
     pub remote: SocketAddr,
+    /// Which connection it is, since another phone may have that address after this one (RFC 5626 §5.3); zero for datagrams.
+    pub connection: u32,
 }
 
 impl Flow {
@@ -189,8 +192,10 @@ impl Dialog {
     pub fn on_invite_response(&mut self, response: &Response) {
         let Ok(to) = response.headers.to() else { return };
         let Some(tag) = to.tag() else { return };
+        // RFC 3261 §13.2.2.4: a 2xx decides the route, whatever an early dialog had, and so does the first word of another phone.
+        let decides = response.status.class() == Class::Success || self.remote_tag.as_deref() != Some(tag);
         self.remote_tag = Some(Text::from(tag));
-        if self.route_set.is_empty() {
+        if decides || self.route_set.is_empty() {
             self.route_set = response.headers.list(&Name::RecordRoute).collect();
             self.route_set.reverse();
         }
@@ -262,6 +267,7 @@ mod tests {
             transport: Transport::Udp,
             local: "127.0.0.11:5060".parse().unwrap(),
             remote: "10.0.0.1:40000".parse().unwrap(),
+            connection: 0,
         }
     }
 
@@ -303,6 +309,25 @@ mod tests {
         let bye = strict.request(Method::Bye);
         assert_eq!(&*bye.uri, "sip:p1");
         assert_eq!(bye.headers.list(&Name::Route).collect::<Vec<_>>(), ["<sip:p2;lr>", "<sip:a@10.0.0.1>"]);
+    }
+
+    /// RFC 3261 §13.2.2.4: the route is that of who takes the call.
+    #[test]
+    fn a_2xx_decides_the_route() {
+        let mut dialog = dialog("sip:a@10.0.0.1", "");
+        let invite = dialog.request(Method::Invite);
+        for (status, tag, routes, kept) in [
+            (180, "1", "<sip:p1;lr>", &["<sip:p1;lr>"][..]),
+            (183, "1", "<sip:p2;lr>", &["<sip:p1;lr>"]),
+            (180, "2", "<sip:p2;lr>, <sip:p3;lr>", &["<sip:p3;lr>", "<sip:p2;lr>"]),
+            (200, "2", "<sip:p4;lr>", &["<sip:p4;lr>"]),
+        ] {
+            let response = invite.response(StatusCode::new(status).unwrap(), None).with(Name::RecordRoute, routes);
+            let mut response = response;
+            response.headers.set(Name::To, format!("<sip:b@x>;tag={tag}"));
+            dialog.on_invite_response(&response);
+            assert_eq!(dialog.route_set, kept, "{status} {tag}");
+        }
     }
 
     #[test]

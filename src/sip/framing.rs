@@ -6,6 +6,10 @@ use memchr::memmem;
 use super::name::Name;
 use super::parse::{Defect, MAX_MESSAGE, ParseError};
 
+const CRLF: &[u8] = b"\r\n";
+/// Two of them, which also end a head.
+const PING: &[u8] = b"\r\n\r\n";
+
 /// What a stream brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -21,7 +25,10 @@ pub enum Frame {
 #[derive(Debug, Default)]
 pub struct Framer {
     buffer: BytesMut,
+    /// So much of the buffer holds no end of a head.
     searched: usize,
+    /// How long the message is that the buffer begins with, once its head is there.
+    length: Option<usize>,
 }
 
 impl Framer {
@@ -32,39 +39,51 @@ impl Framer {
 
     /// Takes the next frame out, if a whole one is there.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, ParseError> {
-        if self.buffer.starts_with(b"\r\n\r\n") {
-            self.buffer.advance(4);
+        if self.buffer.starts_with(PING) {
+            self.buffer.advance(PING.len());
             return Ok(Some(Frame::Ping));
         }
-        if self.buffer.starts_with(b"\r\n") && self.buffer.len() > 2 && self.buffer[2] != b'\r' {
-            self.buffer.advance(2);
+        if PING.starts_with(&self.buffer) {
+            // Not told apart yet: more has to come.
+            return Ok(None);
+        }
+        if self.buffer.starts_with(CRLF) {
+            self.buffer.advance(CRLF.len());
             return Ok(Some(Frame::Pong));
         }
-        if self.buffer.starts_with(b"\r") {
-            // Not told apart yet: more has to come.
-            return if self.buffer.len() < 4 { Ok(None) } else { Err(Defect::StartLine.into()) };
+        let length = match self.length {
+            Some(length) => length,
+            None => match self.measure()? {
+                Some(length) => *self.length.insert(length),
+                None => return Ok(None),
+            },
+        };
+        if self.buffer.len() < length {
+            return Ok(None);
         }
-        let from = self.searched.saturating_sub(3);
-        let Some(end) = memmem::find(&self.buffer[from..], b"\r\n\r\n").map(|at| from + at + 4) else {
+        (self.searched, self.length) = (0, None);
+        Ok(Some(Frame::Message(self.buffer.split_to(length).freeze())))
+    }
+
+    /// How long the message is that has begun, if its head is there.
+    fn measure(&mut self) -> Result<Option<usize>, ParseError> {
+        let from = self.searched.saturating_sub(PING.len() - 1);
+        let Some(end) = memmem::find(&self.buffer[from..], PING).map(|at| from + at + PING.len()) else {
             self.searched = self.buffer.len();
             return if self.buffer.len() > MAX_MESSAGE { Err(Defect::TooLong.into()) } else { Ok(None) };
         };
-        self.searched = end - 1;
-        let length = content_length(&self.buffer[..end])?;
-        if end + length > MAX_MESSAGE {
+        let body = content_length(&self.buffer[..end])?;
+        // The sum of what a peer says may be more than a number holds.
+        if end > MAX_MESSAGE || body > MAX_MESSAGE - end {
             return Err(Defect::TooLong.into());
         }
-        if self.buffer.len() < end + length {
-            return Ok(None);
-        }
-        let whole: Bytes = self.buffer.split_to(end + length).freeze();
-        self.searched = 0;
-        Ok(Some(Frame::Message(whole)))
+        Ok(Some(end + body))
     }
 
-    /// Whether a message has begun and is not whole yet: one that never gets whole is an attack (slow loris).
+    /// Whether a message has begun and is not whole yet: one that never gets whole is an attack (slow loris). Line ends between
+    /// messages are nobody's beginning (RFC 3261 §7.5).
     pub fn is_midway(&self) -> bool {
-        !self.buffer.is_empty()
+        !PING.starts_with(&self.buffer)
     }
 
     /// Gives back the room that nothing is in: most connections are silent most of the time.
@@ -119,10 +138,28 @@ mod tests {
 
     #[test]
     fn a_stream_without_one_length_is_refused() {
-        for head in ["", "Content-Length: 1\r\nl: 1\r\n", "Content-Length: x\r\n", "Content-Length: 99999999\r\n"] {
+        let begin = "OPTIONS sip:a SIP/2.0\r\n";
+        let huge = |less: usize| format!("Content-Length: {}\r\n", usize::MAX - less);
+        // With its head, one of these comes to nothing at all, and one to a byte.
+        let head = begin.len() + huge(0).len() + 2;
+        let wrong = ["", "Content-Length: 1\r\nl: 1\r\n", "Content-Length: x\r\n", "Content-Length: 99999999\r\n"];
+        for head in wrong.map(str::to_owned).into_iter().chain([huge(0), huge(head - 1), huge(head - 2)]) {
             let mut framer = Framer::default();
-            framer.push(format!("OPTIONS sip:a SIP/2.0\r\n{head}\r\n").as_bytes());
+            framer.push(format!("{begin}{head}\r\n").as_bytes());
             assert!(framer.next_frame().is_err(), "{head}");
         }
+    }
+
+    /// One that keeps its connection alive by single line ends is no attacker.
+    #[test]
+    fn line_ends_between_messages_begin_nothing() {
+        let mut framer = Framer::default();
+        for (bytes, midway) in [("\r", false), ("\n", false), ("OPT", true)] {
+            framer.push(bytes.as_bytes());
+            while framer.next_frame().unwrap().is_some() {}
+            assert_eq!(framer.is_midway(), midway, "{bytes:?}");
+        }
+        framer.push(&ONE.as_bytes()[3..]);
+        assert!(matches!(framer.next_frame(), Ok(Some(Frame::Message(_)))));
     }
 }

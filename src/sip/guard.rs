@@ -3,7 +3,7 @@
 //! Every source has some credit. What it sends that leads to nothing (rubbish, requests that have to be asked for credentials, wrong
 //! passwords) costs credit; who proves to be a user gets some back. A source without any is not heard for a while, each time longer.
 //! Source addresses of datagrams can be forged, so nobody who has proved to be a user from a port is unheard there, whatever comes
-//! from other ports of the same address.
+//! from other ports of the same address, and what came in datagrams counts against no connection.
 //!
 //! Bounded: so many sources are remembered, and so many ports of users; of those that nothing came from for long the oldest go.
 
@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::headers::Transport;
 use crate::clock::Uptime;
 
 /// What a source begins with, and what it has at most.
@@ -35,6 +36,8 @@ pub enum Outcome {
     Rubbish,
     /// Answered, and led to nothing: asked for credentials, refused, no such dialog.
     Nothing,
+    /// Asks whether we are there, as phones do to keep their way open.
+    Keepalive,
     /// Credentials that were wrong.
     WrongPassword,
     /// A tool that looks for what can be broken says its name.
@@ -48,6 +51,8 @@ impl Outcome {
         match self {
             Self::Rubbish => 2.0,
             Self::Nothing => 1.0,
+            // Hundreds of phones may be behind one address.
+            Self::Keepalive => 0.1,
             Self::WrongPassword => 20.0,
             Self::Scanner => CREDIT,
             // Who is asked first and then known has more than before.
@@ -70,7 +75,8 @@ struct Source {
 /// The guard.
 #[derive(Debug)]
 pub struct Guard {
-    sources: Aging<IpAddr, Source>,
+    /// By address, connections apart from datagrams.
+    sources: Aging<(bool, IpAddr), Source>,
     users: Aging<SocketAddr, ()>,
     trusted: Vec<Net>,
 }
@@ -122,20 +128,34 @@ impl Guard {
     }
 
     /// Whether to read what comes from there.
-    pub fn hears(&mut self, from: SocketAddr, now: Uptime) -> bool {
-        let banned = self.sources.get(&source(from.ip())).is_some_and(|source| now < source.until);
+    pub fn hears(&mut self, by: Transport, from: SocketAddr, now: Uptime) -> bool {
+        let key = (by.is_reliable(), source(from.ip()));
+        let banned = self.sources.get(&key).is_some_and(|source| now < source.until);
         !banned || self.users.get(&from).is_some()
     }
 
+    /// Whether nobody there has proved to be a user, nor is trusted.
+    pub fn is_stranger(&mut self, from: SocketAddr) -> bool {
+        !self.trusts(from.ip()) && self.users.get(&from).is_none()
+    }
+
+    /// Whether whatever comes from there is good.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.holds(ip))
+    }
+
     /// What came from there led to this. Tells how long it is not heard from now on, if that begins.
-    pub fn learn(&mut self, from: SocketAddr, outcome: Outcome, now: Uptime) -> Option<Duration> {
-        if self.trusted.iter().any(|net| net.holds(from.ip())) {
+    pub fn learn(&mut self, by: Transport, from: SocketAddr, outcome: Outcome, now: Uptime) -> Option<Duration> {
+        if self.trusts(from.ip()) {
             return None;
         }
-        if outcome == Outcome::Welcome {
-            self.users.insert(from, ());
+        match outcome {
+            Outcome::Welcome => self.users.insert(from, ()),
+            // What users do all the time.
+            Outcome::Nothing | Outcome::Keepalive if self.users.get(&from).is_some() => return None,
+            Outcome::Rubbish | Outcome::Nothing | Outcome::Keepalive | Outcome::WrongPassword | Outcome::Scanner => {}
         }
-        let key = source(from.ip());
+        let key = (by.is_reliable(), source(from.ip()));
         let fresh = Source { credit: CREDIT, at: now, bans: 0, until: Uptime(0) };
         let mut source = self.sources.get(&key).copied().unwrap_or(fresh);
         let earned = now.since(source.at).as_secs_f64() * REFILL;
@@ -164,7 +184,7 @@ impl Guard {
 }
 
 /// Whoever has one address of an IPv6 network has as many of it as it likes (RFC 6177).
-fn source(ip: IpAddr) -> IpAddr {
+pub fn source(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
@@ -214,6 +234,8 @@ impl<K: Hash + Eq + Copy, V: Copy> Aging<K, V> {
 mod tests {
     use super::*;
 
+    const UDP: Transport = Transport::Udp;
+
     fn at(seconds: u64) -> Uptime {
         Uptime(0) + Duration::from_secs(seconds)
     }
@@ -225,7 +247,7 @@ mod tests {
     /// How many it takes until a source is banned.
     fn until_banned(guard: &mut Guard, source: SocketAddr, outcome: Outcome, now: Uptime) -> (usize, Duration) {
         for n in 1..10_000 {
-            if let Some(time) = guard.learn(source, outcome, now) {
+            if let Some(time) = guard.learn(UDP, source, outcome, now) {
                 return (n, time);
             }
         }
@@ -239,11 +261,13 @@ mod tests {
         let mut now = at(100);
         let mut times = Vec::new();
         for _ in 0..5 {
-            assert!(guard.hears(flood, now));
+            assert!(guard.hears(UDP, flood, now));
             let (n, time) = until_banned(&mut guard, flood, Outcome::Rubbish, now);
             assert!(n <= 501, "{n}");
             assert!(
-                !guard.hears(flood, now) && !guard.hears(from("192.0.2.1:9"), now) && guard.hears(from("192.0.2.2:5060"), now)
+                !guard.hears(UDP, flood, now)
+                    && !guard.hears(UDP, from("192.0.2.1:9"), now)
+                    && guard.hears(UDP, from("192.0.2.2:5060"), now)
             );
             assert_eq!(guard.banned(now), 1);
             now = now + time;
@@ -268,7 +292,7 @@ mod tests {
         for n in 0..20_000_u64 {
             let phone = SocketAddr::new("192.0.2.1".parse().unwrap(), u16::try_from(1024 + n % 1000).unwrap());
             for outcome in [Outcome::Nothing, Outcome::Welcome] {
-                assert_eq!(guard.learn(phone, outcome, at(1 + n / 1000)), None, "{n}");
+                assert_eq!(guard.learn(UDP, phone, outcome, at(1 + n / 1000)), None, "{n}");
             }
         }
     }
@@ -278,9 +302,27 @@ mod tests {
     fn a_user_is_heard_whatever_else_comes_from_its_address() {
         let mut guard = Guard::new(Vec::new());
         let user = from("192.0.2.1:5060");
-        guard.learn(user, Outcome::Welcome, at(1));
+        guard.learn(UDP, user, Outcome::Welcome, at(1));
         until_banned(&mut guard, from("192.0.2.1:666"), Outcome::Rubbish, at(1));
-        assert!(guard.hears(user, at(2)) && !guard.hears(from("192.0.2.1:666"), at(2)));
+        assert!(guard.hears(UDP, user, at(2)) && !guard.hears(UDP, from("192.0.2.1:666"), at(2)));
+    }
+
+    /// Hundreds of phones behind one address keep their way open, and those behind one that somebody forges can still connect.
+    #[test]
+    fn keepalives_and_forged_datagrams_lock_nobody_out() {
+        let mut guard = Guard::new(Vec::new());
+        for n in 0..200_000_u64 {
+            let phone = SocketAddr::new("192.0.2.1".parse().unwrap(), u16::try_from(1024 + n % 3000).unwrap());
+            assert_eq!(guard.learn(UDP, phone, Outcome::Keepalive, at(1 + n / 150)), None, "{n}");
+        }
+        let known = from("192.0.2.2:5060");
+        guard.learn(UDP, known, Outcome::Welcome, at(1));
+        for _ in 0..10_000 {
+            assert_eq!(guard.learn(UDP, known, Outcome::Nothing, at(1)), None);
+        }
+        until_banned(&mut guard, from("192.0.2.2:1"), Outcome::Scanner, at(1));
+        assert!(!guard.hears(UDP, from("192.0.2.2:2"), at(1)) && guard.hears(Transport::Tls, from("192.0.2.2:2"), at(1)));
+        assert!(guard.is_stranger(from("192.0.2.2:2")) && !guard.is_stranger(known));
     }
 
     #[test]
@@ -288,7 +330,7 @@ mod tests {
         let trusted = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"].map(|text| text.parse().unwrap());
         let mut guard = Guard::new(trusted.to_vec());
         for source in ["192.0.2.200:1", "[2001:db8:1::2]:1", "198.51.100.7:1"] {
-            assert!((0..5000).all(|_| guard.learn(from(source), Outcome::Scanner, at(1)).is_none()), "{source}");
+            assert!((0..5000).all(|_| guard.learn(UDP, from(source), Outcome::Scanner, at(1)).is_none()), "{source}");
         }
         for source in ["192.0.3.1:1", "[2001:db9::1]:1", "198.51.100.8:1"] {
             until_banned(&mut guard, from(source), Outcome::Scanner, at(1));
@@ -304,12 +346,12 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let mut guard = Guard::new(Vec::new());
         for n in 0..200_000_u32 {
-            guard.learn(SocketAddr::new(IpAddr::V4(n.into()), 1), Outcome::Welcome, at(1));
+            guard.learn(UDP, SocketAddr::new(IpAddr::V4(n.into()), 1), Outcome::Welcome, at(1));
         }
         assert!(guard.sources.len() <= SOURCES && guard.users.len() <= USERS);
         let mut guard = Guard::new(Vec::new());
         for n in 0..100_000_u128 {
-            guard.learn(SocketAddr::new(IpAddr::V6((0x2001 << 112 | n).into()), 1), Outcome::Nothing, at(1));
+            guard.learn(UDP, SocketAddr::new(IpAddr::V6((0x2001 << 112 | n).into()), 1), Outcome::Nothing, at(1));
         }
         assert_eq!(guard.sources.len(), 1);
     }

@@ -27,6 +27,9 @@ pub const MAX_TRANSACTIONS: usize = 16;
 /// At most this many requests are remembered on a leg, answered ones that linger included.
 pub const MAX_LINGERING: usize = 64;
 
+/// At most this many ACKs are remembered on a leg; who repeats a 2xx whose ACK isn't gets it from the call.
+pub const MAX_ACKS: usize = 16;
+
 /// What makes two requests the same transaction (RFC 3261 §17.2.3): branch and sent-by. ACK and CANCEL share
 /// their INVITE's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,6 +83,8 @@ pub enum LegCommand {
     Adopt(Request, Flow),
     /// The phone is at the end of another flow now: what is open goes on there.
     Rebind(Flow),
+    /// There is no way to the phone: an INVITE that it has said nothing to fails (RFC 5626 §5.3).
+    FlowFailed,
 }
 
 /// What a leg tells the call.
@@ -325,9 +330,8 @@ impl Leg {
     /// A 2xx to an INVITE of ours: the first goes up, a repeated one gets its ACK again (RFC 3261 §13.2.2.4).
     fn answered(&mut self, response: Response, out: &mut Vec<LegOutput>) {
         let number = cseq(&response.headers);
-        let tag = |text: Option<Text>| text.and_then(|text| super::headers::tag_of(&text).map(str::to_owned));
-        let theirs = tag(response.headers.text(&Name::To));
-        let known = self.acks.iter().find(|(acked, ack, _)| *acked == number && tag(ack.headers.text(&Name::To)) == theirs);
+        let theirs = to_tag(&response.headers);
+        let known = self.acks.iter().find(|(acked, ack, _)| *acked == number && to_tag(&ack.headers) == theirs);
         match known {
             Some((_, ack, flow)) => out.push(LegOutput::Send(Message::Request(ack.clone()), *flow)),
             None => out.push(LegOutput::Event(LegEvent::Response(response))),
@@ -367,18 +371,40 @@ impl Leg {
                 let ringing = request.response(StatusCode::TRYING, None);
                 machine.handle(ClientInput::Received(ringing), now, &mut unsent);
                 self.invites_out.push(InviteTx { machine, flow, cancel: Cancel::No });
+                // Nobody repeats on a connection what the former owner may have missed: asked again, the phone does (§17.2.1).
+                if reliable {
+                    out.push(LegOutput::Send(Message::Request(request), flow));
+                }
             }
             LegCommand::Rebind(flow) => self.rebind(flow, now, out),
+            LegCommand::FlowFailed => {
+                for at in (0..self.invites_out.len()).rev() {
+                    let machine = &self.invites_out[at].machine;
+                    if machine.is_pending() && !machine.is_proceeding() {
+                        let failed = machine.request().response(StatusCode::FLOW_FAILED, None);
+                        self.feed_invite(at, ClientInput::Received(failed), now, out);
+                    }
+                }
+            }
         }
     }
 
     /// What went by the former flow may not have come, and a connection loses without a word: all that is open is said once more. To
     /// a phone that has heard it, it is a repetition.
     fn rebind(&mut self, to: Flow, now: Timestamp, out: &mut Vec<LegOutput>) {
-        for InviteTx { machine, flow, .. } in &mut self.invites_out {
+        for InviteTx { machine, flow, cancel } in &mut self.invites_out {
             *flow = to;
             if machine.is_pending() {
                 out.push(LegOutput::Send(Message::Request(machine.request().clone()), to));
+                // To a phone that has forgotten it this is a new INVITE.
+                let cancels = |own: &Client| {
+                    own.is_pending()
+                        && own.request().method == Method::Cancel
+                        && branch_of(own.request()) == branch_of(machine.request())
+                };
+                if *cancel == Cancel::Sent && !self.requests_out.iter().any(|(own, _)| cancels(own)) {
+                    *cancel = Cancel::Wanted;
+                }
             }
         }
         for (machine, flow) in &mut self.requests_out {
@@ -403,6 +429,7 @@ impl Leg {
             answer.flow = to;
             out.push(LegOutput::Send(Message::Response(answer.response.clone()), to));
         }
+        self.cancel_what_may_be(now, out);
     }
 
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
@@ -412,7 +439,13 @@ impl Leg {
         match request.method {
             Method::Ack => {
                 let number = cseq(&request.headers);
-                self.acks.retain(|(acked, ..)| *acked + 4 > number);
+                let to = to_tag(&request.headers);
+                self.acks.retain(|(acked, ack, _)| {
+                    acked.saturating_add(4) > number && (*acked != number || to_tag(&ack.headers) != to)
+                });
+                if self.acks.len() >= MAX_ACKS {
+                    self.acks.remove(0);
+                }
                 self.acks.push((number, request.clone(), flow));
                 out.push(LegOutput::Send(Message::Request(request), flow));
             }
@@ -552,7 +585,7 @@ impl Leg {
         for tx in &mut self.invites_out {
             if tx.cancel == Cancel::Wanted && tx.machine.is_proceeding() {
                 tx.cancel = Cancel::Sent;
-                cancels.push((tx.machine.cancel(), tx.flow));
+                cancels.push((tx.machine.cancel(now), tx.flow));
             }
         }
         for (cancel, flow) in cancels {
@@ -572,6 +605,10 @@ fn request_key<M>(tx: &ServerTx<M>) -> TxKey {
 
 fn cseq(headers: &super::Headers) -> u32 {
     headers.cseq().map_or(0, |cseq| cseq.number)
+}
+
+fn to_tag(headers: &super::Headers) -> Option<String> {
+    headers.text(&Name::To).and_then(|to| super::headers::tag_of(&to).map(str::to_owned))
 }
 
 fn branch_of(request: &Request) -> String {
@@ -612,79 +649,4 @@ fn feed_server(machine: &mut impl ServerMachine, flow: Flow, input: ServerInput,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::VnodeId;
-    use crate::sip::headers::Transport;
-    use crate::sip::parse;
-
-    fn request(method: &str, cseq: u32) -> Request {
-        let text = format!(
-            "{method} sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{cseq}\r\nFrom: <sip:a@x>;tag=1\r\nTo: <sip:b@x>;tag=2\r\n\
-             Call-ID: c\r\nCSeq: {cseq} {method}\r\n\r\n"
-        );
-        match parse::datagram(&text.into()).unwrap() {
-            Message::Request(request) => request,
-            Message::Response(_) => unreachable!(),
-        }
-    }
-
-    fn flow() -> Flow {
-        Flow {
-            vnode: VnodeId(1),
-            transport: Transport::Udp,
-            local: "127.0.0.11:5060".parse().unwrap(),
-            remote: "10.0.0.1:5060".parse().unwrap(),
-        }
-    }
-
-    /// Its ACK was lost with the former owner, say.
-    #[test]
-    fn who_hangs_up_is_not_answered_any_more() {
-        let (mut leg, mut now) = (Leg::new(Timers::RFC), Timestamp(1_000_000));
-        for (method, cseq) in [("INVITE", 1), ("BYE", 2)] {
-            let request = request(method, cseq);
-            let answer = LegCommand::Respond(TxKey::of(&request), request.response(StatusCode::OK, None));
-            leg.handle(LegInput::Request(request, flow()), now, &mut Vec::new());
-            leg.handle(LegInput::Command(answer), now, &mut Vec::new());
-        }
-        let mut out = Vec::new();
-        while let Some(due) = leg.deadline() {
-            now = due;
-            leg.handle(LegInput::Timeout, now, &mut out);
-        }
-        assert_eq!(out, []);
-    }
-
-    /// A phone that sends digits for ever can still hang up, and what is answered is forgotten in its time.
-    #[test]
-    fn many_requests_one_after_the_other_are_all_taken() {
-        let flow = flow();
-        let mut leg = Leg::new(Timers::RFC);
-        let mut now = Timestamp(1_000_000);
-        let taken = |leg: &mut Leg, request: Request, now| {
-            let mut out = Vec::new();
-            leg.handle(LegInput::Request(request.clone(), flow), now, &mut out);
-            let taken = matches!(&out[..], [LegOutput::Event(LegEvent::Request(..))]);
-            let answer = LegCommand::Respond(TxKey::of(&request), request.response(StatusCode::OK, None));
-            leg.handle(LegInput::Command(answer), now, &mut out);
-            taken
-        };
-        for cseq in 1..200 {
-            assert!(taken(&mut leg, request("INFO", cseq), now), "INFO {cseq}");
-        }
-        assert!(leg.requests_in.len() <= MAX_LINGERING);
-        assert!(taken(&mut leg, request("BYE", 200), now));
-        now = now + Timers::RFC.give_up();
-        leg.handle(LegInput::Timeout, now, &mut Vec::new());
-        assert_eq!((leg.requests_in.len(), leg.deadline()), (0, None));
-        // Requests that nobody answers are a phone gone wild: refused, save for its BYE.
-        let mut out = Vec::new();
-        for cseq in 300..330 {
-            leg.handle(LegInput::Request(request("INFO", cseq), flow), now, &mut out);
-        }
-        let refused = out.iter().filter(|output| matches!(output, LegOutput::Send(..))).count();
-        assert_eq!(refused, 30 - MAX_TRANSACTIONS);
-        assert!(taken(&mut leg, request("BYE", 400), now));
-    }
-}
+mod tests;

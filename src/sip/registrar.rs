@@ -338,7 +338,7 @@ fn is_older(binding: &Binding, call_id: &Text, cseq: u32) -> bool {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000, by the filter")]
-fn thousandths(q: Option<&str>) -> u16 {
+pub(super) fn thousandths(q: Option<&str>) -> u16 {
     let value = q.and_then(|q| q.parse::<f32>().ok()).filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
     // In range by the filter above.
     (value * 1000.0).round() as u16
@@ -377,6 +377,7 @@ pub(super) mod tests {
             transport: Transport::Udp,
             local: "127.0.0.11:5060".parse().unwrap(),
             remote: "10.0.0.1:5060".parse().unwrap(),
+            connection: 0,
         }
     }
 

@@ -35,6 +35,9 @@ impl Case {
         for phone in [&mut a, &mut b, &mut c] {
             phone.0.register().await.unwrap();
         }
+        // Who rings is who is registered as far as the caller's node has heard.
+        until("the caller's node has heard of all", PATIENCE, async || cluster.count(2, "/v1/registrations", "total").await == 3)
+            .await;
         Self { callee: cluster.users[1].0.clone(), cluster, a, b, c }
     }
 

@@ -261,7 +261,8 @@ impl World {
     }
 
     fn flow(&self, phone: usize) -> Flow {
-        let mut flow = Flow { vnode: VnodeId(1), transport: Transport::Udp, local: address(self.moved), remote: remote(phone) };
+        let (local, remote) = (address(self.moved), remote(phone));
+        let mut flow = Flow { vnode: VnodeId(1), transport: Transport::Udp, local, remote, connection: 0 };
         if self.story == Story::Connections {
             flow.transport = Transport::Tcp;
             flow.remote.set_port(self.connections[phone].unwrap_or(0));
@@ -432,7 +433,7 @@ impl World {
                 (_, None) => return,
                 (Effect::Leg(leg, command), _) => self.command(leg, command),
                 (Effect::CloseMedia, Some(owner)) => owner.media = leaks,
-                (Effect::Locate(_), _) => self.call_input(CallInput::Located(Vec::new())),
+                (Effect::Locate(contacts), _) => self.call_input(CallInput::Located { contacts, targets: Vec::new() }),
                 (Effect::Close, Some(owner)) => *owner = Owner { media: leaks, ..Owner::new() },
             }
         }

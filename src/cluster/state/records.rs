@@ -101,8 +101,8 @@ pub struct CallRecord {
     pub media: MediaRecord,
 }
 
-fn is_zero(number: &usize) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// A phone that may be called.
@@ -183,10 +183,21 @@ pub struct LegRecord {
     /// UPDATE, and session timers.
     #[serde(default, skip_serializing_if = "nothing_spoken")]
     pub speaks: [bool; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<UpdatedRecord>,
 }
 
 fn nothing_spoken(speaks: &[bool; 2]) -> bool {
     !speaks[0] && !speaks[1]
+}
+
+/// An UPDATE that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Updated")]
+pub struct UpdatedRecord {
+    pub cseq: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<BodyRecord>,
 }
 
 /// A session timer.
@@ -232,6 +243,8 @@ pub struct FlowRecord {
     pub transport: String,
     pub local: SocketAddr,
     pub remote: SocketAddr,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub connection: u32,
 }
 
 /// A phone's INVITE.
@@ -264,9 +277,14 @@ pub struct RelayRecord {
     pub came_by: FlowRecord,
     pub request: Bytes,
     pub onward: Bytes,
+    /// Where it isn't said, the other of two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u8>,
     pub answered: bool,
     pub answer: Option<BodyRecord>,
     pub late_offer: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelled: bool,
 }
 
 /// A body.

@@ -7,8 +7,6 @@
 //!  another owner
 //! ```
 
-use std::time::Duration;
-
 use super::{ALLOW, Body, Call, Effect, EndedBy, Step, contact, set_body};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
@@ -16,10 +14,6 @@ use crate::sip::leg::LegCommand;
 use crate::sip::message::Response;
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
-
-/// A phone that could not come along at the moment is asked again after this (RFC 3261 §14.1 has 2.1 to 4 s for the owner of the
-/// Call-ID, which we are on one leg, and up to 2 s for the other).
-const ANCHOR_AGAIN: Duration = Duration::from_millis(2100);
 
 impl Call {
     /// A re-INVITE of our own (RFC 3261 §14.1): the phone sends its requests to our Contact and its media to our description from
@@ -62,11 +56,12 @@ impl Call {
                 self.state.leg_mut(leg).gone = true;
                 self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, vec![acknowledge])
             }
-            // It has an INVITE of its own open, or one that it thinks is: soon it hasn't.
-            StatusCode::REQUEST_PENDING | StatusCode::SERVER_INTERNAL_ERROR => {
+            // It has an INVITE of its own open, or one that it thinks is, and soon hasn't; or it is refreshed too often.
+            StatusCode::REQUEST_PENDING | StatusCode::SERVER_INTERNAL_ERROR | StatusCode::SESSION_INTERVAL_TOO_SMALL => {
+                self.refresh_less_often(leg, response);
+                self.put_off(leg, now);
                 let this = self.state.leg_mut(leg);
-                let elsewhere = this.dialog.contact != contact(&token, &this.dialog.flow);
-                (this.moved, this.not_before) = (elsewhere, Some(now + ANCHOR_AGAIN));
+                this.moved = this.dialog.contact != contact(&token, &this.dialog.flow);
                 self.put(vec![acknowledge])
             }
             // It won't come. Whatever it sends may find us, or not: that is not for us to end.

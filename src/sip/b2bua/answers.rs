@@ -1,12 +1,17 @@
 //! What phones answer. Layer: pure.
 
-use super::{Body, Call, Effect, EndedBy, StageIn, StageOut, Step};
+use super::state::Updated;
+use super::{Body, Call, Effect, EndedBy, Relay, StageIn, StageOut, Step};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
+use crate::sip::headers::tag_of;
 use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::{Request, Response};
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
+
+/// So many dialogs that a phone's proxy makes beside the leg's own are hung up on; more of them are no phone's doing.
+const MAX_FORKS: u8 = 8;
 
 impl Call {
     pub(super) fn response(&mut self, leg: LegId, response: Response, now: Timestamp) -> Step {
@@ -21,8 +26,7 @@ impl Call {
         if self.state.leg(leg).refreshing.as_ref().is_some_and(number) {
             return self.refreshed(leg, &response, now);
         }
-        let peer = self.state.peer(leg);
-        if let Some(at) = self.state.relays.iter().position(|relay| Some(relay.from) == peer && number(&relay.onward)) {
+        if let Some(at) = self.state.relays.iter().position(|relay| relay.to == leg && number(&relay.onward)) {
             return self.relayed_response(leg, at, response, now);
         }
         if self.state.leg(leg).bye.as_ref().is_some_and(number) {
@@ -33,6 +37,9 @@ impl Call {
         }
         // A 2xx that a former owner acknowledged, and whose ACK was lost (RFC 3261 §13.2.2.4).
         if cseq.method == Method::Invite && response.status.class() == Class::Success {
+            if self.is_of_a_fork(leg, &response) {
+                return self.hang_up_on_fork(leg, &response);
+            }
             return Step::free(vec![self.acknowledge_number(leg, cseq.number, None)]);
         }
         // A failure that nobody waits for any more: its sender repeats it until it is acknowledged.
@@ -59,8 +66,8 @@ impl Call {
     fn progress(&mut self, leg: LegId, response: &Response, body: Option<Body>) -> Step {
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         match &mut self.state.leg_mut(leg).out {
-            // Somebody else has the turn now.
-            Some(out) if out.stage == StageOut::Cancelling => return Step::default(),
+            // Somebody else has the turn now, or it was given up: what follows from that has followed.
+            Some(out) if matches!(out.stage, StageOut::Cancelling | StageOut::Refused) => return Step::default(),
             Some(out) => out.stage = StageOut::Proceeding,
             None => {}
         }
@@ -94,15 +101,20 @@ impl Call {
 
     fn answer(&mut self, leg: LegId, response: &Response, body: Option<Body>, now: Timestamp) -> Step {
         if self.state.answered.is_some() {
+            if self.is_of_a_fork(leg, response) {
+                return self.hang_up_on_fork(leg, response);
+            }
             // Repeated while the caller's ACK is awaited, which ours waits for.
             return Step::default();
         }
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         self.state.answered = Some(now);
         self.state.answerer = Some(leg);
+        // It may have been given up, and takes the call all the same.
+        self.state.leg_mut(leg).refused = None;
         self.timer_of_client(leg, &response.headers, now);
         if let Some(inbound) = self.state.leg(LegId::CALLER).inbound.clone() {
-            self.timer_of_server(LegId::CALLER, &inbound.request.headers, now);
+            self.timer_of_server(LegId::CALLER, &inbound.request, now);
         }
         let mut then = self.cancel_others(leg);
         // With a late offer the caller's ACK holds the answer, and ours waits for it.
@@ -132,14 +144,39 @@ impl Call {
                 return Step::free(vec![acknowledge]);
             }
             // It lost, and has heard it.
-            self.state.drop_leg(leg);
-            return self.put(vec![acknowledge]);
+            let mut then = vec![acknowledge];
+            then.extend(self.drop_legs(|own| own.id == leg));
+            return self.put(then);
         }
         let Some(out) = self.state.leg_mut(leg).out.take() else { return Step::default() };
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         let ack = self.acknowledge(leg, &out.request, None);
         let bye = self.bye(leg);
         self.put(vec![ack, bye])
+    }
+
+    /// Whether a 2xx is of another dialog than the leg's: a proxy on the way to the phone has forked.
+    pub(super) fn is_of_a_fork(&self, leg: LegId, response: &Response) -> bool {
+        let tag = response.headers.text(&Name::To).and_then(|to| tag_of(&to).map(str::to_owned));
+        tag.is_some() && tag.as_deref() != self.state.leg(leg).dialog.remote_tag.as_deref()
+    }
+
+    /// One dialog a leg is all that we want: another that is made is acknowledged and hung up on (RFC 3261 §13.2.2.4).
+    pub(super) fn hang_up_on_fork(&mut self, leg: LegId, response: &Response) -> Step {
+        let this = self.state.leg_mut(leg);
+        if this.forks >= MAX_FORKS {
+            return Step::default();
+        }
+        this.forks += 1;
+        let mut dialog = this.dialog.clone();
+        dialog.on_invite_response(response);
+        let number = response.headers.cseq().map_or(1, |cseq| cseq.number);
+        let messages = [dialog.ack(number), dialog.request(Method::Bye)];
+        let send = messages.into_iter().map(|mut message| {
+            self.stamp(leg, &mut message);
+            Effect::Leg(leg, LegCommand::Send(message, dialog.flow))
+        });
+        Step::free(send.collect())
     }
 
     fn relayed_response(&mut self, leg: LegId, at: usize, response: Response, now: Timestamp) -> Step {
@@ -157,11 +194,12 @@ impl Call {
             self.state.relays[at].answer = Some(Body::of(&response.headers, &response.body));
             let relay = self.state.relays[at].clone();
             self.timer_of_client(leg, &response.headers, now);
-            self.timer_of_server(asker, &relay.request.headers, now);
+            self.timer_of_server(asker, &relay.request, now);
             let mut then = Vec::new();
             if relay.request.method == Method::Update {
                 // Nothing more comes of it: an UPDATE has no ACK (RFC 3311 §5).
                 self.state.relays.remove(at);
+                self.state.leg_mut(asker).updated = Updated::by(&relay.request, relay.answer.clone().flatten());
             }
             if !relay.late_offer {
                 then.push(self.acknowledge(leg, &relay.onward, None));
@@ -185,7 +223,11 @@ impl Call {
             self.state.leg_mut(leg).gone = true;
             return self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, effects);
         }
-        if is_invite { self.put(effects) } else { Step::free(effects) }
+        if is_invite {
+            return self.put(effects);
+        }
+        self.is_over(&relay);
+        Step::free(effects)
     }
 
     pub(super) fn no_response(&mut self, leg: LegId, request: &Request, now: Timestamp) -> Step {
@@ -212,12 +254,21 @@ impl Call {
         }
         let Some(at) = self.state.relays.iter().position(|relay| same(&relay.onward)) else { return Step::default() };
         let relay = self.state.relays.remove(at);
+        if relay.is_invite() && relay.cancelled {
+            return self.put(vec![relay.terminated()]);
+        }
         let answer = relay.request.response(StatusCode::REQUEST_TIMEOUT, None);
         let effect = Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer));
         if relay.is_invite() {
             // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, vec![effect]);
         }
+        self.is_over(&relay);
         Step::free(vec![effect])
+    }
+
+    /// What was only passed on is over without a commit: it must not come back when one fails.
+    fn is_over(&mut self, relay: &Relay) {
+        self.committed.relays.retain(|other| other.onward != relay.onward);
     }
 }

@@ -1,9 +1,9 @@
 //! The end of a call. Layer: pure.
 
-use super::{Call, Effect, EndedBy, Ending, Mutation, StageIn, StageOut, Step};
+use super::{Call, CallLeg, Effect, EndedBy, Ending, Mutation, Relay, StageIn, StageOut, Step};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
-use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::leg::LegCommand;
 use crate::sip::{Method, StatusCode};
 
 impl Call {
@@ -15,9 +15,8 @@ impl Call {
         self.state.ended = Some(Ending { at: now, status, by });
         // Whoever waits for an answer to something that no longer matters gets it.
         for relay in std::mem::take(&mut self.state.relays) {
-            if relay.answer.is_none() && !self.state.leg(relay.from).gone {
-                let answer = relay.request.response(StatusCode::REQUEST_TERMINATED, None);
-                then.push(Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer)));
+            if relay.answer.is_none() && self.state.has_leg(relay.from) && !self.state.leg(relay.from).gone {
+                then.push(relay.terminated());
             }
         }
         self.state.waiting.clear();
@@ -67,8 +66,20 @@ impl Call {
         if self.state.ended.is_some() {
             return self.settle();
         }
+        if self.state.answerer.is_none() {
+            // It counts as one that has refused.
+            return self.put(Vec::new());
+        }
         // It had answered too late.
-        self.state.drop_leg(leg);
-        self.put(Vec::new())
+        let then = self.drop_legs(|own| own.id == leg);
+        self.put(then)
+    }
+
+    /// Legs that are over while the call goes on: whoever waits for an answer from them, or is one of them, gets one.
+    pub(super) fn drop_legs(&mut self, over: impl Fn(&CallLeg) -> bool) -> Vec<Effect> {
+        let gone: Vec<LegId> = self.state.legs.iter().filter(|leg| over(leg)).map(|leg| leg.id).collect();
+        self.state.legs.retain(|leg| !gone.contains(&leg.id));
+        let open = |relay: &mut Relay| gone.contains(&relay.from) || gone.contains(&relay.to);
+        self.state.relays.extract_if(.., open).map(|relay| relay.terminated()).collect()
     }
 }

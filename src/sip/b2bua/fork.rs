@@ -10,20 +10,20 @@
 
 use std::time::Duration;
 
+use super::timer::{MOST, least_of};
 use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, contact, set_body};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::dialog::Dialog;
 use crate::sip::headers::SessionExpires;
-use crate::sip::leg::LegCommand;
+use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::{Request, Response};
+use crate::sip::registrar::thousandths;
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode, Text};
 
 /// So many are called at most, one after the other and at once: what a call may cost (RFC 5393 §5 is about this).
 pub(super) const MAX_TARGETS: usize = 24;
-/// The longest session interval that a phone may want, in seconds.
-const MOST: u32 = 24 * 3600;
 /// A call is sent on so often at most.
 const MAX_REDIRECTS: usize = 5;
 /// How long those who are called may ring while others wait for their turn.
@@ -120,10 +120,11 @@ impl Call {
             return self.put(vec![acknowledge, again]);
         }
         let this = self.state.leg_mut(leg);
-        if this.refused.replace(response.status).is_some() {
-            // Said again: what follows from it has followed.
+        if this.refused.is_some() {
+            // Said again, or given up: what follows from it has followed.
             return Step::free(vec![acknowledge]);
         }
+        this.refused = Some(response.status);
         if let Some(out) = &mut this.out {
             out.stage = StageOut::Refused;
         }
@@ -131,17 +132,22 @@ impl Call {
         if response.status.code() >= 600 {
             return self.end(response.status, EndedBy::Callee, now, vec![acknowledge]);
         }
+        let mut then = vec![acknowledge];
         if response.status.class() == Class::Redirect {
-            self.sent_on(response);
+            then.extend(self.sent_on(response));
         }
-        self.one_less(vec![acknowledge], now)
+        self.one_less(then, now)
     }
 
     /// A phone doesn't want to be refreshed so often (RFC 4028 §7.3): it is called once more.
     fn asked_too_often(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
-        let least = response.headers.number(&Name::MinSe, "Min-SE").ok().flatten();
-        let least = least.filter(|_| response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL)?;
+        let least = least_of(&response.headers).filter(|_| response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL)?;
         let out = self.state.leg(leg).out.clone()?;
+        let rings = matches!(out.stage, StageOut::Calling | StageOut::Proceeding);
+        // Once: the first request in its dialog has the first number.
+        if !rings || out.request.headers.cseq().ok()?.number > 1 {
+            return None;
+        }
         let asked = out.request.headers.text(&Name::SessionExpires).and_then(|text| SessionExpires::parse(&text))?.interval;
         if least <= asked || least > MOST {
             return None;
@@ -160,41 +166,88 @@ impl Call {
     /// Nothing came back from a phone (RFC 3261 §16.7: that counts as 408).
     pub(super) fn unreachable(&mut self, leg: LegId, now: Timestamp) -> Step {
         if self.state.answerer.is_some() {
-            self.state.drop_leg(leg);
-            return self.put(Vec::new());
+            let then = self.drop_legs(|own| own.id == leg);
+            return self.put(then);
         }
+        self.give_up_on(leg, StatusCode::REQUEST_TIMEOUT, Vec::new(), now)
+    }
+
+    /// A phone that has not got the call hangs up in the dialog that it has with us: that is its own end, and nobody else's.
+    pub(super) fn branch_hung_up(&mut self, leg: LegId, key: TxKey, request: &Request, now: Timestamp) -> Step {
+        let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
+        if self.state.answerer.is_none() {
+            let cancel = Effect::Leg(leg, LegCommand::Cancel);
+            return self.give_up_on(leg, StatusCode::TEMPORARILY_UNAVAILABLE, vec![answer, cancel], now);
+        }
+        if self.state.leg(leg).out.is_some() {
+            // Its INVITE is being cancelled: the leg is over with the answer to that.
+            return Step::free(vec![answer]);
+        }
+        let mut then = vec![answer];
+        then.extend(self.drop_legs(|own| own.id == leg));
+        self.put(then)
+    }
+
+    /// A phone is not waited for any more; it counts as one that has said this, unless it has said something itself.
+    fn give_up_on(&mut self, leg: LegId, status: StatusCode, then: Vec<Effect>, now: Timestamp) -> Step {
         let this = self.state.leg_mut(leg);
-        this.refused = Some(StatusCode::REQUEST_TIMEOUT);
+        if this.refused.is_some() {
+            return Step::free(then);
+        }
+        this.refused = Some(status);
         if let Some(out) = &mut this.out {
             out.stage = StageOut::Refused;
         }
-        self.one_less(Vec::new(), now)
+        self.one_less(then, now)
+    }
+
+    /// A phone takes the call with a description that can't be used: it is acknowledged and hung up on, as one that has refused.
+    pub(super) fn unusable(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
+        let number = response.headers.cseq().ok();
+        if self.state.answerer == Some(leg) && self.state.leg(leg).out.is_none() && self.is_of_a_fork(leg, response) {
+            return self.hang_up_on_fork(leg, response);
+        }
+        let decides = self.state.answerer.is_none() && self.state.ended.is_none() && self.state.has_leg(leg);
+        let out = self.state.legs.iter().find(|own| decides && own.id == leg).and_then(|own| own.out.as_ref());
+        let Some(out) = out.filter(|out| out.request.headers.cseq().ok() == number) else {
+            return self.end(StatusCode::NOT_ACCEPTABLE_HERE, EndedBy::System, now, Vec::new());
+        };
+        let invite = out.request.clone();
+        if self.state.leg(leg).refused == Some(StatusCode::NOT_ACCEPTABLE_HERE) {
+            // Said again.
+            return Step::free(vec![self.acknowledge(leg, &invite, None)]);
+        }
+        self.state.leg_mut(leg).dialog.on_invite_response(response);
+        let then = vec![self.acknowledge(leg, &invite, None), self.bye(leg)];
+        // What it said before, or was held to have said, doesn't count any more.
+        self.state.leg_mut(leg).refused = None;
+        self.give_up_on(leg, StatusCode::NOT_ACCEPTABLE_HERE, then, now)
     }
 
     /// Takes the contacts of a 3xx (RFC 3261 §8.1.3.4), the best first; each is gone to once.
-    fn sent_on(&mut self, response: &Response) {
+    fn sent_on(&mut self, response: &Response) -> Option<Effect> {
         if self.state.redirects >= MAX_REDIRECTS {
-            return;
+            return None;
         }
         self.state.redirects += 1;
-        let contacts = response.headers.contacts().unwrap_or_default();
-        let known = |uri: &str| self.state.branches().any(|leg| *leg.dialog.remote_target == *uri);
+        let mut contacts = response.headers.contacts().unwrap_or_default();
+        contacts.sort_by_key(|contact| std::cmp::Reverse(thousandths(contact.param("q"))));
+        let known =
+            |uri: &Text| self.state.locating.contains(uri) || self.state.branches().any(|leg| leg.dialog.remote_target == *uri);
         let new = contacts.into_iter().map(|contact| Text::from(contact.uri.to_string())).filter(|uri| !known(uri));
         let new: Vec<Text> = new.take(MAX_TARGETS).collect();
-        self.state.locating.extend(new);
+        self.state.locating.extend(new.iter().cloned());
+        (!new.is_empty()).then_some(Effect::Locate(new))
     }
 
     /// One phone less that may take the call: others may ring, wait, or have to be found.
     fn one_less(&mut self, mut then: Vec<Effect>, now: Timestamp) -> Step {
-        if !self.state.locating.is_empty() {
-            then.push(Effect::Locate(self.state.locating.clone()));
-            return self.put(then);
-        }
-        if self.state.is_ringing() {
+        if self.state.is_ringing() || !self.state.locating.is_empty() {
             return self.put(then);
         }
         then.extend(self.call_those_who_wait(now));
-        if self.state.is_ringing() {
+        // Who still waits has another flow that is being cancelled, and may yet be the one to try.
+        if self.state.is_ringing() || !self.state.waiting.is_empty() {
             return self.put(then);
         }
         let best = self.state.best_refusal();
@@ -209,15 +262,18 @@ impl Call {
     }
 
     /// Where the caller was sent on to.
-    pub(super) fn located(&mut self, targets: Vec<Target>, now: Timestamp) -> Step {
-        if self.state.locating.is_empty() || self.state.answerer.is_some() || self.state.ended.is_some() {
+    pub(super) fn located(&mut self, contacts: &[Text], targets: Vec<Target>, now: Timestamp) -> Step {
+        // What isn't looked for any more was found by another owner, or somebody has answered meanwhile.
+        if !self.state.locating.iter().any(|contact| contacts.contains(contact)) {
             return Step::default();
         }
-        self.state.locating.clear();
+        self.state.locating.retain(|contact| !contacts.contains(contact));
         let room = MAX_TARGETS.saturating_sub(self.state.branches().count() + self.state.waiting.len());
-        // They come instead of the one who has sent the caller there: before those who wait.
-        self.state.waiting.splice(0..0, targets.into_iter().take(room));
+        // They come instead of the one who has sent the caller there: before those who wait, whose turn this isn't.
+        let found = targets.into_iter().take(room).collect();
+        let others = std::mem::replace(&mut self.state.waiting, found);
         let then = self.call_those_who_wait(now);
+        self.state.waiting.extend(others);
         self.one_less(then, now)
     }
 
@@ -247,7 +303,7 @@ impl Call {
             }
         }
         if answerer != LegId::CALLER {
-            self.state.drop_refused();
+            then.extend(self.drop_legs(|leg| leg.refused.is_some() && leg.bye.is_none()));
         }
         then
     }

@@ -42,7 +42,7 @@ use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 pub use state::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, Target, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, Target, Updated, deadline,
 };
 pub use timer::{SessionPolicy, SessionTimer, Speaks};
 
@@ -90,7 +90,14 @@ pub enum CallInput {
     /// The deadline has passed.
     Timeout,
     /// The contacts of [`Effect::Locate`] mean these: as many as could be found.
-    Located(Vec<Target>),
+    Located {
+        /// The contacts.
+        contacts: Vec<Text>,
+        /// Whom they mean.
+        targets: Vec<Target>,
+    },
+    /// A leg's answer to an INVITE, whose description can't be used.
+    Unusable(LegId, Box<Response>),
     /// A leg's phone has come back by this flow.
     Rebind(LegId, Flow),
     /// Ask a leg ([`CallState::movable`]) to come to where we are now, with this description; none if there is none to give.
@@ -227,7 +234,8 @@ impl Call {
             CallInput::Leg(leg, event) => Self::leg_is_over(leg, event),
             CallInput::HangUp { status, by } => self.end(status, by, now, Vec::new()),
             CallInput::Timeout => self.timeout(now),
-            CallInput::Located(targets) => self.located(targets, now),
+            CallInput::Located { contacts, targets } => self.located(&contacts, targets, now),
+            CallInput::Unusable(leg, response) => self.unusable(leg, &response, now),
             CallInput::Rebind(leg, flow) if self.state.has_leg(leg) => self.rebind(leg, flow),
             CallInput::Rebind(..) => Step::default(),
             CallInput::Anchor(leg, body) if self.state.movable(now) == Some(leg) => self.anchor(leg, body),
@@ -239,6 +247,12 @@ impl Call {
 
     /// A phone that lost the call says something: it is no part of it any more.
     fn leg_is_over(leg: LegId, event: LegEvent) -> Step {
+        if let LegEvent::Response(response) = &event
+            && response.status.class() > Class::Success
+        {
+            // Else it would be repeated.
+            return Step::free(vec![Effect::Leg(leg, LegCommand::Acknowledge)]);
+        }
         let LegEvent::Request(key, request, _) = event else { return Step::default() };
         let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
         respond(leg, key, &request, status)

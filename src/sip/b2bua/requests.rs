@@ -1,5 +1,6 @@
 //! What phones ask of a call. Layer: pure.
 
+use super::state::Updated;
 use super::timer::too_often;
 use super::{
     ALLOW, Body, Call, CallLeg, Effect, EndedBy, InviteIn, Relay, StageIn, Step, cancel_response, dialog_response, respond,
@@ -21,7 +22,8 @@ impl Call {
             return Step::default();
         }
         match self.state.leg_mut(leg).dialog.accept(&request) {
-            Ok(()) => {}
+            Ok(()) => self.state.leg_mut(leg).updated = None,
+            Err(DialogError::OutOfOrder) if self.was_answered(leg, &request) => return self.answer_again(leg, key, &request),
             // The BYE that ended the call, come again because a former owner's 200 was lost.
             Err(DialogError::OutOfOrder) if self.state.ended.is_some() && request.method == Method::Bye => {}
             Err(error) => return respond(leg, key, &request, error.into()),
@@ -30,7 +32,14 @@ impl Call {
             let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
             return respond(leg, key, &request, status);
         }
+        if let Some(least) = too_often(&request, self.state.session) {
+            let refused = request.response(StatusCode::SESSION_INTERVAL_TOO_SMALL, None).with(Name::MinSe, least.to_string());
+            return respond_with(leg, key, refused);
+        }
         match request.method {
+            Method::Bye if leg != LegId::CALLER && self.state.answerer != Some(leg) => {
+                self.branch_hung_up(leg, key, &request, now)
+            }
             Method::Bye => {
                 let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
                 let by = if leg == LegId::CALLER { EndedBy::Caller } else { EndedBy::Callee };
@@ -88,8 +97,10 @@ impl Call {
             came_by,
             request: without_body(request),
             onward: onward.clone(),
+            to: other,
             answer: None,
             late_offer: body.is_none(),
+            cancelled: false,
         });
         let send = Effect::Leg(other, LegCommand::Send(onward, flow));
         self.put(trying.into_iter().chain([send]).collect()).or_else(vec![refused])
@@ -97,17 +108,30 @@ impl Call {
 
     /// An UPDATE without a description is between the phone and us (RFC 4028 §9).
     fn refreshed_by_phone(&mut self, leg: LegId, key: TxKey, request: &Request, now: Timestamp) -> Step {
-        if let Some(least) = too_often(request, self.state.session) {
-            let refused = request.response(StatusCode::SESSION_INTERVAL_TOO_SMALL, None).with(Name::MinSe, least.to_string());
-            return respond_with(leg, key, refused);
-        }
         self.state.leg_mut(leg).dialog.retarget(&request.headers);
-        if self.state.answered.is_some() {
-            self.timer_of_server(leg, &request.headers, now);
+        if self.state.talks(self.state.leg(leg)) {
+            self.timer_of_server(leg, request, now);
         }
+        self.state.leg_mut(leg).updated = Updated::by(request, None);
         let mut answer = dialog_response(request, StatusCode::OK, &self.state.leg(leg).dialog, None);
         self.tell_timer(leg, &mut answer);
         self.put(vec![Effect::Leg(leg, LegCommand::Respond(key, answer))])
+    }
+
+    /// Whether a request is the UPDATE that was accepted last, come again because a former owner's 200 was lost.
+    fn was_answered(&self, leg: LegId, request: &Request) -> bool {
+        let number = request.headers.cseq().map_or(0, |cseq| cseq.number);
+        request.method == Method::Update
+            && self.state.ended.is_none()
+            && self.state.leg(leg).updated.as_ref().is_some_and(|updated| updated.cseq == number)
+    }
+
+    fn answer_again(&self, leg: LegId, key: TxKey, request: &Request) -> Step {
+        let this = self.state.leg(leg);
+        let body = this.updated.as_ref().and_then(|updated| updated.body.as_ref());
+        let mut answer = dialog_response(request, StatusCode::OK, &this.dialog, body);
+        self.tell_timer(leg, &mut answer);
+        respond_with(leg, key, answer)
     }
 
     /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.
@@ -123,9 +147,16 @@ impl Call {
         }
         onward.body = request.body.clone();
         let flow = self.state.leg(other).dialog.flow;
-        let relay =
-            Relay { from: leg, came_by, request: without_body(request), onward: onward.clone(), answer: None, late_offer: false };
-        self.state.relays.push(relay);
+        self.state.relays.push(Relay {
+            from: leg,
+            came_by,
+            request: without_body(request),
+            onward: onward.clone(),
+            to: other,
+            answer: None,
+            late_offer: false,
+            cancelled: false,
+        });
         let send = vec![Effect::Leg(other, LegCommand::Send(onward, flow))];
         let spent = self.state.leg(other).dialog.local_cseq > self.state.leg(other).reserved;
         if spent { self.put(send) } else { Step::free(send) }
@@ -138,15 +169,17 @@ impl Call {
             let answer = Effect::Leg(leg, LegCommand::Respond(cancel, answer));
             return self.end(StatusCode::REQUEST_TERMINATED, EndedBy::Caller, now, vec![answer]);
         }
-        let Some(relay) = self.state.relays.iter().find(|relay| relay.from == leg && TxKey::of(&relay.request) == invite) else {
+        let relay = self.state.relays.iter_mut().find(|relay| relay.from == leg && TxKey::of(&relay.request) == invite);
+        let Some(relay) = relay else {
             // Too late: the final answer is on its way. The CANCEL is answered all the same (RFC 3261 §9.2).
             let crossed = self.state.leg(leg).inbound.as_ref().filter(|inbound| inbound.key == invite);
             let answer = crossed.map(|inbound| cancel_response(&inbound.request, &self.state.leg(leg).dialog.local_tag));
             return Step::free(answer.map(|answer| Effect::Leg(leg, LegCommand::Respond(cancel, answer))).into_iter().collect());
         };
-        let answer = cancel_response(&relay.request, &self.state.leg(leg).dialog.local_tag);
-        let onward = self.state.peer(leg).map(|other| Effect::Leg(other, LegCommand::Cancel));
-        Step::free([Effect::Leg(leg, LegCommand::Respond(cancel, answer))].into_iter().chain(onward).collect())
+        relay.cancelled = true;
+        let (request, onward) = (relay.request.clone(), Effect::Leg(relay.to, LegCommand::Cancel));
+        let answer = cancel_response(&request, &self.state.leg(leg).dialog.local_tag);
+        self.put(vec![Effect::Leg(leg, LegCommand::Respond(cancel, answer)), onward])
     }
 
     pub(super) fn acked(&mut self, leg: LegId, ack: &Request) -> Step {
@@ -155,9 +188,9 @@ impl Call {
         }
         let number = ack.headers.cseq().map_or(0, |cseq| cseq.number);
         let body = Body::of(&ack.headers, &ack.body);
-        let Some(other) = self.state.peer(leg) else { return Step::default() };
         let answered = |inbound: &InviteIn| matches!(inbound.stage, StageIn::Answered(_));
         if self.state.leg(leg).inbound.as_ref().is_some_and(answered) {
+            let Some(other) = self.state.peer(leg) else { return Step::default() };
             self.state.leg_mut(leg).inbound = None;
             let waiting = self.state.leg_mut(other).out.take();
             let then = waiting.map(|out| self.acknowledge(other, &out.request, body)).into_iter().collect();
@@ -168,7 +201,7 @@ impl Call {
         });
         let Some(at) = relay else { return Step::default() };
         let relay = self.state.relays.remove(at);
-        let then = if relay.late_offer { vec![self.acknowledge(other, &relay.onward, body)] } else { Vec::new() };
+        let then = if relay.late_offer { vec![self.acknowledge(relay.to, &relay.onward, body)] } else { Vec::new() };
         self.put(then)
     }
 }

@@ -52,8 +52,9 @@ impl Call {
         for relay in &self.state.relays {
             if relay.from == leg {
                 commands.push(LegCommand::Accept(relay.request.clone(), relay.came_by));
-            } else if relay.answer.is_none() && self.state.peer(relay.from) == Some(leg) {
+            } else if relay.answer.is_none() && relay.to == leg {
                 commands.push(LegCommand::Send(relay.onward.clone(), flow));
+                commands.extend(relay.cancelled.then_some(LegCommand::Cancel));
             }
         }
         let mut effects: Vec<_> = commands.into_iter().map(|command| Effect::Leg(leg, command)).collect();

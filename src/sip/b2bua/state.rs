@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::fork::{MAX_TARGETS, TURN};
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
-use super::{LINGER, NewCall, RING_TIMEOUT, caller_status, contact, without_body};
+use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, contact, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
-use crate::sip::leg::TxKey;
+use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::{Headers, Request};
 use crate::sip::registrar::Phone;
 use crate::sip::token::Token;
@@ -97,6 +97,12 @@ pub struct CallLeg {
     pub moved: bool,
     /// It is not asked before this: it had something else to do. Not stored.
     pub not_before: Option<Timestamp>,
+    /// How often in a row that was so. Not stored.
+    pub put_off: u32,
+    /// How many forks of its own have been hung up on, behind a proxy of its. Not stored.
+    pub forks: u8,
+    /// Its last request, if that was an UPDATE that was accepted: one whose 200 was lost with an owner is answered by the next.
+    pub updated: Option<Updated>,
     /// The CSeq numbers that the committed record lets it use: a new owner goes on behind them. Not stored.
     pub reserved: u32,
     /// The same in the mutation that is on its way. Not stored.
@@ -166,10 +172,34 @@ pub struct Relay {
     pub request: Request,
     /// Our request to the other side.
     pub onward: Request,
+    /// The leg that it went to.
+    pub to: LegId,
     /// A 2xx came to a re-INVITE, with this body; it waits for the ACK.
     pub answer: Option<Option<Body>>,
     /// The re-INVITE had no offer.
     pub late_offer: bool,
+    /// Whoever asked wants no answer any more.
+    pub cancelled: bool,
+}
+
+/// An UPDATE that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Updated {
+    /// Its number.
+    pub cseq: u32,
+    /// What it was answered with.
+    pub body: Option<Body>,
+}
+
+/// What has become of a phone that is called by another of its flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum OtherFlow {
+    /// There is none, or it leads nowhere.
+    None,
+    /// It rings, or is being cancelled.
+    Open,
+    /// The phone has said no: it isn't asked again.
+    Refused,
 }
 
 /// How a call ended.
@@ -233,10 +263,24 @@ impl InviteIn {
     }
 }
 
+impl Updated {
+    /// An UPDATE and its answer; nothing of another request, whose ACK says that the answer has come.
+    pub(super) fn by(request: &Request, body: Option<Body>) -> Option<Self> {
+        let number = request.headers.cseq().ok()?.number;
+        (request.method == Method::Update).then_some(Self { cseq: number, body })
+    }
+}
+
 impl Relay {
     /// Whether it is a re-INVITE to the other side: a description is on offer.
     pub fn is_invite(&self) -> bool {
         self.onward.method == Method::Invite
+    }
+
+    /// Its answer when nothing comes of it any more.
+    pub(super) fn terminated(&self) -> Effect {
+        let answer = self.request.response(StatusCode::REQUEST_TERMINATED, None);
+        Effect::Leg(self.from, LegCommand::Respond(TxKey::of(&self.request), answer))
     }
 }
 
@@ -274,6 +318,9 @@ impl CallLeg {
             refreshing: None,
             moved: false,
             not_before: None,
+            put_off: 0,
+            forks: 0,
+            updated: None,
             reserved: 0,
             asked: 0,
         }
@@ -358,27 +405,29 @@ impl CallState {
     /// Those who have the next turn: of the highest q, and of each phone one flow (RFC 5626 §7).
     pub(super) fn take_next(&mut self) -> Vec<Target> {
         let mut next: Vec<Target> = Vec::new();
-        while next.is_empty()
-            && let Some(q) = self.waiting.first().map(|target| target.q)
-        {
-            let end = self.waiting.iter().position(|target| target.q != q).unwrap_or(self.waiting.len());
-            let mut later = Vec::new();
-            for target in self.waiting.drain(..end).collect::<Vec<_>>() {
-                if next.iter().any(|other| is_same_phone(other.phone.as_ref(), target.phone.as_ref())) {
-                    later.push(target);
-                } else if !self.has_refused(target.phone.as_ref()) {
-                    next.push(target);
-                }
+        let mut over = false;
+        for target in std::mem::take(&mut self.waiting) {
+            let phone = target.phone.as_ref();
+            let rings = next.iter().any(|other| is_same_phone(other.phone.as_ref(), phone));
+            over |= next.first().is_some_and(|first| first.q != target.q);
+            match self.other_flow(phone) {
+                OtherFlow::Refused => {}
+                OtherFlow::None if !over && !rings => next.push(target),
+                OtherFlow::None | OtherFlow::Open => self.waiting.push(target),
             }
-            self.waiting.splice(0..0, later);
         }
         next
     }
 
-    /// Whether a phone has said no by another of its flows (RFC 5626 §7: then it isn't asked again).
-    fn has_refused(&self, phone: Option<&Phone>) -> bool {
-        let no = |status: StatusCode| status != StatusCode::REQUEST_TIMEOUT && status != StatusCode::FLOW_FAILED;
-        self.branches().any(|leg| leg.refused.is_some_and(no) && is_same_phone(leg.phone.as_ref(), phone))
+    /// What has become of a phone by another of its flows (RFC 5626 §7).
+    fn other_flow(&self, phone: Option<&Phone>) -> OtherFlow {
+        let flows = self.branches().filter(|leg| is_same_phone(leg.phone.as_ref(), phone));
+        let of = |leg: &CallLeg| match leg.refused {
+            None => OtherFlow::Open,
+            Some(StatusCode::REQUEST_TIMEOUT | StatusCode::FLOW_FAILED) => OtherFlow::None,
+            Some(_) => OtherFlow::Refused,
+        };
+        flows.map(of).max().unwrap_or(OtherFlow::None)
     }
 
     pub(super) fn next_leg(&self) -> LegId {
@@ -389,15 +438,6 @@ impl CallState {
         self.legs.push(CallLeg::new(id, dialog, phone));
     }
 
-    /// A leg that is over while the call goes on.
-    pub(super) fn drop_leg(&mut self, leg: LegId) {
-        self.legs.retain(|own| own.id != leg);
-    }
-
-    pub(super) fn drop_refused(&mut self) {
-        self.legs.retain(|leg| leg.refused.is_none());
-    }
-
     /// Whether anybody may still take the call.
     pub fn is_ringing(&self) -> bool {
         self.branches().any(CallLeg::is_ringing)
@@ -405,7 +445,9 @@ impl CallState {
 
     /// When those who wait have their turn although others ring.
     pub fn next_at(&self) -> Option<Timestamp> {
-        let waits = !self.waiting.is_empty() && self.is_ringing() && self.answered.is_none() && self.ended.is_none();
+        let has_turn = |target: &Target| self.other_flow(target.phone.as_ref()) == OtherFlow::None;
+        let begins = self.is_ringing() && self.answered.is_none() && self.ended.is_none();
+        let waits = begins && self.waiting.iter().any(has_turn);
         waits.then(|| self.called + TURN)
     }
 
@@ -447,7 +489,7 @@ impl CallState {
         let done = |leg: &CallLeg| {
             leg.bye.is_none() && leg.inbound.as_ref().is_none_or(rejected) && leg.out.as_ref().is_none_or(refused)
         };
-        let here = |leg: &CallLeg| leg.reinvite.is_none() && !leg.moved;
+        let here = |leg: &CallLeg| leg.reinvite.is_none() && !leg.moved && leg.not_before.is_none();
         let begun = self.answered.is_some() || self.ended.is_some();
         begun && self.relays.is_empty() && self.legs.iter().all(|leg| done(leg) && here(leg))
     }
@@ -494,16 +536,21 @@ impl CallState {
 
     /// A leg that we have to refresh now: nothing else is open on it.
     pub fn refreshable(&self, now: Timestamp) -> Option<LegId> {
-        let open =
-            |leg: &CallLeg| leg.inbound.is_some() || leg.out.is_some() || leg.reinvite.is_some() || leg.refreshing.is_some();
-        let talks = |leg: &CallLeg| leg.id == LegId::CALLER || self.answerer == Some(leg.id);
         let due = |leg: &CallLeg| {
-            leg.timer.is_some_and(|timer| timer.ours && timer.due() <= now)
-                && leg.not_before.is_none_or(|at| at <= now)
-                && !leg.gone
+            leg.timer.is_some_and(|timer| timer.ours && timer.due() <= now) && leg.not_before.is_none_or(|at| at <= now)
         };
-        let free = self.is_talking() && !self.relays.iter().any(Relay::is_invite);
-        self.legs.iter().find(|leg| free && talks(leg) && due(leg) && !open(leg)).map(|leg| leg.id)
+        self.legs.iter().find(|leg| due(leg) && self.can_refresh(leg)).map(|leg| leg.id)
+    }
+
+    /// Whether a leg could be refreshed: what is open on it comes first.
+    fn can_refresh(&self, leg: &CallLeg) -> bool {
+        let open = leg.inbound.is_some() || leg.out.is_some() || leg.reinvite.is_some() || leg.refreshing.is_some();
+        self.talks(leg) && !leg.gone && !open && !self.relays.iter().any(Relay::is_invite)
+    }
+
+    /// Whether a leg is one of the two that have a session.
+    pub(super) fn talks(&self, leg: &CallLeg) -> bool {
+        self.is_talking() && (leg.id == LegId::CALLER || self.answerer == Some(leg.id))
     }
 
     /// Who is on a side of the media: the caller, or whoever has answered.
@@ -520,9 +567,12 @@ impl CallState {
     /// When the call wants to be told that time has passed.
     pub fn deadline(&self) -> Option<Timestamp> {
         let own = deadline(self.created, self.answered, self.ended.map(|ending| ending.at));
-        let asks = self.legs.iter().filter(|leg| leg.moved && self.ended.is_none()).filter_map(|leg| leg.not_before);
-        let timers = self.legs.iter().filter(|leg| self.is_talking() && leg.refreshing.is_none() && leg.reinvite.is_none());
-        let timers = timers.filter_map(|leg| Some(leg.timer?.due().max(leg.not_before.unwrap_or(Timestamp(0)))));
+        let asks = self.legs.iter().filter_map(|leg| leg.not_before);
+        // A refresh that has to wait is looked for again after whatever ends what it waits for.
+        let timers = self.legs.iter().filter(|leg| self.talks(leg)).filter_map(|leg| {
+            let timer = leg.timer.filter(|timer| !timer.ours || self.can_refresh(leg))?;
+            Some(timer.due().max(leg.not_before.filter(|_| timer.ours).unwrap_or(Timestamp(0))))
+        });
         own.into_iter().chain(asks).chain(timers).chain(self.next_at()).min()
     }
 

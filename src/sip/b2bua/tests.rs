@@ -7,6 +7,9 @@ use crate::sip::headers::Transport;
 use crate::sip::message::Message;
 use crate::sip::parse;
 
+mod branches;
+mod sessions;
+
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn flow(phone: usize) -> Flow {
@@ -15,6 +18,7 @@ fn flow(phone: usize) -> Flow {
         transport: Transport::Udp,
         local: "127.0.0.11:5060".parse().unwrap(),
         remote: format!("10.0.0.{}:5060", phone + 1).parse().unwrap(),
+        connection: 0,
     }
 }
 
@@ -378,11 +382,12 @@ fn a_caller_who_is_sent_on_goes_there() {
     assert_eq!(step.then.last(), Some(&locate));
     let (mut call, effects) = Call::resume(call.state().clone(), 2);
     assert!(effects.contains(&locate));
-    let step = call.handle(CallInput::Located(vec![target(7)]), NOW);
+    let located = CallInput::Located { contacts: vec!["sip:c@x".into(), "sip:d@x".into()], targets: vec![target(7)] };
+    let step = call.handle(located.clone(), NOW);
     call.committed();
     assert_eq!((told(&step, 2).len(), called(&call)), (1, vec![1, 2]));
     // Found out twice, by two owners.
-    assert_eq!(call.handle(CallInput::Located(vec![target(7)]), NOW), Step::default());
+    assert_eq!(call.handle(located, NOW), Step::default());
     // Nobody is there either: the one who waited.
     let step = answers(&mut call, 2, 302, "<sip:b@10.0.0.8>");
     assert!(step.then.iter().any(|effect| matches!(effect, Effect::Leg(LegId(3), LegCommand::Send(..)))), "it was there already");

@@ -22,8 +22,13 @@ use crate::sip::message::{Headers, Request, Response};
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
 
-/// A phone that could not be refreshed at the moment is asked again after this (RFC 3261 §14.1).
+/// A phone that could do nothing for us at the moment is asked again after this (RFC 3261 §14.1 has 2.1 to 4 s for the owner of the
+/// Call-ID, which we are on one leg, and up to 2 s for the other), and after twice as long each time that it still can't.
 const AGAIN: Duration = Duration::from_millis(2100);
+/// It is doubled so often at most.
+const MOST_DOUBLINGS: u32 = 5;
+/// The longest session interval that a phone may want, in seconds.
+pub(super) const MOST: u32 = 24 * 3600;
 
 /// How long sessions last without a refresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +78,14 @@ impl Speaks {
 
 /// Whether a caller wants to be asked more often than we like (RFC 4028 §9); gives how often at most.
 pub(super) fn too_often(invite: &Request, policy: Option<SessionPolicy>) -> Option<u32> {
-    let wanted = expires_of(&invite.headers)?.interval;
+    let asks = [Method::Invite, Method::Update].contains(&invite.method);
+    let wanted = expires_of(&invite.headers).filter(|_| asks)?.interval;
     policy.filter(|policy| wanted < policy.min && Speaks::of(&invite.headers).timer).map(|policy| policy.min)
+}
+
+/// What a message says of the least interval, in seconds.
+pub(super) fn least_of(headers: &Headers) -> Option<u32> {
+    headers.number(&Name::MinSe, "Min-SE").ok().flatten()
 }
 
 fn expires_of(headers: &Headers) -> Option<SessionExpires> {
@@ -95,18 +106,24 @@ impl Call {
     }
 
     /// A phone's INVITE or UPDATE is answered: its timer begins, or begins again (RFC 4028 §9).
-    pub(super) fn timer_of_server(&mut self, leg: LegId, request: &Headers, now: Timestamp) {
+    pub(super) fn timer_of_server(&mut self, leg: LegId, request: &Request, now: Timestamp) {
         let Some(policy) = self.state.session else { return };
-        let (speaks, wanted) = (Speaks::of(request), expires_of(request));
-        let interval = wanted.map_or(policy.expires, |wanted| wanted.interval.clamp(policy.min, policy.expires.max(policy.min)));
+        let (speaks, wanted) = (Speaks::of(&request.headers), expires_of(&request.headers));
+        // RFC 4028 §9: never less than its Min-SE.
+        let most = policy.expires.max(policy.min).max(least_of(&request.headers).unwrap_or(0).min(MOST));
+        let interval = wanted.map_or(most, |wanted| wanted.interval.clamp(policy.min, most));
         let ours = !speaks.timer || wanted.and_then(|wanted| wanted.refresher) == Some(Refresher::Uas);
         let this = self.state.leg_mut(leg);
-        this.speaks = speaks;
+        // Not every request says what its sender understands; an UPDATE says it by itself.
+        let update = this.speaks.update || speaks.update || request.method == Method::Update;
+        this.speaks = Speaks { update, timer: this.speaks.timer || speaks.timer };
+        this.put_off = 0;
         this.timer = Some(SessionTimer { interval, ours, since: now });
     }
 
     /// A phone has answered an INVITE or UPDATE of ours (RFC 4028 §7.2).
     pub(super) fn timer_of_client(&mut self, leg: LegId, response: &Headers, now: Timestamp) {
+        self.state.leg_mut(leg).put_off = 0;
         let Some(policy) = self.state.session else { return };
         let (speaks, told) = (Speaks::of(response), expires_of(response));
         let this = self.state.leg_mut(leg);
@@ -168,7 +185,9 @@ impl Call {
             }
             // It has something of its own open.
             StatusCode::REQUEST_PENDING | StatusCode::SERVER_INTERNAL_ERROR => {
-                self.state.leg_mut(leg).not_before = Some(now + AGAIN);
+                // Nothing is committed, so nothing may come back when a commit fails.
+                self.committed.legs.iter_mut().filter(|own| own.id == leg).for_each(|own| own.refreshing = None);
+                self.put_off(leg, now);
                 Step::default()
             }
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED if request.method == Method::Update => {
@@ -177,11 +196,8 @@ impl Call {
                 self.put(Vec::new())
             }
             StatusCode::SESSION_INTERVAL_TOO_SMALL => {
-                let wanted = response.headers.number(&Name::MinSe, "Min-SE").ok().flatten();
-                if let (Some(timer), Some(wanted)) = (&mut self.state.leg_mut(leg).timer, wanted) {
-                    timer.interval = timer.interval.max(wanted);
-                }
-                self.state.leg_mut(leg).not_before = Some(now + AGAIN);
+                self.refresh_less_often(leg, response);
+                self.put_off(leg, now);
                 self.put(Vec::new())
             }
             _ if success && request.method == Method::Update => {
@@ -196,9 +212,26 @@ impl Call {
         }
     }
 
+    /// A phone can't be asked now: later.
+    pub(super) fn put_off(&mut self, leg: LegId, now: Timestamp) {
+        let this = self.state.leg_mut(leg);
+        this.not_before = Some(now + AGAIN * (1 << this.put_off.min(MOST_DOUBLINGS)));
+        this.put_off += 1;
+    }
+
+    /// A phone's 422 says how often at most it wants to be refreshed (RFC 4028 §7.3).
+    pub(super) fn refresh_less_often(&mut self, leg: LegId, response: &Response) {
+        let wanted = least_of(&response.headers).filter(|wanted| *wanted <= MOST);
+        if let (Some(timer), Some(wanted)) = (&mut self.state.leg_mut(leg).timer, wanted) {
+            timer.interval = timer.interval.max(wanted);
+        }
+    }
+
     /// The phone has shown that it is there.
     pub(super) fn still_there(&mut self, leg: LegId, now: Timestamp) {
-        if let Some(timer) = &mut self.state.leg_mut(leg).timer {
+        let this = self.state.leg_mut(leg);
+        this.put_off = 0;
+        if let Some(timer) = &mut this.timer {
             timer.since = now;
         }
     }
@@ -206,6 +239,6 @@ impl Call {
     /// A phone that is to refresh, and hasn't in time.
     pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
         let overdue = |timer: SessionTimer| !timer.ours && timer.due() <= now;
-        self.state.is_talking() && self.state.legs.iter().any(|leg| leg.timer.is_some_and(overdue))
+        self.state.legs.iter().any(|leg| self.state.talks(leg) && leg.timer.is_some_and(overdue))
     }
 }

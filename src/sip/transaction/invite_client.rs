@@ -3,7 +3,7 @@
 //! ```text
 //!  INVITE ─▶ Calling ──1xx──▶ Proceeding ──2xx──▶ Accepted ──Timer M──▶ Terminated
 //!               │                  └──3xx–6xx──▶ Completed ──Timer D──▶ ▲
-//!               └─────────────── Timer B: no answer at all ─────────────┘
+//!               └────────── Timer B: no answer at all, nor after CANCEL ─┘
 //! ```
 //!
 //! Each 2xx is delivered, the repeated ones too: they want their ACK again, and only the user has it.
@@ -41,7 +41,10 @@ enum State {
         resend: Option<Timestamp>,
         give_up: Timestamp,
     },
-    Proceeding,
+    Proceeding {
+        /// Since it was cancelled (RFC 3261 §9.1).
+        give_up: Option<Timestamp>,
+    },
     /// Timer D.
     Completed {
         until: Timestamp,
@@ -69,12 +72,12 @@ impl InviteClient {
 
     /// Whether a provisional response came and no final one: only then a CANCEL may be sent (RFC 3261 §9.1).
     pub fn is_proceeding(&self) -> bool {
-        self.state == State::Proceeding
+        matches!(self.state, State::Proceeding { .. })
     }
 
     /// Whether no final response came.
     pub fn is_pending(&self) -> bool {
-        matches!(self.state, State::Calling { .. } | State::Proceeding)
+        matches!(self.state, State::Calling { .. } | State::Proceeding { .. })
     }
 
     /// When [`ClientInput::Timeout`] is due.
@@ -82,7 +85,8 @@ impl InviteClient {
         match self.state {
             State::Calling { resend, give_up, .. } => Some(resend.map_or(give_up, |at| at.min(give_up))),
             State::Completed { until } | State::Accepted { until } => Some(until),
-            State::Proceeding | State::Terminated => None,
+            State::Proceeding { give_up } => give_up,
+            State::Terminated => None,
         }
     }
 
@@ -90,7 +94,7 @@ impl InviteClient {
     pub fn handle(&mut self, input: ClientInput, now: Timestamp, out: &mut Vec<ClientOutput>) {
         match (self.state, input) {
             (State::Terminated, _) => {}
-            (State::Calling { .. } | State::Proceeding, ClientInput::Received(response)) => {
+            (State::Calling { .. } | State::Proceeding { .. }, ClientInput::Received(response)) => {
                 self.received(response, now, out);
             }
             (State::Completed { .. }, ClientInput::Received(response)) => {
@@ -109,7 +113,11 @@ impl InviteClient {
                     out.push(ClientOutput::Deliver(response));
                 }
             }
-            (State::Calling { give_up, .. }, ClientInput::Timeout) if now >= give_up => self.end(Cause::NoResponse, out),
+            (State::Calling { give_up, .. } | State::Proceeding { give_up: Some(give_up) }, ClientInput::Timeout)
+                if now >= give_up =>
+            {
+                self.end(Cause::NoResponse, out);
+            }
             (State::Calling { gap, resend: Some(at), give_up }, ClientInput::Timeout) if now >= at => {
                 let gap = gap * 2;
                 self.state = State::Calling { gap, resend: Some(now + gap), give_up };
@@ -125,7 +133,11 @@ impl InviteClient {
 
     fn received(&mut self, response: Response, now: Timestamp, out: &mut Vec<ClientOutput>) {
         match response.status.class() {
-            Class::Provisional => self.state = State::Proceeding,
+            Class::Provisional => {
+                if !self.is_proceeding() {
+                    self.state = State::Proceeding { give_up: None };
+                }
+            }
             Class::Success => self.state = State::Accepted { until: now + self.timers.give_up() },
             Class::Redirect | Class::Failure => {
                 self.failure = Some(response.clone());
@@ -146,8 +158,11 @@ impl InviteClient {
         ack
     }
 
-    /// The CANCEL for this INVITE (RFC 3261 §9.1).
-    pub fn cancel(&self) -> Request {
+    /// The CANCEL for this INVITE. When nothing comes of it for 64·T1, the INVITE is over (RFC 3261 §9.1).
+    pub fn cancel(&mut self, now: Timestamp) -> Request {
+        if let State::Proceeding { give_up } = &mut self.state {
+            *give_up = Some(now + self.timers.give_up());
+        }
         self.sibling(Method::Cancel)
     }
 

@@ -1,0 +1,165 @@
+//! The session descriptions that pass in a call's messages: the media plane puts our addresses into them. Layer: shell.
+
+use bytes::Bytes;
+
+use super::call_media::CallMedia;
+use crate::ids::LegId;
+use crate::sip::b2bua::CallState;
+use crate::sip::leg::{LegEvent, TxKey};
+use crate::sip::message::{Headers, Response};
+use crate::sip::status::Class;
+use crate::sip::{Method, Name, StatusCode};
+
+/// Why a description stops here.
+pub(super) enum Refused {
+    /// An offer can't be taken: this is its answer.
+    Request(TxKey, Box<Response>),
+    /// The answer in this response is unusable.
+    Answer(Box<Response>),
+    /// The answer in an ACK is.
+    Ack,
+}
+
+/// Makes the description in a leg's event over for the other side.
+#[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
+pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
+    if !state.has_leg(leg) {
+        return Ok(event);
+    }
+    // What those say whom the caller doesn't talk with is none of the media's business.
+    let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
+    match event {
+        LegEvent::Request(key, mut request, flow)
+            if matches!(request.method, Method::Invite | Method::Update) && has_sdp(&request.headers, &request.body) =>
+        {
+            let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
+            if !known && !over {
+                request.body = media.offer(leg, &request.body).map_err(|error| {
+                    tracing::info!(%error, "an offer that can't be taken");
+                    Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
+                })?;
+            }
+            Ok(LegEvent::Request(key, request, flow))
+        }
+        LegEvent::Response(response) if !over && response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) => {
+            translate_response(media, leg, response).map(LegEvent::Response)
+        }
+        LegEvent::NoResponse(request) if !over && request.method == Method::Invite => {
+            media.offer_answered(false);
+            Ok(LegEvent::NoResponse(request))
+        }
+        LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && state.awaits_answer_of(leg) => {
+            ack.body = media.translate(leg, &ack.body).map_err(|_| Refused::Ack)?;
+            Ok(LegEvent::Acked(ack))
+        }
+        other => Ok(other),
+    }
+}
+
+fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response) -> Result<Response, Refused> {
+    let class = response.status.class();
+    if has_sdp(&response.headers, &response.body) && class <= Class::Success {
+        match media.translate(leg, &response.body) {
+            Ok(body) => response.body = body,
+            Err(error) => {
+                tracing::info!(%error, "an answer that can't be taken");
+                if class == Class::Success {
+                    return Err(Refused::Answer(Box::new(response)));
+                }
+                // The phone rings all the same, and what it says in the end may be better.
+                response.body = Bytes::new();
+                response.headers.remove(&Name::ContentType);
+            }
+        }
+    }
+    if response.status.is_final() {
+        media.offer_answered(class == Class::Success);
+    }
+    Ok(response)
+}
+
+/// Whether a body is a session description, as far as its type says.
+pub(super) fn is_sdp(headers: &Headers) -> bool {
+    headers.content_type().is_none_or(|kind| kind == "application/sdp")
+}
+
+fn has_sdp(headers: &Headers, body: &Bytes) -> bool {
+    !body.is_empty() && is_sdp(headers)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::{CallId, VnodeId};
+    use crate::media::core::Session;
+    use crate::media::ports::PortPool;
+    use crate::sip::b2bua::{Call, NewCall, Target};
+    use crate::sip::dialog::Flow;
+    use crate::sip::headers::Transport;
+    use crate::sip::message::Message;
+    use crate::sip::parse;
+
+    const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
+
+    pub(in crate::actors) fn ringing() -> (Call, CallMedia) {
+        let text = "INVITE sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag=a\r\nTo: <sip:b@x>\r\n\
+                    Call-ID: c\r\nCSeq: 1 INVITE\r\nContact: <sip:a@10.0.0.1>\r\n\r\n";
+        let Ok(Message::Request(invite)) = parse::datagram(&text.into()) else { unreachable!() };
+        let flow = Flow {
+            vnode: VnodeId(1),
+            transport: Transport::Udp,
+            local: "127.0.0.1:5060".parse().unwrap(),
+            remote: "10.0.0.1:5060".parse().unwrap(),
+            connection: 0,
+        };
+        let ports = PortPool::new("127.0.0.1".parse().unwrap(), 23_120, 23_130);
+        let mut media = CallMedia::new(Session::new("127.0.0.1".parse().unwrap(), 42), Arc::new(ports));
+        media.translate(LegId::CALLER, &Bytes::from_static(OFFER.as_bytes())).unwrap();
+        let new = NewCall {
+            id: CallId(1),
+            vnode: VnodeId(1),
+            invite,
+            from: flow,
+            session: None,
+            phone: None,
+            targets: vec![Target { contact: "sip:b@10.0.0.2".into(), path: Vec::new(), flow, phone: None, q: 1000 }],
+            body: None,
+            caller: String::new(),
+            callee: String::new(),
+        };
+        (Call::new(new, 1, Timestamp(1)).unwrap().0, media)
+    }
+
+    /// A phone that rings with a description that means nothing may still take the call with a better one.
+    #[test]
+    fn only_a_final_answer_is_unusable() {
+        let (call, mut media) = ringing();
+        let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+        for (status, stops) in [(183, false), (200, true)] {
+            let response = sent.response(StatusCode::new(status).unwrap(), Some("b"));
+            let response = response.with_body("application/sdp", Bytes::from_static(b"rubbish"));
+            match translate(&mut media, call.state(), LegId::CALLEE, LegEvent::Response(response)) {
+                Ok(LegEvent::Response(response)) => {
+                    assert!(!stops && response.body.is_empty() && response.headers.get(&Name::ContentType).is_none());
+                }
+                Err(Refused::Answer(_)) => assert!(stops),
+                Ok(_) | Err(_) => panic!("{status}"),
+            }
+        }
+    }
+
+    /// RFC 3264 §8: an offer without an answer changes nothing.
+    #[test]
+    fn an_offer_that_is_never_answered_is_taken_back() {
+        let (call, mut media) = ringing();
+        let before = media.session().streams.clone();
+        media.offer(LegId::CALLER, &Bytes::from(OFFER.replace("4000", "4002"))).unwrap();
+        assert_ne!(media.session().streams, before);
+        let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+        assert!(translate(&mut media, call.state(), LegId::CALLEE, LegEvent::NoResponse(sent)).is_ok());
+        assert_eq!(media.session().streams, before);
+    }
+}
