@@ -10,9 +10,10 @@ use std::time::Duration;
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
 use tandem::cli::demo::wire::Over;
+use tandem::ids::{Aor, VnodeId};
 
 use crate::lab::baresip::Baresip;
-use crate::lab::cluster::{Cluster, PATIENCE};
+use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
 use crate::lab::{SIP, TLS, call, until};
 
@@ -20,6 +21,8 @@ use crate::lab::{SIP, TLS, call, until};
 /// connection.
 const DEAD: Duration = Duration::from_millis(200);
 const SILENT: Duration = Duration::from_millis(660);
+/// The vnodes whose home is node 2.
+const NODE_2: [u16; 2] = [2, 5];
 /// A successor has taken over by then, and the phones have come back.
 const BACK: Duration = Duration::from_secs(3);
 
@@ -142,6 +145,31 @@ fn a_call_rings_on_when_the_process_is_killed() {
         let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
         hung_up.and(ended).unwrap();
         leaves_nothing(&cluster).await;
+    });
+}
+
+/// A phone asks once on its connection, which is at another node than its registrar; that has frozen, and takes what it is told with it.
+#[test]
+fn a_phone_registers_while_its_registrar_dies() {
+    net::run(3, async |net| {
+        let cluster = Cluster::at(&net, 8).await;
+        let vnodes: Vec<_> = (1..=6).map(VnodeId).collect();
+        let at_node_2 = |user: usize| {
+            let home = Aor::new(&cluster.users[user].0, DOMAIN).vnode(&vnodes);
+            home.is_some_and(|home| NODE_2.contains(&home.0))
+        };
+        let mut phones = Vec::new();
+        for user in (0..8).filter(|user| at_node_2(*user)) {
+            phones.push(call::connected(&cluster, &Over::Tcp, user, 1).await.0);
+        }
+        assert!(!phones.is_empty(), "some user's registrar is at node 2");
+        cluster.freeze(2, true);
+        for phone in &mut phones {
+            phone.register().await.unwrap();
+        }
+        cluster.freeze(2, false);
+        let registered = phones.len() as u64;
+        until("they are registered", PATIENCE, async || cluster.count(1, "/v1/registrations", "total").await == registered).await;
     });
 }
 
