@@ -5,7 +5,7 @@
 //!               └─────┬──────────┴─ failure, CANCEL, no answer ─────▶ ▲
 //! ```
 //!
-//! Until somebody answers there are as many legs beside the caller's as phones are called ([`fork`]); then those two talk.
+//! Until somebody answers there are as many legs beside the caller's as phones are called (`fork`); then those two talk.
 //!
 //! The call owns both dialogs and all that must survive ([`CallState`]); its legs ([`super::leg::Leg`]) own the
 //! transactions. Every answer is a [`Step`]: what a phone gets to see leaves only after the state behind it is
