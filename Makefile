@@ -25,6 +25,7 @@ check: bootstrap  ## format, lints, documentation, layers, dependencies; writes 
 	$(CARGO) clippy --features simulated --lib --test turmoil -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 	$(CARGO) nextest run --test layers
+	git apply --check tests/chaos/broken/*.patch
 	$(MAKE) --no-print-directory deny
 
 fix:              ## what can be mended by machine
