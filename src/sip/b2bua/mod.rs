@@ -433,7 +433,8 @@ fn respond_with(leg: LegId, key: TxKey, response: Response) -> Step {
 /// What the caller hears of the callee's refusal: redirects and challenges are between us and the callee.
 fn caller_status(status: StatusCode) -> StatusCode {
     match status.code() {
-        300..=399 => StatusCode::TEMPORARILY_UNAVAILABLE,
+        // RFC 5626 §5.3: 430 is what proxies say to each other.
+        300..=399 | 430 => StatusCode::TEMPORARILY_UNAVAILABLE,
         401 | 407 => StatusCode::SERVER_INTERNAL_ERROR,
         _ => status,
     }
