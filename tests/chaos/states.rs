@@ -198,14 +198,13 @@ fn resumed(sdp: &str) -> String {
 }
 
 /// The callee has the re-INVITE and thinks.
-#[test]
-fn while_a_call_is_put_on_hold() {
+fn held_by(method: Method) {
     net::run(3, async |net| {
         let mut case = Case::talking(&net).await;
         case.b.set_thinking(THINKS);
         let (hold, resume) = (held(&case.a.sdp()), resumed(&case.a.sdp()));
         let (answer, stayed, ()) =
-            tokio::join!(case.a.ask_within(Method::Invite, &hold), case.b.stay(TAKEN * 2), die(&mut case.cluster, MEANWHILE));
+            tokio::join!(case.a.ask_within(method, &hold), case.b.stay(TAKEN * 2), die(&mut case.cluster, MEANWHILE));
         stayed.unwrap();
         assert_eq!(answer.unwrap().status, StatusCode::OK);
         case.b.set_thinking(Duration::ZERO);
@@ -215,6 +214,16 @@ fn while_a_call_is_put_on_hold() {
         case.is_heard().await;
         case.ends(true).await;
     });
+}
+
+#[test]
+fn while_a_call_is_put_on_hold() {
+    held_by(Method::Invite);
+}
+
+#[test]
+fn while_a_call_is_put_on_hold_by_update() {
+    held_by(Method::Update);
 }
 
 #[test]

@@ -89,6 +89,11 @@ fn a_hold_finishes_or_goes_on_whenever_we_die() {
 }
 
 #[test]
+fn an_update_finishes_or_goes_on_whenever_we_die() {
+    cut_everywhere(Story::CallerUpdates);
+}
+
+#[test]
 fn a_call_that_sleeps_and_wakes_survives_death_at_every_point() {
     assert_eq!(World::new(Story::LongTalk, Fate::none()).run().slept, 2, "before it is held, and before it ends");
     cut_everywhere(Story::LongTalk);

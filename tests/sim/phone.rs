@@ -124,6 +124,12 @@ impl Phone {
         self.send(hold);
     }
 
+    /// The same by UPDATE (RFC 3311).
+    pub fn update(&mut self) {
+        let update = self.request("UPDATE", 2, "hold");
+        self.send(update);
+    }
+
     /// Cancels its call as soon as that is allowed (RFC 3261 §9.1), and once.
     pub fn cancel(&mut self) {
         if self.proceeding && !self.up && !self.down && !self.cancelled {

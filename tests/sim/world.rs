@@ -38,6 +38,8 @@ pub enum Story {
     CancelCrosses,
     CalleeIsBusy,
     CallerHolds,
+    /// The same by UPDATE.
+    CallerUpdates,
     /// The call sleeps before it is held, and before it ends.
     LongTalk,
     /// Two phones ring, and one is picked up.
@@ -54,7 +56,7 @@ pub enum Story {
 
 impl Story {
     /// Those that an address takes along which moves.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
         Self::BothHangUp,
@@ -62,6 +64,7 @@ impl Story {
         Self::CancelCrosses,
         Self::CalleeIsBusy,
         Self::CallerHolds,
+        Self::CallerUpdates,
         Self::LongTalk,
         Self::Forked,
         Self::ForkedRace,
@@ -586,7 +589,8 @@ impl World {
                 }
             }
             Story::CallerHolds if elapsed == Duration::from_secs(6) && a.up => a.hold(),
-            Story::CallerHolds if after(24) => a.hang_up(),
+            Story::CallerUpdates if elapsed == Duration::from_secs(6) && a.up => a.update(),
+            Story::CallerHolds | Story::CallerUpdates if after(24) => a.hang_up(),
             Story::LongTalk if elapsed == Duration::from_secs(45) && a.up => a.hold(),
             Story::LongTalk if after(90) => b.hang_up(),
             Story::Connections if elapsed == Duration::from_secs(6) && a.up => a.hold(),
@@ -670,7 +674,9 @@ impl World {
         if self.story == Story::ComesAlong {
             holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }
-        if matches!(self.story, Story::CallerHolds | Story::LongTalk | Story::Connections) && self.seed.is_none() {
+        if matches!(self.story, Story::CallerHolds | Story::CallerUpdates | Story::LongTalk | Story::Connections) && self.seed.is_none() {
+            let refused = a.saw.iter().any(|seen| seen.ends_with(" UPDATE") && !seen.starts_with("200"));
+            holds("no UPDATE was refused", !refused);
             holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);
         }
     }
