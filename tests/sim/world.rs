@@ -674,7 +674,9 @@ impl World {
         if self.story == Story::ComesAlong {
             holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }
-        if matches!(self.story, Story::CallerHolds | Story::CallerUpdates | Story::LongTalk | Story::Connections) && self.seed.is_none() {
+        if matches!(self.story, Story::CallerHolds | Story::CallerUpdates | Story::LongTalk | Story::Connections)
+            && self.seed.is_none()
+        {
             let refused = a.saw.iter().any(|seen| seen.ends_with(" UPDATE") && !seen.starts_with("200"));
             holds("no UPDATE was refused", !refused);
             holds("held", b.saw.iter().filter(|seen| *seen == "INVITE").count() >= 2);
