@@ -51,10 +51,10 @@ struct Asked {
 impl Repeats {
     /// A request came by a connection; an ACK is answered by nothing.
     pub fn asked(&self, timers: Timers, flow: Flow, request: &Request, bytes: &Bytes, now: Uptime) {
-        let Some(branch) = request.headers.top_via().ok().and_then(|via| via.branch().map(Text::from)) else { return };
-        if request.method == Method::Ack || !flow.transport.is_reliable() {
+        if !flow.transport.is_reliable() || request.method == Method::Ack {
             return;
         }
+        let Some(branch) = request.headers.top_via().ok().and_then(|via| via.branch().map(Text::from)) else { return };
         let mut inner = self.inner();
         let full = inner.count >= MAX;
         let of_flow = inner.waiting.entry(flow).or_default();
