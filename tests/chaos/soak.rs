@@ -28,10 +28,13 @@ fn calls_come_and_go_while_things_break() {
 #[allow(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
 fn the_checker_finds_what_is_broken() {
     let caller = || "a".to_owned();
+    let gap = |since_ms, ms| Event::Gap { caller: caller(), during: "Kill".into(), since_ms, ms, bound_ms: 100 };
     let good = vec![
         Event::Registered { user: "b".into() },
         Event::Answered { caller: caller(), call: 1 },
-        Event::Gap { caller: caller(), during: "Kill".into(), ms: 90, bound_ms: 100 },
+        gap(300, 90),
+        gap(300, 120),
+        Event::Stood { ms: 30 },
         Event::HungUp { caller: caller(), call: 1 },
         Event::Owns { node: 1, vnode: 1 },
         Event::Owns { node: 2, vnode: 1 },
@@ -50,16 +53,17 @@ fn the_checker_finds_what_is_broken() {
     let without = |at: usize| [&good[..at], &good[at + 1..]].concat();
     let with = |event: Event| [good.clone(), vec![event]].concat();
     for (history, found) in [
-        (without(3), "was answered and never ended"),
+        (without(5), "was answered and never ended"),
         (with(Event::Lost { caller: caller(), call: 1, why: "481".into() }), "was lost"),
         (with(Event::Refused { caller: caller(), why: "no answer to INVITE".into() }), "was left alone"),
-        (with(Event::Gap { caller: caller(), during: "Kill".into(), ms: 101, bound_ms: 100 }), "heard nothing"),
-        (without(5), "was not its only owner"),
+        (with(gap(300, 131)), "heard nothing"),
+        (with(gap(501, 101)), "heard nothing"),
+        (without(7), "was not its only owner"),
         (with(Event::Spoke { vnode: 1, node: 1, until_ms: 1100, frames: 1 }), "was not its only owner"),
         (with(Event::Spoke { vnode: 1, node: 0, until_ms: 600, frames: 1 }), "was not its only owner"),
-        (without(8), "0 CDRs for 1 calls"),
+        (without(10), "0 CDRs for 1 calls"),
         (with(Event::Cdr { caller: caller(), answered: true }), "2 CDRs for 1 calls"),
-        (without(9), "registration of b is gone"),
+        (without(11), "registration of b is gone"),
         (with(Event::Left { node: 2, calls: 0, sockets: 2, ports: 0 }), "2 sockets"),
     ] {
         let said = broken(history);

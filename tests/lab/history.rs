@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
+use super::floor::Stall;
 use super::net::{Net, Watch};
 
 /// Milliseconds by which what is heard on the wire may seem later than it was: who listens has to get a turn on a busy machine.
@@ -31,8 +32,10 @@ pub enum Event {
     HungUp { caller: String, call: usize },
     /// A phone could not do with an answered call what it wanted.
     Lost { caller: String, call: usize, why: String },
-    /// The longest time in which a phone heard nothing, since it was last looked at, and what the promise allows.
-    Gap { caller: String, during: String, ms: u64, bound_ms: u64 },
+    /// The longest time in which a phone heard nothing, since then, and what the promise allows.
+    Gap { caller: String, during: String, since_ms: u64, ms: u64, bound_ms: u64 },
+    /// For so long, until now, a core gave no turn to who had nothing to do with the cluster.
+    Stood { ms: u64 },
     /// A phone saw the 200 of its REGISTER.
     Registered { user: String },
     /// A node has begun to act for a vnode.
@@ -54,6 +57,21 @@ pub struct Entry {
     pub event: Event,
 }
 
+/// What is broken now.
+#[derive(Debug, Clone)]
+pub struct During {
+    pub what: String,
+    since_ms: u64,
+    bound: Duration,
+}
+
+impl During {
+    /// From now on, and what the promise allows then.
+    pub fn from_now(what: impl Into<String>, bound: Duration) -> Self {
+        Self { what: what.into(), since_ms: now_ms(), bound }
+    }
+}
+
 /// A history that is being written.
 pub struct History {
     path: PathBuf,
@@ -67,7 +85,7 @@ impl History {
     }
 
     pub fn saw(&self, event: Event) {
-        self.saw_at(ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()), event);
+        self.saw_at(now_ms(), event);
     }
 
     fn saw_at(&self, at_ms: u64, event: Event) {
@@ -75,8 +93,17 @@ impl History {
         writeln!(self.file.lock().unwrap(), "{line}").unwrap();
     }
 
-    pub fn gap(&self, caller: &str, during: &str, gap: Duration, bound: Duration) {
-        self.saw(Event::Gap { caller: caller.into(), during: during.into(), ms: ms(gap), bound_ms: ms(bound) });
+    pub fn gap(&self, caller: &str, gap: Duration, during: &During) {
+        let During { what, since_ms, bound } = during;
+        let (caller, during) = (caller.into(), what.clone());
+        self.saw(Event::Gap { caller, during, since_ms: *since_ms, ms: ms(gap), bound_ms: ms(*bound) });
+    }
+
+    /// What the machine itself did to time.
+    pub fn floor(&self, stalls: &[Stall]) {
+        for stall in stalls {
+            self.saw_at(stall.at_ms, Event::Stood { ms: ms(stall.late) });
+        }
     }
 
     /// What the nodes and the wire have to say when everything is over.
@@ -132,8 +159,21 @@ fn spoke_in_turn(owners: &BTreeSet<(u64, usize)>, node: usize, from: u64, until:
     began.is_some_and(|(began, _)| owners.iter().all(|(at, owner)| *owner == node || at <= began || *at + SLACK >= until))
 }
 
+fn now_ms() -> u64 {
+    ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+}
+
 fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap()
+}
+
+/// The longest time for which a core stood still in that span.
+fn stood(history: &[Entry], since: u64, until: u64) -> u64 {
+    let stalls = history.iter().filter_map(|entry| {
+        let Event::Stood { ms } = entry.event else { return None };
+        (entry.at_ms >= since && entry.at_ms <= until + ms).then_some(ms)
+    });
+    stalls.max().unwrap_or(0)
 }
 
 /// The promises that a history shows to be broken.
@@ -155,7 +195,7 @@ pub fn check(history: &[Entry]) -> Vec<String> {
             Event::Refused { caller, why } if why.starts_with("no answer") => {
                 broken.push(format!("{caller} was left alone at {at_ms}: {why}"));
             }
-            Event::Fault { .. } | Event::Refused { .. } => {}
+            Event::Fault { .. } | Event::Refused { .. } | Event::Stood { .. } => {}
             Event::Answered { caller, call } => {
                 open.insert((caller, call));
                 *answered.entry(caller).or_default() += 1;
@@ -164,8 +204,19 @@ pub fn check(history: &[Entry]) -> Vec<String> {
                 open.remove(&(caller, call));
             }
             Event::Lost { caller, call, why } => broken.push(format!("call {call} of {caller} was lost at {at_ms}: {why}")),
-            Event::Gap { caller, during, ms, bound_ms } if ms > bound_ms => {
-                broken.push(format!("{caller} heard nothing for {ms} ms at {at_ms}, {during} allows {bound_ms}"));
+            Event::Gap { caller, during, since_ms, ms, bound_ms } if ms > bound_ms => {
+                let stood = stood(history, *since_ms, *at_ms);
+                if *ms > bound_ms + stood {
+                    let began = |(at, node): &(u64, usize), vnode: usize| format!("v{vnode} at n{node} ({at})");
+                    let opened: Vec<_> = owners
+                        .iter()
+                        .flat_map(|(vnode, of)| of.iter().filter(|(at, _)| at >= since_ms).map(|turn| began(turn, *vnode)))
+                        .take(12)
+                        .collect();
+                    broken.push(format!(
+                        "{caller} heard nothing for {ms} ms between {since_ms} and {at_ms}, {during} allows {bound_ms}, and the machine stood still for {stood}; after it began: {opened:?}"
+                    ));
+                }
             }
             Event::Gap { .. } => {}
             Event::Owns { .. } => {}

@@ -16,6 +16,7 @@
 pub mod baresip;
 pub mod call;
 pub mod cluster;
+pub mod floor;
 pub mod history;
 pub mod load;
 pub mod net;

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, DOMAIN, PATIENCE};
-use super::history::{Event, History, check};
+use super::floor::Floor;
+use super::history::{During, Event, History, check};
 use super::net::{Net, Watch};
 use super::until;
 
@@ -90,7 +91,7 @@ struct Pair {
     talk: Duration,
     talks: Talks,
     history: Arc<History>,
-    during: watch::Receiver<(String, Duration)>,
+    during: watch::Receiver<During>,
 }
 
 /// Runs a plan; gives what the checker found, and prints the figures.
@@ -100,7 +101,8 @@ pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
     let path = std::env::temp_dir().join(format!("tandem-history-{}.jsonl", std::process::id()));
     let history = Arc::new(History::at(&path));
     let talks = Talks::default();
-    let (now, during) = watch::channel((String::from("nothing"), PLANNED));
+    let (now, during) = watch::channel(During::from_now("nothing", PLANNED));
+    let floor = Floor::watch();
     let mut dice = StdRng::seed_from_u64(plan.seed);
     let (ending, ended) = watch::channel(false);
     let mut pairs = JoinSet::new();
@@ -121,34 +123,41 @@ pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
     let mut gaps: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     let mut memory = Vec::new();
     let mut faults = 0;
-    let look = |during: &str, bound: Duration, gaps: &mut BTreeMap<String, Vec<Duration>>| {
+    let mut stalls = Vec::new();
+    // What was broken until now, and is told of; what is from now on.
+    let mut turn = |next: During| {
+        let during = now.borrow().clone();
         for (caller, pair) in talks.lock().unwrap().iter() {
             for talk in pair {
                 let gap = talk.take_gap();
-                history.gap(caller, during, gap, bound);
-                gaps.entry(during.into()).or_default().push(gap);
+                history.gap(caller, gap, &during);
+                gaps.entry(during.what.clone()).or_default().push(gap);
             }
         }
+        let stood = floor.take();
+        history.floor(&stood);
+        stalls.extend(stood.into_iter().map(|stall| stall.late));
+        now.send_replace(next);
     };
     while begin.elapsed() < plan.span {
         let next = Instant::now() + plan.every;
         let (fault, node) = (FAULTS[dice.random_range(0..FAULTS.len())], dice.random_range(1..=3));
-        look("nothing", PLANNED, &mut gaps);
         history.saw(Event::Fault { what: format!("{fault:?}"), node });
-        now.send_replace((format!("{fault:?}"), fault.bound()));
+        turn(During::from_now(format!("{fault:?}"), fault.bound()));
         strike(fault, node, &net, &mut cluster).await;
         until("every vnode is at home", PATIENCE * 2, || cluster.is_at_home()).await;
         tokio::time::sleep(HEARD).await;
-        look(&format!("{fault:?}"), fault.bound(), &mut gaps);
-        now.send_replace(("nothing".into(), PLANNED));
+        turn(During::from_now("nothing", PLANNED));
         faults += 1;
         tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
         memory.push((begin.elapsed().as_secs(), cluster.memory()));
     }
+    turn(During::from_now("nothing", PLANNED));
     ending.send_replace(true);
     while let Some(done) = pairs.join_next().await {
         done.unwrap();
     }
+    history.floor(&floor.take());
     // Refused calls linger for a while; what is there after that is the checker's.
     let deadline = Instant::now() + LINGER;
     let left = async || {
@@ -184,6 +193,9 @@ pub async fn run(net: Arc<Net>, plan: Plan) -> Vec<String> {
         let at = |percent: usize| spans[(spans.len() * percent / 100).min(spans.len() - 1)].as_millis();
         println!("| {during} | {} | {} | {} | {} |", spans.len(), at(50), at(99), at(100));
     }
+    stalls.sort_unstable();
+    let longest: Vec<_> = stalls.iter().rev().take(5).map(Duration::as_millis).collect();
+    println!("{} times a core gave no turn for 10 ms or more; the longest, in ms: {longest:?}", stalls.len());
     for (at, megabytes) in memory.iter().step_by((memory.len() / 6).max(1)).chain(memory.last()) {
         println!("after {at} s the nodes have {megabytes:?} MB");
     }
@@ -279,9 +291,9 @@ impl Pair {
         anyhow::ensure!(answer.status.code() == 200, "OPTIONS: {}", answer.status);
         stay(a, b, pause / 2, &mut ended).await?;
         let talks = self.talks.lock().unwrap().remove(&self.caller.0);
-        let (during, bound) = self.during.borrow().clone();
+        let during = self.during.borrow().clone();
         for talk in talks.iter().flatten() {
-            self.history.gap(&self.caller.0, &during, talk.take_gap(), bound);
+            self.history.gap(&self.caller.0, talk.take_gap(), &during);
         }
         drop(talks);
         let (one, other) = if by_callee { (b, a) } else { (a, b) };

@@ -4,6 +4,7 @@
 //! stood in a log once is never changed. Records are opaque bytes here ([`records`] says what is in them),
 //! so that replicating one is copying a pointer.
 
+pub mod dense;
 pub mod meta;
 pub mod placement;
 pub mod records;

@@ -2,7 +2,8 @@
 //! Layer: pure.
 //!
 //! SIP messages are stored as the bytes that they are on the wire: no format is more stable. Fields are
-//! encoded with their names (MessagePack), so that a later version can add some (`#[serde(default)]`).
+//! encoded with their names (MessagePack), so that a later version can add some (`#[serde(default)]`); and the whole is
+//! written densely ([`dense`]).
 
 use std::net::SocketAddr;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use super::dense::{self, DenseError};
 use crate::clock::Timestamp;
 use crate::ids::{Aor, CallId, VnodeId};
 
@@ -22,6 +24,9 @@ pub enum RecordError {
     /// Not MessagePack, or fields are missing.
     #[error("a record is malformed")]
     Malformed(#[from] rmp_serde::decode::Error),
+    /// It is written in a way that can't be read.
+    #[error("a record can't be unpacked: {0}")]
+    Dense(#[from] DenseError),
     /// A later release wrote it.
     #[error("a record is of version {found}, this release reads up to {VERSION}")]
     Version {
@@ -50,17 +55,16 @@ struct VersionOf {
 /// Writes a record with its version.
 pub fn encode<T: Serialize>(record: &T) -> Bytes {
     let written = rmp_serde::to_vec_named(&Written { version: VERSION, record });
-    let written = written.expect("a record holds nothing that MessagePack can't say");
-    // It is kept for long, and it grew by doubling.
-    Bytes::from(written.into_boxed_slice())
+    dense::pack(&written.expect("a record holds nothing that MessagePack can't say"))
 }
 
 /// Reads a record of this or an earlier version.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
-    let (version, read) = match rmp_serde::from_slice::<Read<T>>(bytes) {
+    let plain = dense::unpack(bytes)?;
+    let (version, read) = match rmp_serde::from_slice::<Read<T>>(&plain) {
         Ok(Read { version, record }) => (version, Ok(record)),
         // A later release may have changed everything but this.
-        Err(error) => match rmp_serde::from_slice(bytes) {
+        Err(error) => match rmp_serde::from_slice(&plain) {
             Ok(VersionOf { version }) => (version, Err(error)),
             Err(_) => return Err(error.into()),
         },
