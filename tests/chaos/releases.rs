@@ -1,6 +1,6 @@
 //! What a node of one release has stored, a node of the next can read; what a later one has stored is refused, and left as it is.
 //!
-//! `tests/releases/N` holds the logs of a cluster of log format N, and the states that followed from them. `RECORD=tests/releases/N` with
+//! `tests/releases/N` holds the logs of a cluster, and the states that followed from them: 1 has plain records, 2 dense ones (ADR 20). `RECORD=tests/releases/N` with
 //! this test's name writes those of today.
 
 use std::collections::BTreeMap;
