@@ -121,6 +121,8 @@ pub enum AddressMode {
 #[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
 pub struct Sip {
     pub domain: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     #[serde(default = "sip_port")]
     pub port: u16,
     #[serde(default = "digest")]
@@ -135,6 +137,19 @@ pub struct Sip {
     pub min_se: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<SipTls>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer: Vec<SipPeer>,
+}
+
+/// `[[sip.peer]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
+pub struct SipPeer {
+    pub net: String,
+    pub user: String,
+    #[serde(default)]
+    pub registers: bool,
 }
 
 /// `[sip.tls]`
@@ -389,6 +404,9 @@ impl Config {
         if !(10..=2000).contains(&self.sip.t1) {
             return Err(("sip.t1", format!("is {}, and must be from 10 to 2000", self.sip.t1)));
         }
+        if let Some(peer) = self.sip.peer.iter().find(|peer| !is_net(&peer.net) || peer.user.is_empty()) {
+            return Err(("sip.peer", format!("{:?} wants an address or a network, and a user", peer.net)));
+        }
         let Sip { session_expires, min_se, .. } = self.sip;
         if min_se == 0 || (session_expires != 0 && session_expires < min_se) {
             return Err(("sip.session_expires", "wants 0 < min_se <= session_expires, or to be 0".into()));
@@ -567,6 +585,7 @@ mod tests {
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("[registration]", "[[sip.peer]]\nnet = \"10/8\"\nuser = \"a\"\n[registration]", "x.toml: sip.peer \"10/8\" wants"),
             ("trusted = []", "trusted = [\"10/8\"]", "x.toml: guard.trusted \"10/8\" is no address"),
             ("ws_port = 5066", "ws_port = 5061", "x.toml: sip.tls.port is 5061, which leaves no room for sip.ws_port"),
             ("wss_port = 7443", "wss_port = 12000", "x.toml: media wants sip.tls.wss_port outside"),

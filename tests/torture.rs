@@ -26,13 +26,15 @@ enum Fate {
     Register,
     /// It is answered 200 without a dialog.
     Options,
+    /// It goes to its user's phones.
+    Message,
     /// It is answered with this status.
     Answer(u16),
     /// It is not answered.
     Drop,
 }
 
-use Fate::{Answer, Drop, Invite, Options, Register};
+use Fate::{Answer, Drop, Invite, Message, Options, Register};
 
 /// By their sections.
 const RFC4475: [(&str, &str, Fate); 49] = [
@@ -46,7 +48,7 @@ const RFC4475: [(&str, &str, Fate); 49] = [
     ("3.1.1.8", "dblreq", Register),
     ("3.1.1.9", "semiuri", Options),
     ("3.1.1.10", "transports", Options),
-    ("3.1.1.11", "mpart01", Answer(405)),
+    ("3.1.1.11", "mpart01", Message),
     ("3.1.1.12", "unreason", Drop),
     ("3.1.1.13", "noreason", Drop),
     ("3.1.2.1", "badinv01", Answer(400)),
@@ -66,7 +68,7 @@ const RFC4475: [(&str, &str, Fate); 49] = [
     ("3.1.2.13", "regbadct", Register),
     ("3.1.2.14", "badaspec", Answer(400)),
     // Nothing else could be meant.
-    ("3.1.2.15", "baddn", Options),
+    ("3.1.2.15", "baddn", Answer(400)),
     ("3.1.2.16", "badvers", Answer(505)),
     ("3.1.2.17", "mismatch01", Answer(400)),
     ("3.1.2.18", "mismatch02", Answer(400)),
@@ -134,7 +136,8 @@ fn fate(arrival: &Arrival) -> Fate {
         Arrival::Options(_) => Options,
         Arrival::Answer(response, _) => Answer(response.status.code()),
         Arrival::Drop(_) => Drop,
-        Arrival::Leg(..) | Arrival::Cancel(_) => panic!("none of them is a token of ours"),
+        Arrival::Message(_) => Message,
+        Arrival::Leg(..) | Arrival::Cancel(_) => panic!("none of them is of these"),
     }
 }
 

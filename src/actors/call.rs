@@ -40,6 +40,7 @@ use crate::sip::endpoint;
 use crate::sip::leg::{LegCommand, LegEvent};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
+use crate::sip::replaces::Replaces;
 use crate::sip::{Name, StatusCode, Text};
 
 /// At most this many inputs wait for a commit.
@@ -118,6 +119,10 @@ pub struct Incoming {
     pub callee: String,
     /// Who the caller is, as a registered phone.
     pub phone: Phone,
+    /// It is a peer whose word on who calls is taken.
+    pub trusted: bool,
+    /// The dialog of the callee's that the call takes the place of.
+    pub replaces: Option<Replaces>,
 }
 
 /// How a call's actor begins.
@@ -532,7 +537,7 @@ impl Running {
     /// Takes the INVITE on.
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
-        let Incoming { flow, targets, caller, callee, phone, .. } = *incoming;
+        let Incoming { flow, targets, caller, callee, phone, trusted, replaces, .. } = *incoming;
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -554,7 +559,9 @@ impl Running {
             targets,
             body,
             caller,
+            trusted,
             callee,
+            replaces,
         };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {

@@ -228,11 +228,11 @@ mod tests {
         let mut media = CallMedia::new(Session::new(ip, 42), Arc::new(PortPool::new(ip, 23_100, 23_110)));
         media.translate(LegId::CALLER, &sdp(1, "sendrecv")).unwrap();
         media.translate(LegId::CALLEE, &sdp(1, "sendrecv")).unwrap();
-        assert!(told(&media).contains("o=- 21 1 ") && told(&media).contains("sendrecv"));
+        assert!(told(&media).contains("o=tandem 21 1 ") && told(&media).contains("sendrecv"));
         media.offer(LegId::CALLER, &sdp(2, "sendonly")).unwrap();
-        assert!(told(&media).contains("o=- 21 2 ") && told(&media).contains("sendonly"));
+        assert!(told(&media).contains("o=tandem 21 2 ") && told(&media).contains("sendonly"));
         media.offer_answered(false);
         // The phone has seen the second version.
-        assert!(told(&media).contains("o=- 21 3 ") && told(&media).contains("sendrecv"), "{}", told(&media));
+        assert!(told(&media).contains("o=tandem 21 3 ") && told(&media).contains("sendrecv"), "{}", told(&media));
     }
 }

@@ -128,6 +128,8 @@ pub(super) mod tests {
             targets: vec![Target { contact: "sip:b@10.0.0.2".into(), path: Vec::new(), flow, phone: None, q: 1000 }],
             body: None,
             caller: String::new(),
+            trusted: false,
+            replaces: None,
             callee: String::new(),
         };
         (Call::new(new, 1, Timestamp(1)).unwrap().0, media)

@@ -18,7 +18,7 @@ use crate::media::relay::Counters;
 use crate::sip::b2bua::LINGER;
 use crate::sip::leg::TxKey;
 
-/// What tells an INVITE and its CANCEL apart from all others before they have a token.
+/// What tells an INVITE and its CANCEL apart from all others before they have a token ([`crate::sip::endpoint::invite_key`]).
 pub type InviteKey = (TxKey, String);
 
 /// The directory.
@@ -31,6 +31,8 @@ pub struct Directory {
 struct Inner {
     calls: HashMap<CallId, Entry>,
     invites: HashMap<InviteKey, CallId>,
+    /// By what is the same in all copies of an INVITE.
+    copies: HashMap<String, CallId>,
     ended: HashSet<CallId>,
     /// The same, and when they are forgotten.
     endings: VecDeque<(Timestamp, CallId)>,
@@ -59,19 +61,19 @@ struct Actors {
 }
 
 impl Directory {
-    /// Takes an INVITE for a new call, or a call from its record; false when there is a call for the INVITE already.
-    pub fn reserve(&self, call: CallId, vnode: VnodeId, invite: Option<InviteKey>) -> bool {
+    /// Takes an INVITE for a new call; false when there is a call for it or for a copy of it already.
+    pub fn begin(&self, call: CallId, vnode: VnodeId, invite: InviteKey) -> bool {
         let mut inner = self.inner();
-        if let Some(invite) = &invite {
-            if inner.invites.get(invite).is_some_and(|known| *known != call) {
-                return false;
-            }
-            inner.invites.insert(invite.clone(), call);
+        if inner.copies.contains_key(&invite.1) {
+            return false;
         }
-        let entry = inner.calls.entry(call);
-        let entry = entry.or_insert_with(|| Entry { vnode, actors: None, counters: Default::default(), invite: None });
-        entry.invite = invite;
+        inner.take(call, vnode, Some(invite));
         true
+    }
+
+    /// Takes a call from its record.
+    pub fn reserve(&self, call: CallId, vnode: VnodeId, invite: Option<InviteKey>) {
+        self.inner().take(call, vnode, invite);
     }
 
     /// A call's actor is (again) this one.
@@ -113,7 +115,7 @@ impl Directory {
         let Some(entry) = inner.calls.get_mut(&call) else { return false };
         entry.actors = None;
         if let Some(invite) = entry.invite.take() {
-            inner.invites.remove(&invite);
+            inner.forget(call, &invite);
         }
         true
     }
@@ -177,6 +179,12 @@ impl Directory {
         self.inner().invites.get(invite).copied()
     }
 
+    /// Whether an INVITE that is none of ours is a copy of one that is: it came by another way.
+    pub fn is_merged(&self, invite: &InviteKey) -> bool {
+        let inner = self.inner();
+        !inner.invites.contains_key(invite) && inner.copies.contains_key(&invite.1)
+    }
+
     /// A call was here and is over: whoever hangs up once more is told so, for a while.
     pub fn remember_end(&self, call: CallId, now: Timestamp) {
         let mut inner = self.inner();
@@ -199,7 +207,7 @@ impl Directory {
     pub fn remove(&self, call: CallId) {
         let mut inner = self.inner();
         if let Some(invite) = inner.calls.remove(&call).and_then(|entry| entry.invite) {
-            inner.invites.remove(&invite);
+            inner.forget(call, &invite);
         }
     }
 
@@ -235,6 +243,24 @@ impl Actors {
 }
 
 impl Inner {
+    fn take(&mut self, call: CallId, vnode: VnodeId, invite: Option<InviteKey>) {
+        if let Some(invite) = &invite {
+            self.invites.insert(invite.clone(), call);
+            // A copy that another node took on, whose calls are here now, stays a call.
+            self.copies.entry(invite.1.clone()).or_insert(call);
+        }
+        let entry = self.calls.entry(call);
+        let entry = entry.or_insert_with(|| Entry { vnode, actors: None, counters: Default::default(), invite: None });
+        entry.invite = invite;
+    }
+
+    fn forget(&mut self, call: CallId, invite: &InviteKey) {
+        self.invites.remove(invite);
+        if self.copies.get(&invite.1) == Some(&call) {
+            self.copies.remove(&invite.1);
+        }
+    }
+
     fn awake(&self, call: CallId) -> Option<&Actors> {
         self.calls.get(&call)?.actors.as_deref().filter(|actors| !actors.resting)
     }

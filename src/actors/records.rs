@@ -14,8 +14,8 @@ use crate::cluster::state::records::{
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Relay, SessionPolicy, SessionTimer, Speaks,
-    StageIn, StageOut, Target, Updated, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referred, Relay, SessionPolicy, SessionTimer,
+    Speaks, StageIn, StageOut, Target, Updated, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -122,6 +122,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         vnode: state.vnode,
         caller: state.caller.clone(),
         callee: state.callee.clone(),
+        shown: state.shown.as_ref().map(Text::to_string),
         created: state.created,
         answered: state.answered,
         ended: state.ended.map(|ending| EndingRecord {
@@ -136,6 +137,8 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         session: state.session.map(|policy| [policy.expires, policy.min]),
         locating: state.locating.iter().map(Text::to_string).collect(),
         redirects: state.redirects,
+        diverted: state.diverted.clone(),
+        referred: state.referred.iter().map(|one| (one.to.0, one.onward, one.asked)).collect(),
         relays: state.relays.iter().map(relay_record).collect(),
         media: MediaRecord {
             streams: media.streams.iter().map(stream_record).collect(),
@@ -162,6 +165,7 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         vnode: record.vnode,
         caller: record.caller,
         callee: record.callee,
+        shown: record.shown.map(Text::from),
         created: record.created,
         answered: record.answered,
         ended: ended.transpose()?,
@@ -172,6 +176,8 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         session: record.session.map(|[expires, min]| SessionPolicy { expires, min }),
         locating: record.locating.into_iter().map(Text::from).collect(),
         redirects: record.redirects,
+        diverted: record.diverted,
+        referred: record.referred.into_iter().map(|(to, onward, asked)| Referred { to: LegId(to), onward, asked }).collect(),
         relays: record
             .relays
             .into_iter()

@@ -4,7 +4,7 @@
 //! Everything that can be decided without waiting is decided on the way in: who the user is, whether the callee
 //! exists and where it is. Only a look-up that misses here asks the owner.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,21 +15,26 @@ use super::call::{CallMsg, Incoming};
 use super::calls::{self, CallsMsg, Errand};
 use super::dialog::DialogMsg;
 use super::gateway::{self, Answer, Parcel, Question};
+use super::pager::PagerMsg;
 use super::records;
 use super::registrar::RegistrarMsg;
 use super::registration::unavailable;
-use super::services::Services;
+use super::services::{Peer, Services};
+use super::transfer::{self, Replaced};
 use super::transport;
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{Aor, CallId, LegId, VnodeId};
 use crate::sip::b2bua::Target;
 use crate::sip::dialog::Flow;
-use crate::sip::digest::{AuthError, Credentials, Ha1};
+use crate::sip::digest::{self, AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
 use crate::sip::gruu::Gruu;
 use crate::sip::guard::Outcome;
+use crate::sip::headers::NameAddr;
+use crate::sip::identity::is_anonymous;
 use crate::sip::message::{Message, Request, Response};
+use crate::sip::pager::{self, NewPage};
 use crate::sip::registrar::{Binding, Phone, binding_of};
 use crate::sip::token::Token;
 use crate::sip::uri::Scheme;
@@ -37,6 +42,8 @@ use crate::sip::{Method, Name, StatusCode, Text, Uri};
 
 /// How long a look-up waits for a vnode that has no owner at the moment.
 const OWNER_PATIENCE: Duration = Duration::from_secs(2);
+/// RFC 3428 §8 would have it shorter still; phones say more, and a datagram carries it.
+const MAX_MESSAGE_BODY: usize = 8 << 10;
 /// How soon it looks again.
 const OWNER_PAUSE: Duration = Duration::from_millis(20);
 
@@ -71,7 +78,8 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         && let Arrival::Leg(_, Message::Request(request))
         | Arrival::Invite(request)
         | Arrival::Cancel(request)
-        | Arrival::Register(request) = &arrival
+        | Arrival::Register(request)
+        | Arrival::Message(request) = &arrival
     {
         services.repeats.asked(services.timers, flow, request, &packet.bytes, clock::uptime());
     }
@@ -80,6 +88,7 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         Arrival::Invite(request) => invite(services, request, packet),
         Arrival::Cancel(request) => cancel(services, request, flow),
         Arrival::Register(request) => register(services, request, packet),
+        Arrival::Message(request) => message(services, request, packet),
         Arrival::Options(request) => {
             learn(services, packet, Outcome::Keepalive);
             count(Why::Options);
@@ -127,6 +136,9 @@ fn count(why: Why) {
 
 fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     let flow = packet.flow;
+    if token.leg.0 >= pager::FIRST_LEG {
+        return to_page(services, token, message, packet);
+    }
     let message = match message {
         Message::Request(request) => DialogMsg::Request(Box::new(request), flow),
         Message::Response(response) => DialogMsg::Response(Box::new(response)),
@@ -138,13 +150,34 @@ fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Pac
     if was_open && services.vnode(token.vnode).is_some() {
         return no_such_call(services, token.call, errand);
     }
+    pass_on(services, token, packet);
+    // No owner at the moment: the phone repeats it, and there is one then.
+}
+
+/// Something came for a MESSAGE outside of calls: only answers have to do with it, and only where it is.
+fn to_page(services: &Services, token: Token, message: Message, packet: &Packet) {
+    let response = match message {
+        Message::Response(response) => response,
+        Message::Request(request) => {
+            let none = Errand::Dialog(token.leg, DialogMsg::Request(Box::new(request), packet.flow));
+            return no_such_call(services, token.call, none);
+        }
+    };
+    match services.vnode(token.vnode) {
+        Some(open) => drop(open.pager.cast(PagerMsg::Response(token.call, token.leg, Box::new(response)))),
+        // The phone is reached by another node's address than its sender.
+        None => pass_on(services, token, packet),
+    }
+}
+
+/// To whoever owns a token's vnode, once.
+fn pass_on(services: &Services, token: Token, packet: &Packet) {
     let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
     if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
         let bytes = packet.bytes.clone();
-        let parcel = Parcel::Packet { vnode: token.vnode, flow: flow.into(), authenticated: false, bytes };
+        let parcel = Parcel::Packet { vnode: token.vnode, flow: packet.flow.into(), authenticated: false, bytes };
         services.gateways.send(services, owner, &parcel);
     }
-    // No owner at the moment: the phone repeats it, and there is one then.
 }
 
 /// Something came for a call that isn't here: whoever asked is told.
@@ -198,7 +231,7 @@ enum Denied {
 }
 
 /// Who sent a request.
-fn authenticate(services: &Services, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
+fn authenticate(services: &Services, packet: &Packet, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
     let realm = &services.config.sip.domain;
     let (status, asks, answers) = match challenge {
         Challenge::Registrar => (StatusCode::UNAUTHORIZED, Name::WwwAuthenticate, Name::Authorization),
@@ -227,10 +260,30 @@ fn authenticate(services: &Services, request: &Request, challenge: Challenge) ->
     // A user that doesn't exist is told what a wrong password is told.
     let ha1 = known.clone().unwrap_or(Ha1 { md5: String::new(), sha256: String::new() });
     match services.nonces.verify(&credentials, &request.method, realm, &ha1, clock::now()) {
-        Ok(()) if known.is_some() => Ok(aor),
+        Ok(()) if known.is_some() && is_fresh(services, packet, request, &credentials) => Ok(aor),
+        Ok(()) if known.is_some() => Err(Denied::Asked(ask(true))),
         Ok(()) | Err(AuthError::Wrong) => Err(Denied::Wrong(ask(false))),
         Err(AuthError::Stale) => Err(Denied::Asked(ask(true))),
     }
+}
+
+/// Whether nobody has shown these credentials before, with anything else or from anywhere else; and whether it is for what is asked, as far
+/// as they say.
+fn is_fresh(services: &Services, packet: &Packet, request: &Request, credentials: &Credentials) -> bool {
+    let user = |uri: &Text| Uri::parse(uri).ok().and_then(|uri| uri.user_text());
+    if user(&credentials.uri.as_str().into()).is_some_and(|meant| user(&request.uri).is_some_and(|asked| asked != meant)) {
+        return false;
+    }
+    let mut accepted = services.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = digest::said(&packet.bytes, packet.flow.remote);
+    accepted.is_fresh(credentials, said, services.timers.give_up(), clock::now())
+}
+
+/// The peer that sent a request, unless it comes with credentials: then it is somebody's who shares its address.
+fn peer_of<'a>(services: &'a Services, request: &Request, flow: Flow) -> Option<&'a Peer> {
+    let peer = services.peer_at(flow.remote.ip())?;
+    let bare = request.headers.get(&Name::Authorization).is_none() && request.headers.get(&Name::ProxyAuthorization).is_none();
+    bare.then_some(peer)
 }
 
 /// Asks for credentials, if it is worth it.
@@ -271,6 +324,7 @@ fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
     let host = uri.host_text();
     let ours = uri.scheme == Scheme::Tel
         || host.eq_ignore_ascii_case(domain)
+        || services.config.sip.aliases.iter().any(|alias| host.eq_ignore_ascii_case(alias))
         || services
             .config
             .cluster
@@ -289,8 +343,10 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
         // RFC 3261 §10.3 step 5.
         return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
     };
-    if packet.passed_on != Some(true) {
-        match authenticate(services, &request, Challenge::Registrar) {
+    if peer_of(services, &request, flow).is_some_and(|peer| peer.registers || peer.user == aor) {
+        learn(services, packet, Outcome::Welcome);
+    } else if packet.passed_on != Some(true) {
+        match authenticate(services, packet, &request, Challenge::Registrar) {
             Ok(user) if user == aor => learn(services, packet, Outcome::Welcome),
             // §10.3 step 4: nobody registers for somebody else.
             Ok(_) => return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN)),
@@ -315,6 +371,103 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
 
 // --- calls ---
 
+/// Who sends a request to whom.
+struct Admitted {
+    caller: Aor,
+    /// The caller is a peer whose word on who calls is taken.
+    trusted: bool,
+    callee: Aor,
+    /// Which of the callee's phones is meant, if the request says so.
+    gruu: Option<Gruu>,
+    /// The dialog that is to be replaced.
+    replaced: Option<Replaced>,
+}
+
+/// Checks who sends an INVITE or a MESSAGE, and to whom. Whoever may not, or means nobody, is told so.
+fn admit(services: &Arc<Services>, request: Request, packet: &Packet) -> Option<(Request, Admitted)> {
+    let refuse = |request: &Request, status| transport::respond(services, packet.flow, endpoint::stateless(request, status));
+    let peer = peer_of(services, &request, packet.flow).map(|peer| peer.user.clone());
+    let trusted = peer.is_some();
+    let caller = match peer.map_or_else(|| authenticate(services, packet, &request, Challenge::Proxy), Ok) {
+        Ok(caller) => caller,
+        Err(Denied::Asked(response)) => {
+            ask(services, packet, &request, *response);
+            return None;
+        }
+        Err(Denied::Wrong(response)) => {
+            turn_away(services, packet, request, *response);
+            return None;
+        }
+    };
+    learn(services, packet, Outcome::Welcome);
+    let from = request.headers.from().ok();
+    let claims = |from: &NameAddr| is_anonymous(&from.uri) || aor_of(services, &from.uri).as_ref() == Some(&caller);
+    if !trusted && !from.as_ref().is_some_and(claims) {
+        refuse(&request, StatusCode::FORBIDDEN);
+        return None;
+    }
+    if Uri::parse(&request.uri).is_ok_and(|uri| uri.scheme == Scheme::Sips) {
+        // It would want TLS on every hop (RFC 5630 §3.1), which nothing here sees to.
+        refuse(&request, StatusCode::UNSUPPORTED_URI_SCHEME);
+        return None;
+    }
+    let replaces = request.headers.text(&Name::Replaces).filter(|_| request.method == Method::Invite);
+    let replaced = match replaces.map(|header| transfer::replaced(services, &header)).transpose() {
+        Ok(replaced) => replaced,
+        Err(status) => {
+            refuse(&request, status);
+            return None;
+        }
+    };
+    let meant = replaced.as_ref().map(|replaced| (replaced.aor.clone(), None));
+    let Some((callee, gruu)) = meant.or_else(|| callee_of(services, &request)) else {
+        refuse(&request, StatusCode::NOT_FOUND);
+        return None;
+    };
+    if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
+        let response = endpoint::stateless(&request, StatusCode::NOT_FOUND);
+        turn_away(services, packet, request, response);
+        return None;
+    }
+    match services.ownership(packet.vnode) {
+        Ownership::Owner { .. } => Some((request, Admitted { caller, trusted, callee, gruu, replaced })),
+        // It is on its way to another node, which takes the phone's next repetition.
+        Ownership::None => None,
+        Ownership::Custodian => {
+            transport::respond(services, packet.flow, unavailable(&request));
+            None
+        }
+    }
+}
+
+/// Finds the callee's phones, at once if some are known here, and goes on with them: at least one, or why there is none.
+fn find(
+    services: &Arc<Services>,
+    vnode: VnodeId,
+    callee: &Aor,
+    gruu: Option<&Gruu>,
+    then: impl FnOnce(&Arc<Services>, Result<Vec<Target>, StatusCode>) + Send + 'static,
+) {
+    let Some(home) = callee.vnode(&services.cluster.vnodes()) else { return then(services, Err(StatusCode::NOT_FOUND)) };
+    let here = targets(services, vnode, callee, &gateway::local_bindings(services, home, callee), gruu);
+    if !here.is_empty() {
+        return then(services, Ok(here));
+    }
+    let (services, callee, gruu) = (services.clone(), callee.clone(), gruu.cloned());
+    tokio::spawn(async move {
+        let found = match ask_for_targets(&services, vnode, home, &callee, gruu.as_ref()).await {
+            Ok(targets) if targets.is_empty() => {
+                // RFC 5627 §5.3: the name of a phone that has left is no name any more, unless it is for good.
+                let stays = gruu.as_ref().is_none_or(Gruu::stays);
+                Err(if stays { StatusCode::TEMPORARILY_UNAVAILABLE } else { StatusCode::NOT_FOUND })
+            }
+            Ok(targets) => Ok(targets),
+            Err(NoOwner) => Err(StatusCode::SERVICE_UNAVAILABLE),
+        };
+        then(&services, found);
+    });
+}
+
 fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     let (flow, vnode) = (packet.flow, packet.vnode);
     let key = endpoint::invite_key(&request);
@@ -323,95 +476,68 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
         let _ = services.directory.tell_dialog(call, LegId::CALLER, DialogMsg::Request(Box::new(request), flow));
         return;
     }
-    let refuse = |response| transport::respond(services, flow, response);
-    let caller = match authenticate(services, &request, Challenge::Proxy) {
-        Ok(caller) => {
-            learn(services, packet, Outcome::Welcome);
-            caller
-        }
-        Err(Denied::Asked(response)) => return ask(services, packet, &request, *response),
-        Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
-    };
-    let claimed = request.headers.from().ok().and_then(|from| aor_of(services, &from.uri));
-    if claimed.as_ref() != Some(&caller) {
-        return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN));
+    if services.directory.is_merged(&key) {
+        // Whoever has overheard a call could ask for it without end.
+        learn(services, packet, Outcome::Nothing);
+        return transport::respond(services, flow, endpoint::stateless(&request, StatusCode::LOOP_DETECTED));
     }
-    if Uri::parse(&request.uri).is_ok_and(|uri| uri.scheme == Scheme::Sips) {
-        // It would want TLS on every hop (RFC 5630 §3.1), which nothing here sees to.
-        return refuse(endpoint::stateless(&request, StatusCode::UNSUPPORTED_URI_SCHEME));
-    }
-    let Some((callee, gruu)) = callee_of(services, &request) else {
-        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
-    };
-    if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
-        let response = endpoint::stateless(&request, StatusCode::NOT_FOUND);
-        return turn_away(services, packet, request, response);
-    }
-    match services.ownership(vnode) {
-        Ownership::Owner { .. } => {}
-        // It is on its way to another node, which takes the phone's next repetition.
-        Ownership::None => return,
-        Ownership::Custodian => return refuse(unavailable(&request)),
-    }
+    let Some((request, admitted)) = admit(services, request, packet) else { return };
+    let Admitted { caller, trusted, callee, gruu, replaced } = admitted;
     let id = CallId(rand::random());
     // From here on a repeated INVITE is known, however long the rest takes.
-    if !services.directory.reserve(id, vnode, Some(key)) {
+    if !services.directory.begin(id, vnode, key) {
         return;
     }
-    let vnodes = services.cluster.vnodes();
-    let (Some(home), Some(callers)) = (callee.vnode(&vnodes), caller.vnode(&vnodes)) else { return };
-    let here = targets(services, vnode, &callee, &gateway::local_bindings(services, home, &callee), gruu.as_ref());
+    let Some(callers) = caller.vnode(&services.cluster.vnodes()) else { return };
     let phone = phone_of(&gateway::local_bindings(services, callers, &caller), &caller, &request, flow);
-    let new = NewInvite { id, vnode, request, flow, caller, phone, callee, gruu };
-    if !here.is_empty() {
-        return new.begin(services, here);
-    }
-    let services = services.clone();
-    tokio::spawn(async move {
-        match ask_for_targets(&services, vnode, home, &new.callee, new.gruu.as_ref()).await {
-            Ok(targets) if targets.is_empty() => {
-                // RFC 5627 §5.3: the name of a phone that has left is no name any more, unless it is for good.
-                let stays = new.gruu.as_ref().is_none_or(Gruu::stays);
-                let status = if stays { StatusCode::TEMPORARILY_UNAVAILABLE } else { StatusCode::NOT_FOUND };
-                new.refuse(&services, endpoint::stateless(&new.request, status));
+    let names = (caller.to_string(), callee.to_string());
+    let (replaces, only) = replaced.map(|Replaced { replaces, target, .. }| (replaces, target)).unzip();
+    let begin = move |services: &Arc<Services>, found: Result<Vec<Target>, StatusCode>| {
+        let open = services.vnode(vnode).ok_or(StatusCode::SERVICE_UNAVAILABLE);
+        match found.and_then(|targets| Ok((targets, open?))) {
+            Ok((targets, open)) => {
+                let (caller, callee) = names;
+                let incoming = Incoming { invite: request, flow, targets, phone, trusted, caller, callee, replaces };
+                let _ = open.calls.cast(CallsMsg::Begin(id, Box::new(incoming)));
             }
-            Ok(targets) => new.begin(&services, targets),
-            Err(NoOwner) => new.refuse(&services, unavailable(&new.request)),
+            Err(status) => turn_back(services, id, flow, &request, status),
         }
+    };
+    match only {
+        Some(target) => begin(services, Ok(vec![target])),
+        None => find(services, vnode, &callee, gruu.as_ref(), begin),
+    }
+}
+
+/// A MESSAGE that is part of no call (RFC 3428).
+fn message(services: &Arc<Services>, request: Request, packet: &Packet) {
+    let (from, vnode) = (packet.flow, packet.vnode);
+    if request.body.len() > MAX_MESSAGE_BODY {
+        return transport::respond(services, from, endpoint::stateless(&request, StatusCode::REQUEST_ENTITY_TOO_LARGE));
+    }
+    let Some((request, Admitted { caller, trusted, callee, gruu, .. })) = admit(services, request, packet) else { return };
+    find(services, vnode, &callee, gruu.as_ref(), move |services, found| match (found, services.vnode(vnode)) {
+        (Ok(targets), Some(open)) => {
+            let id = CallId(rand::random());
+            let new = NewPage { id, vnode, request, from, targets, user: caller.to_string(), trusted };
+            let _ = open.pager.cast(PagerMsg::Begin(Box::new(new)));
+        }
+        // It is on its way to another node, which takes the phone's next repetition.
+        (Ok(_), None) => {}
+        (Err(status), _) => refuse(services, from, &request, status),
     });
 }
 
-struct NewInvite {
-    id: CallId,
-    vnode: VnodeId,
-    request: Request,
-    flow: Flow,
-    caller: Aor,
-    phone: Phone,
-    callee: Aor,
-    gruu: Option<Gruu>,
+/// What was about to begin doesn't.
+fn turn_back(services: &Services, id: CallId, flow: Flow, request: &Request, status: StatusCode) {
+    services.directory.remove(id);
+    refuse(services, flow, request, status);
 }
 
-impl NewInvite {
-    fn begin(self, services: &Services, targets: Vec<Target>) {
-        let Some(open) = services.vnode(self.vnode) else {
-            return self.refuse(services, unavailable(&self.request));
-        };
-        let incoming = Incoming {
-            invite: self.request,
-            flow: self.flow,
-            targets,
-            phone: self.phone,
-            caller: self.caller.to_string(),
-            callee: self.callee.to_string(),
-        };
-        let _ = open.calls.cast(CallsMsg::Begin(self.id, Box::new(incoming)));
-    }
-
-    fn refuse(&self, services: &Services, response: Response) {
-        services.directory.remove(self.id);
-        transport::respond(services, self.flow, response);
-    }
+fn refuse(services: &Services, flow: Flow, request: &Request, status: StatusCode) {
+    let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
+    let response = if is_unavailable { unavailable(request) } else { endpoint::stateless(request, status) };
+    transport::respond(services, flow, response);
 }
 
 /// By what flow a call reaches a phone: the one that the phone opened. Where addresses are fixed a phone that is behind no NAT is
@@ -438,6 +564,10 @@ fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone 
 /// Whom an INVITE is for, and which of their phones if it says so.
 fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu>)> {
     let uri = Uri::parse(&request.uri).ok()?;
+    // A phone was told of another by what it knows of it: our Contact.
+    if let Some(token) = uri.user_text().and_then(|user| user.parse::<Token>().ok()) {
+        return transfer::user_behind(services, token).map(|aor| (aor, None));
+    }
     let aor = aor_of(services, &uri)?;
     match services.gruus.read(&uri, &services.config.sip.domain) {
         None => Some((aor, None)),

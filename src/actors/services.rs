@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use super::calls::CallsMsg;
 use super::directory::Directory;
 use super::gateway::Gateways;
+use super::pager::PagerMsg;
 use super::records::Site;
 use super::registrar::RegistrarMsg;
 use super::repeat::Repeats;
@@ -19,15 +20,15 @@ use super::standby::Standby;
 use super::transport::Sockets;
 use crate::clock;
 use crate::cluster::{Cluster, Ownership};
-use crate::config::{AddressMode, Config, Digest};
+use crate::config::{AddressMode, Config, Digest, SipPeer};
 use crate::fence::Fence;
-use crate::ids::{NodeId, VnodeId};
+use crate::ids::{Aor, NodeId, VnodeId};
 use crate::media::ports::PortPool;
 use crate::media::relay::Relay;
 use crate::sip::b2bua::SessionPolicy;
-use crate::sip::digest::{Algorithm, Nonces};
+use crate::sip::digest::{Accepted, Algorithm, Nonces};
 use crate::sip::gruu::Gruus;
-use crate::sip::guard::{Guard, Outcome};
+use crate::sip::guard::{Guard, Net, Outcome};
 use crate::sip::headers::Transport;
 use crate::sip::transaction::Timers;
 
@@ -56,6 +57,8 @@ pub struct Services {
     pub gateways: Gateways,
     /// Digest's nonces.
     pub nonces: Nonces,
+    /// The answers to them that were accepted lately.
+    pub accepted: Mutex<Accepted>,
     /// Names for single phones.
     pub gruus: Gruus,
     /// The hashes that passwords are asked with.
@@ -68,6 +71,8 @@ pub struct Services {
     guard: Option<Mutex<Guard>>,
     /// What phones asked by connections and nobody has answered yet.
     pub repeats: Repeats,
+    /// Who calls without credentials, by where its packets come from.
+    peers: Vec<(Net, Peer)>,
     /// How many requests may wait at once for a second look at who their user is.
     pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
@@ -81,6 +86,15 @@ fn algorithm(digest: Digest) -> Algorithm {
     }
 }
 
+/// A server that is known by its address.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The user that its calls are of.
+    pub user: Aor,
+    /// It registers anybody.
+    pub registers: bool,
+}
+
 /// A vnode whose actors run here.
 #[derive(Clone)]
 pub struct OpenVnode {
@@ -88,6 +102,8 @@ pub struct OpenVnode {
     pub calls: ActorRef<CallsMsg>,
     /// Its registrar.
     pub registrar: ActorRef<RegistrarMsg>,
+    /// Its MESSAGEs outside of calls.
+    pub pager: ActorRef<PagerMsg>,
     /// Its media ports.
     pub ports: Arc<PortPool>,
 }
@@ -100,10 +116,15 @@ impl Services {
         let session = Some(session).filter(|session| session.expires > 0);
         let trusted = config.guard.trusted.iter().filter_map(|text| text.parse().ok()).collect();
         let config_guard = config.guard.enabled.then(|| Mutex::new(Guard::new(trusted)));
+        let peer = |peer: &SipPeer| {
+            Some((peer.net.parse().ok()?, Peer { user: Aor::new(&peer.user, &config.sip.domain), registers: peer.registers }))
+        };
+        let peers = config.sip.peer.iter().filter_map(peer).collect();
         let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
             node: config.node.id,
             nonces: Nonces::new(config.cluster.secret.0.as_bytes()),
+            accepted: Mutex::default(),
             gruus: Gruus::new(config.cluster.secret.0.as_bytes()),
             algorithms: config.sip.digest.iter().map(|digest| algorithm(*digest)).collect(),
             config,
@@ -118,6 +139,7 @@ impl Services {
             guard: config_guard,
             session,
             repeats: Repeats::default(),
+            peers,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
         }
@@ -136,6 +158,11 @@ impl Services {
     /// Whether whatever comes from there is good.
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.guard().is_none_or(|guard| guard.trusts(ip))
+    }
+
+    /// Who sends from there and needs no credentials.
+    pub fn peer_at(&self, ip: IpAddr) -> Option<&Peer> {
+        self.peers.iter().find(|(net, _)| net.holds(ip)).map(|(_, peer)| peer)
     }
 
     fn guard(&self) -> Option<MutexGuard<'_, Guard>> {

@@ -25,7 +25,7 @@ use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::standby::Standing;
 use super::supervise::Budget;
-use super::{calls, edge, outbox, records, registrar, standby, tickle};
+use super::{calls, edge, outbox, pager, records, registrar, standby, tickle};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, VnodeId};
@@ -226,14 +226,16 @@ impl Running {
         let (calls, _) = Actor::spawn_linked(None, calls::CallsActor, start, supervisor()).await?;
         let start = registrar::Start { services: services.clone(), vnode };
         let (registrar, _) = Actor::spawn_linked(None, registrar::RegistrarActor, start, supervisor()).await?;
-        services.opened(vnode, OpenVnode { calls: calls.clone(), registrar: registrar.clone(), ports });
+        let start = pager::Start { services: services.clone(), vnode };
+        let (pager, _) = Actor::spawn_linked(None, pager::PagerActor, start, supervisor()).await?;
+        services.opened(vnode, OpenVnode { calls: calls.clone(), registrar: registrar.clone(), pager: pager.clone(), ports });
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
         edge.cast(edge::EdgeMsg::Read)?;
         self.tickling = Some(tokio::spawn(tickle::all(services.clone(), vnode)));
         tracing::info!(%vnode, stood_by, media_ms, address_ms, ms = since(), "open");
         let calls = calls.get_cell();
-        let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), calls.clone()];
+        let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), pager.get_cell(), calls.clone()];
         self.open = Some(Children { cells, calls });
         Ok(())
     }

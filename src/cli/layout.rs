@@ -132,6 +132,8 @@ impl Layout {
             },
             address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
             sip: config::Sip {
+                aliases: Vec::new(),
+                peer: Vec::new(),
                 domain: self.domain.clone(),
                 port: self.sip_port,
                 digest: vec![Digest::Md5],

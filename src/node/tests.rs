@@ -16,7 +16,8 @@ use crate::cli::layout::Layout;
 use crate::cluster::state::MetaCommand;
 use crate::cluster::state::records::UserRecord;
 use crate::ids::{Aor, CallId, LegId};
-use crate::sip::digest::Ha1;
+use crate::sip::digest::{Credentials, Ha1};
+use crate::sip::message::Message;
 use crate::sip::{Method, Name, StatusCode};
 
 struct World {
@@ -228,7 +229,7 @@ async fn a_refused_call_lingers_asleep() {
     assert_eq!(answer.unwrap().status, StatusCode::BUSY_HERE);
     until(|| directory.len() == 1 && directory.awake() == 0).await;
     // Its ACK was lost, as far as the callee knows.
-    let ack = b.refuse_again(&refused.unwrap()).await.unwrap();
+    let ack = b.refuse_again(&refused.unwrap().1).await.unwrap();
     assert_eq!(ack.method, Method::Ack);
     assert_eq!(world.cdrs(), 1);
 }
@@ -297,4 +298,170 @@ async fn a_registration_asks_for_a_sane_time() {
     assert_eq!(response.status, StatusCode::OK);
     let contact = response.headers.text(&Name::Contact).unwrap();
     assert!(contact.contains(";expires=3600") || contact.contains(";expires=3599"), "{contact}");
+}
+
+/// One copy of an INVITE rings, and what somebody has overheard opens nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invite_that_came_twice_and_credentials_that_were_overheard_are_turned_away() {
+    let world = World::start(9).await;
+    let (mut b, _) = world.phone("1002", "secret").await;
+    b.register().await.unwrap();
+    let raw = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let local = raw.local_addr().unwrap();
+    let invite = |call: &str, number: u32, branch: &str, more: &str| {
+        format!(
+            "INVITE sip:1002@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{branch}\r\nFrom: <sip:1001@{DOMAIN}>;tag=1\r\n\
+             To: <sip:1002@{DOMAIN}>\r\nCall-ID: {call}\r\nCSeq: {number} INVITE\r\nContact: <sip:1001@{local}>\r\nMax-Forwards: 70\r\n{more}\r\n"
+        )
+    };
+    let ask = async |text: String| {
+        raw.send_to(text.as_bytes(), world.server).await.unwrap();
+        let mut buffer = [0; 4000];
+        let (length, _) = tokio::time::timeout(Duration::from_secs(5), raw.recv_from(&mut buffer)).await.unwrap().unwrap();
+        match crate::sip::parse::datagram(&bytes::Bytes::copy_from_slice(&buffer[..length])).unwrap() {
+            Message::Response(response) => response,
+            Message::Request(request) => panic!("{request:?}"),
+        }
+    };
+    let asked = ask(invite("c", 1, "1", "")).await;
+    let challenge = asked.headers.text(&Name::ProxyAuthenticate).unwrap();
+    let uri = format!("sip:1002@{DOMAIN}");
+    let answer = Credentials::answer(&challenge, "1001", "secret", &Method::Invite, &uri, "c0").unwrap();
+    let answer = format!("Proxy-Authorization: {answer}\r\n");
+    assert_eq!(ask(invite("c", 2, "2", &answer)).await.status, StatusCode::TRYING);
+    assert_eq!(ask(invite("c", 2, "3", &answer)).await.status, StatusCode::LOOP_DETECTED);
+    let refused = ask(invite("d", 1, "4", &answer)).await;
+    assert_eq!(refused.status, StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+    assert!(refused.headers.text(&Name::ProxyAuthenticate).unwrap().contains("stale=true"));
+}
+
+/// All phones of a user get a MESSAGE, and whoever takes it first answers for all. Who sends it is who has proved to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_reaches_a_users_phones_and_leaves_nothing() {
+    let world = World::start(10).await;
+    let (mut a, _) = world.phone("1001", "secret").await;
+    let absent = a.send_message("1002", "", "hi").await.unwrap();
+    assert_eq!(absent.status, StatusCode::TEMPORARILY_UNAVAILABLE);
+    assert_eq!(a.send_message("1009", "", "hi").await.unwrap().status, StatusCode::NOT_FOUND);
+    let (mut b, _) = world.phone("1002", "secret").await;
+    let (mut c, _) = world.phone("1002", "secret").await;
+    c.set_number(2);
+    b.register().await.unwrap();
+    c.register().await.unwrap();
+    let claims = "P-Asserted-Identity: <sip:boss@tandem.test>\r\n";
+    let busy = StatusCode::BUSY_HERE;
+    let (sent, at_b, at_c) = tokio::join!(
+        a.send_message("1002", claims, "hi"),
+        b.take(&Method::Message, busy),
+        c.take(&Method::Message, StatusCode::OK)
+    );
+    assert_eq!(sent.unwrap().status, StatusCode::OK);
+    for got in [at_b.unwrap(), at_c.unwrap()] {
+        assert_eq!(&got.body[..], b"hi");
+        assert_eq!(got.headers.text(&Name::ContentType).as_deref(), Some("text/plain"));
+        assert_eq!(got.headers.text(&Name::PAssertedIdentity).as_deref(), Some("<sip:1001@tandem.test>"));
+    }
+    let (sent, ..) =
+        tokio::join!(a.send_message("1002", "", "hi"), b.take(&Method::Message, busy), c.take(&Method::Message, busy));
+    assert_eq!(sent.unwrap().status, busy);
+    let (mut wrong, _) = world.phone("1001", "wrong").await;
+    assert_eq!(wrong.send_message("1002", "", "hi").await.unwrap().status, StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+    // What their transactions remember is forgotten.
+    until(|| world.node.services.directory.awake() == 0).await;
+    assert!(world.node.services.directory.is_empty());
+}
+
+/// What callees are told of who calls: what was proved, nobody if that is wished, and what a peer says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_is_who_has_proved_it_unless_a_peer_says_so_or_nobody_is_to_know() {
+    let peer = crate::config::SipPeer { net: "127.0.0.2".into(), user: "1003".into(), registers: false };
+    let world = World::start_with(11, |config| config.sip.peer = vec![peer]).await;
+    let (mut b, _) = world.phone("1002", "secret").await;
+    b.register().await.unwrap();
+    let at_peer = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let carrier = Phone::new("49123", "", DOMAIN, world.server, at_peer.local_addr().unwrap()).await;
+    let (a, _) = world.phone("1001", "secret").await;
+    let claims = "P-Asserted-Identity: <sip:+4930@carrier.test>\r\nDiversion: <sip:first@carrier.test>\r\n";
+    let (own, said) = ("<sip:1001@tandem.test>", "<sip:+4930@carrier.test>");
+    let mut callers = [a, carrier.unwrap()];
+    for (caller, more, from, asserted, diverted) in [
+        (0, claims, own, Some(own), false),
+        (0, "Privacy: id\r\n", "\"Anonymous\" <sip:anonymous@anonymous.invalid>", None, false),
+        (1, claims, "<sip:49123@tandem.test>", Some(said), true),
+    ] {
+        let sdp = callers[caller].sdp();
+        let (refused, seen) = tokio::join!(callers[caller].try_call("1002", more, &sdp), b.refuse(StatusCode::new(603).unwrap()));
+        assert_eq!(refused.unwrap().status.code(), 603, "{more}");
+        let seen = seen.unwrap().0.headers;
+        let text = |name: Name| seen.text(&name).map(|text| text.to_string());
+        let shown = text(Name::From).unwrap();
+        assert!(shown.starts_with(from) && shown[from.len()..].starts_with(";tag="), "{shown}");
+        assert_eq!(text(Name::PAssertedIdentity).as_deref(), asserted, "{more}");
+        assert_eq!(text(Name::Diversion).is_some(), diverted, "{more}");
+    }
+}
+
+/// RFC 5359 §2.5: B talks to A, asks C (by another of its phones), and sends A there: C's phone is told which of its calls A's is instead of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_transferred_after_a_talk() {
+    let world = World::start(12).await;
+    let ([mut a, mut b], _talks) = world.call().await;
+    let (mut b_too, _b_media) = world.phone("1002", "secret").await;
+    b_too.set_number(2);
+    let (mut c, c_media) = world.phone("1003", "secret").await;
+    c.register().await.unwrap();
+    let (called, answered) = tokio::join!(b_too.call("1003"), c.answer());
+    called.and(answered).unwrap();
+
+    let (target, replaces) = b_too.place().unwrap();
+    let escaped = replaces.replace(';', "%3B").replace('=', "%3D");
+    let refer = format!("Refer-To: <{target}?Replaces={escaped}>\r\nReferred-By: <sip:1002@{DOMAIN}>\r\n");
+    let (accepted, referred) =
+        tokio::join!(b.ask_within_with(Method::Refer, &refer, ""), a.take(&Method::Refer, StatusCode::ACCEPTED));
+    assert_eq!(accepted.unwrap().status, StatusCode::ACCEPTED);
+    let referred = referred.unwrap().headers;
+    assert_eq!(referred.text(&Name::ReferTo).as_deref(), Some(&*format!("<{target}?Replaces={escaped}>")));
+    assert_eq!(referred.text(&Name::ReferredBy).as_deref(), Some("<sip:1002@tandem.test>"));
+    let number = referred.cseq().unwrap().number;
+
+    let (mut a_too, a_media) = world.phone("1001", "secret").await;
+    let own = c.place().unwrap().1;
+    let ringing = async {
+        let ringing = c.ring(Duration::ZERO).await.unwrap();
+        // The call that is replaced ends.
+        c.hang_up().await.unwrap();
+        c.pick_up(&ringing).await.unwrap();
+        ringing
+    };
+    let more = format!("Replaces: {replaces}\r\nRequire: replaces\r\nReferred-By: <sip:1002@{DOMAIN}>\r\n");
+    let sdp = a_too.sdp();
+    let (called, ringing, ended) = tokio::join!(a_too.try_call(&target, &more, &sdp), ringing, b_too.wait_for_bye());
+    ended.unwrap();
+    let called = called.unwrap();
+    assert_eq!(called.status, StatusCode::OK);
+    // Who asks names its own tag last, who is asked has it first.
+    let [call_id, to_tag, from_tag] = &own.split(';').collect::<Vec<_>>()[..] else { panic!("{own}") };
+    let swapped = |tag: &str| tag.split('=').nth(1).unwrap().to_owned();
+    let expected = format!("{call_id};to-tag={};from-tag={}", swapped(from_tag), swapped(to_tag));
+    let invite = &ringing.invite().headers;
+    assert_eq!(invite.text(&Name::Replaces).as_deref(), Some(&*expected));
+    assert_eq!(invite.text(&Name::Require).as_deref(), Some("replaces"));
+    // Nobody has proved it.
+    assert_eq!(invite.text(&Name::ReferredBy), None);
+
+    let notify = format!("Event: refer;id={number}\r\nSubscription-State: terminated;reason=noresource\r\n");
+    let (told, told_of) =
+        tokio::join!(a.ask_within_with(Method::Notify, &notify, "SIP/2.0 200 OK\r\n"), b.take(&Method::Notify, StatusCode::OK));
+    assert_eq!(told.unwrap().status, StatusCode::OK);
+    assert_eq!(&told_of.unwrap().body[..], b"SIP/2.0 200 OK\r\n");
+    let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    drop((a_media, c_media));
+    let (hung_up, ended) = tokio::join!(a_too.hang_up(), c.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    until(|| world.cdrs() == 3).await;
+    // The dialog is no more.
+    let gone = a_too.try_call(&target, &more, &sdp).await.unwrap();
+    assert!([StatusCode::CALL_DOES_NOT_EXIST, StatusCode::DECLINE].contains(&gone.status), "{}", gone.status);
+    assert_eq!(a_too.try_call("1003", "Replaces: nonsense\r\n", &sdp).await.unwrap().status, StatusCode::BAD_REQUEST);
 }

@@ -238,7 +238,7 @@ impl Dialog {
 }
 
 /// A From or To value as it stands in our requests, the tag left out.
-fn without_tag(address: &NameAddr) -> Text {
+pub(super) fn without_tag(address: &NameAddr) -> Text {
     let mut bare = address.clone();
     let kept: Vec<String> = super::uri::split_params(&address.params)
         .filter(|(key, _)| !key.eq_ignore_ascii_case("tag"))

@@ -6,9 +6,11 @@
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha2::Sha256;
+use std::net::SocketAddr;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
+use super::aging::Aging;
 use super::message::split_list;
 use super::{Method, Text};
 use crate::clock::Timestamp;
@@ -135,6 +137,61 @@ impl Nonces {
             (true, false) => Err(AuthError::Stale),
             (false, _) => Err(AuthError::Wrong),
         }
+    }
+}
+
+/// The answers that were accepted lately, for as long as their nonces are good. One that comes again is its phone's repetition, the same
+/// bytes from the same place, or somebody else's: an answer is as good as the password to whoever has heard it. Each node
+/// remembers its own.
+#[derive(Debug)]
+pub struct Accepted {
+    seen: Aging<u128, (u128, Timestamp)>,
+    /// Since when everything is remembered, and since when it will be after the next that is forgotten.
+    since: [Timestamp; 2],
+}
+
+/// So many answers are remembered at most.
+const ACCEPTED: usize = 1 << 18;
+
+impl Default for Accepted {
+    fn default() -> Self {
+        Self::new(ACCEPTED)
+    }
+}
+
+/// What tells a message from a place apart from all others.
+pub fn said(bytes: &[u8], source: SocketAddr) -> u128 {
+    hash(&[bytes, source.to_string().as_bytes()])
+}
+
+fn hash(parts: &[&[u8]]) -> u128 {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hash.finalize().first_chunk().map_or(0, |first| u128::from_be_bytes(*first))
+}
+
+impl Accepted {
+    fn new(size: usize) -> Self {
+        Self { seen: Aging::new(size), since: [Timestamp(0); 2] }
+    }
+
+    /// Whether a right answer is new, or came with what was [`said`] then within the time in which that may be repeated.
+    pub fn is_fresh(&mut self, answer: &Credentials, said: u128, repeats: Duration, now: Timestamp) -> bool {
+        let key = hash(&[answer.response.to_ascii_lowercase().as_bytes()]);
+        if let Some((known, at)) = self.seen.peek(&key)
+            && now.since(*at) <= NONCE_LIFE
+        {
+            return *known == said && now.since(*at) <= repeats;
+        }
+        // What came with an older nonce may have been forgotten.
+        let made = answer.nonce.get(..16).and_then(|made| u64::from_str_radix(made, 16).ok());
+        if Timestamp(made.unwrap_or(0)) < self.since[0] {
+            return false;
+        }
+        if self.seen.insert(key, (said, now)) {
+            self.since = [self.since[1], now];
+        }
+        true
     }
 }
 
@@ -266,6 +323,40 @@ mod tests {
             let cnonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
             assert_eq!(algorithm.hex(&format!("{ha1}:{nonce}:00000001:{cnonce}:auth:{ha2}")), response);
         }
+    }
+
+    #[test]
+    fn what_somebody_has_overheard_is_not_good_again() {
+        let mut accepted = Accepted::default();
+        let challenge = nonces().challenges(&[Algorithm::Md5], "x", false, Timestamp(1000)).remove(0);
+        let (answer, repeats) = (credentials(&challenge, "secret"), Duration::from_secs(32));
+        let [here, there] = [1, 2].map(|host| SocketAddr::from(([192, 0, 2, host], 5060)));
+        let own = said(b"INVITE", here);
+        let at = |seconds: u64| Timestamp(1000) + Duration::from_secs(seconds);
+        assert!(accepted.is_fresh(&answer, own, repeats, at(0)));
+        assert!(accepted.is_fresh(&answer, own, repeats, at(31)), "a phone repeats its request");
+        assert!(!accepted.is_fresh(&answer, said(b"INVITE ", here), repeats, at(31)), "with the same answer in another request");
+        assert!(!accepted.is_fresh(&answer, said(b"INVITE", there), repeats, at(31)), "the same request, from elsewhere");
+        let shouted = Credentials { response: answer.response.to_ascii_uppercase(), ..answer.clone() };
+        assert!(!accepted.is_fresh(&shouted, said(b"INVITE ", here), repeats, at(31)), "the same answer, written otherwise");
+        assert!(!accepted.is_fresh(&answer, own, repeats, at(33)), "the same request, too late");
+        let counted = Credentials { response: "0".repeat(32), ..answer };
+        assert!(accepted.is_fresh(&counted, 7, repeats, at(33)), "the next count makes another answer");
+    }
+
+    #[test]
+    fn what_may_have_been_forgotten_is_not_accepted() {
+        let mut accepted = Accepted::new(4);
+        let answer = |at: u64, number: u32| {
+            let challenge = nonces().challenges(&[Algorithm::Md5], "x", false, Timestamp(at)).remove(0);
+            Credentials { response: format!("{number:032}"), ..credentials(&challenge, "secret") }
+        };
+        let repeats = Duration::from_secs(32);
+        let fresh =
+            (0..8).map(|n| accepted.is_fresh(&answer(1000, n), 7, repeats, Timestamp(2000 + u64::from(n)))).collect::<Vec<_>>();
+        // The young half is full at the third, and the first two are forgotten when it is full once more.
+        assert_eq!(fresh, [true, true, true, true, true, false, false, false]);
+        assert!(accepted.is_fresh(&answer(2100, 9), 7, repeats, Timestamp(2101)), "a newer nonce");
     }
 
     #[test]

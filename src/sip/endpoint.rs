@@ -27,6 +27,8 @@ pub enum Arrival {
     Cancel(Request),
     /// A REGISTER.
     Register(Request),
+    /// A MESSAGE that is part of no call.
+    Message(Request),
     /// An OPTIONS outside of a dialog: are you there, and what can you do? Answer [`capabilities`], if that is true.
     Options(Request),
     /// Answered already.
@@ -134,16 +136,14 @@ fn request_arrived(request: Request) -> Arrival {
         };
     }
     match request.method {
-        Method::Invite | Method::Register | Method::Cancel | Method::Options => first_of_its_kind(request),
+        Method::Invite | Method::Register | Method::Cancel | Method::Options | Method::Message => first_of_its_kind(request),
         Method::Ack => Arrival::Drop(Why::StrayAck),
         // RFC 3261 §8.2.1: known but not here is 405, never heard of is 501.
         Method::Other(_) => refused_method(&request, StatusCode::NOT_IMPLEMENTED),
         Method::Bye | Method::Prack | Method::Update | Method::Info | Method::Notify => {
             answer(&request, StatusCode::CALL_DOES_NOT_EXIST, Why::NoSuchDialog)
         }
-        Method::Refer | Method::Subscribe | Method::Message | Method::Publish => {
-            refused_method(&request, StatusCode::METHOD_NOT_ALLOWED)
-        }
+        Method::Refer | Method::Subscribe | Method::Publish => refused_method(&request, StatusCode::METHOD_NOT_ALLOWED),
     }
 }
 
@@ -172,6 +172,7 @@ fn first_of_its_kind(request: Request) -> Arrival {
         Method::Invite => Arrival::Invite(request),
         Method::Cancel => Arrival::Cancel(request),
         Method::Options => Arrival::Options(request),
+        Method::Message => Arrival::Message(request),
         // RFC 3261 §10.3: an address-of-record is a SIP or SIPS URI.
         _ if request.headers.to().is_ok_and(|to| matches!(to.uri.scheme, Scheme::Sip | Scheme::Sips)) => {
             Arrival::Register(request)
@@ -209,7 +210,7 @@ fn mandatory(request: &Request) -> Result<Option<String>, HeaderError> {
 
 /// Whether an extension is understood in such a request.
 fn understands(method: &Method, tag: &str) -> bool {
-    let own: &[&str] = if *method == Method::Register { &["path", "outbound", "gruu"] } else { &["timer"] };
+    let own: &[&str] = if *method == Method::Register { &["path", "outbound", "gruu"] } else { &["timer", "replaces"] };
     own.iter().any(|own| own.eq_ignore_ascii_case(tag))
 }
 
@@ -253,11 +254,14 @@ fn stateless_tag(request: &Request) -> String {
     format!("s{hash:016x}")
 }
 
-/// What tells a caller's INVITE and its CANCEL apart from all others: they have no token yet.
+/// What tells a caller's INVITE and its CANCEL apart from all others: they have no token yet. The second part alone is the same when an
+/// INVITE came by several ways (RFC 3261 §8.2.2.2).
 pub fn invite_key(request: &Request) -> (TxKey, String) {
     let from = request.headers.text(&Name::From).unwrap_or_default();
     let tag = tag_of(&from).unwrap_or("").to_owned();
-    (TxKey::of(request), format!("{}|{tag}", request.headers.text(&Name::CallId).unwrap_or_default()))
+    let number = request.headers.cseq().map_or(0, |cseq| cseq.number);
+    let method = if request.method == Method::Cancel { &Method::Invite } else { &request.method };
+    (TxKey::of(request), format!("{}|{tag}|{number} {method}", request.headers.text(&Name::CallId).unwrap_or_default()))
 }
 
 #[cfg(test)]

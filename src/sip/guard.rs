@@ -7,11 +7,10 @@
 //!
 //! Bounded: so many sources are remembered, and so many ports of users; of those that nothing came from for long the oldest go.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::aging::Aging;
 use super::headers::Transport;
 use crate::clock::Uptime;
 
@@ -106,7 +105,8 @@ impl std::str::FromStr for Net {
 }
 
 impl Net {
-    fn holds(&self, ip: IpAddr) -> bool {
+    /// Whether an address is one of these.
+    pub fn holds(&self, ip: IpAddr) -> bool {
         match (self.ip, ip) {
             (IpAddr::V4(own), IpAddr::V4(ip)) => {
                 let shift = 32 - u32::from(self.bits);
@@ -150,7 +150,7 @@ impl Guard {
             return None;
         }
         match outcome {
-            Outcome::Welcome => self.users.insert(from, ()),
+            Outcome::Welcome => drop(self.users.insert(from, ())),
             // What users do all the time.
             Outcome::Nothing | Outcome::Keepalive if self.users.get(&from).is_some() => return None,
             Outcome::Rubbish | Outcome::Nothing | Outcome::Keepalive | Outcome::WrongPassword | Outcome::Scanner => {}
@@ -188,45 +188,6 @@ pub fn source(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
-    }
-}
-
-/// A map of two generations: when the young one is full the old one goes, and what is asked for gets young again.
-#[derive(Debug)]
-struct Aging<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-    half: usize,
-}
-
-impl<K: Hash + Eq + Copy, V: Copy> Aging<K, V> {
-    fn new(size: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: size / 2 }
-    }
-
-    fn get(&mut self, key: &K) -> Option<&V> {
-        if !self.young.contains_key(key) {
-            let value = self.old.remove(key)?;
-            self.insert(*key, value);
-        }
-        self.young.get(key)
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= self.half && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.old.remove(&key);
-        self.young.insert(key, value);
-    }
-
-    fn values(&self) -> impl Iterator<Item = &V> {
-        self.young.values().chain(self.old.values())
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.young.len() + self.old.len()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here has a socket, a clock, a task or a random source: time and random bytes are arguments.
 //! A body is bytes; what is inside it is `media`'s business.
 
+mod aging;
 pub mod b2bua;
 pub mod dialog;
 pub mod digest;
@@ -12,12 +13,15 @@ pub mod framing;
 pub mod gruu;
 pub mod guard;
 pub mod headers;
+pub mod identity;
 pub mod leg;
 pub mod message;
 pub mod method;
 pub mod name;
+pub mod pager;
 pub mod parse;
 pub mod registrar;
+pub mod replaces;
 pub mod status;
 pub mod step;
 pub mod stun;

@@ -177,8 +177,11 @@ fn header_line(bytes: &Bytes, line: &[u8], at: &mut usize) -> Option<(Name, Byte
     while folds(bytes, *at) {
         let (line, next) = next_line(bytes, *at)?;
         *at = next;
-        value.push(b' ');
-        value.extend_from_slice(line.trim_ascii());
+        let line = line.trim_ascii();
+        if !value.is_empty() && !line.is_empty() {
+            value.push(b' ');
+        }
+        value.extend_from_slice(line);
     }
     Some((name, Bytes::from(value)))
 }

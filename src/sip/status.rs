@@ -45,7 +45,9 @@ impl StatusCode {
     pub const CALL_DOES_NOT_EXIST: Self = Self(481);
     pub const LOOP_DETECTED: Self = Self(482);
     pub const TOO_MANY_HOPS: Self = Self(483);
+    pub const ACCEPTED: Self = Self(202);
     pub const BUSY_HERE: Self = Self(486);
+    pub const DECLINE: Self = Self(603);
     pub const REQUEST_TERMINATED: Self = Self(487);
     pub const NOT_ACCEPTABLE_HERE: Self = Self(488);
     pub const REQUEST_PENDING: Self = Self(491);

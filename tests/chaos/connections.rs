@@ -13,9 +13,10 @@ use tandem::cli::demo::wire::Over;
 use tandem::ids::{Aor, VnodeId};
 
 use crate::lab::baresip::Baresip;
+use crate::lab::browser::Browser;
 use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
-use crate::lab::{SIP, TLS, call, until};
+use crate::lab::{SIP, TLS, WSS, call, until};
 
 /// What the promise allows when a process dies, and when it is only silent; twice that, since this is no bench. Sound needs no
 /// connection.
@@ -171,6 +172,28 @@ fn a_phone_registers_while_its_registrar_dies() {
         let registered = phones.len() as u64;
         until("they are registered", PATIENCE, async || cluster.count(1, "/v1/registrations", "total").await == registered).await;
     });
+}
+
+/// JsSIP, whose call outlives the node that both its connections were at.
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_call_each_other_over_wss_and_their_node_dies() {
+    let mut cluster = Cluster::start(2);
+    let mut server = cluster.sip_of(2);
+    server.set_port(WSS);
+    let [a, b] = [0, 1].map(|user| cluster.users[user].clone());
+    let (caller, callee) = tokio::join!(Browser::start(&a.0, &a.1, server), Browser::start(&b.0, &b.1, server));
+    caller.tell(&format!("dial {}", b.0));
+    callee.wait_for("incoming").await;
+    callee.tell("answer");
+    tokio::join!(caller.wait_for("established"), callee.wait_for("established"));
+    cluster.kill(2);
+    for phone in [&caller, &callee] {
+        phone.wait_for("disconnected").await;
+        phone.wait_for("registered").await;
+    }
+    callee.tell("hangup");
+    tokio::join!(caller.wait_for("ended"), callee.wait_for("ended"));
+    until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
 }
 
 /// Real phones, each transport to each.

@@ -16,6 +16,7 @@ mod load;
 mod majority;
 mod membership;
 mod moves;
+mod peers;
 mod registrations;
 mod releases;
 mod ringing;

@@ -134,6 +134,46 @@ fn before_it_rings_and_the_callee_is_busy() {
     });
 }
 
+/// A phone sends the other one elsewhere (RFC 3515), and has no answer yet: done twice it would make two calls.
+#[test]
+fn while_a_transfer_is_on_its_way() {
+    net::run(3, async |net| {
+        let mut case = Case::talking(&net).await;
+        case.a.set_thinking(THINKS);
+        let refer = "Refer-To: <sip:u0003@tandem.test>\r\n";
+        let (accepted, referred, ()) = tokio::join!(
+            case.b.ask_within_with(Method::Refer, refer, ""),
+            case.a.take(&Method::Refer, StatusCode::ACCEPTED),
+            die(&mut case.cluster, MEANWHILE)
+        );
+        assert_eq!(accepted.unwrap().status, StatusCode::ACCEPTED);
+        let number = referred.unwrap().headers.cseq().unwrap();
+        while let Ok(again) = tokio::time::timeout(TAKEN, case.a.take(&Method::Refer, StatusCode::ACCEPTED)).await {
+            assert_eq!(again.unwrap().headers.cseq().unwrap(), number, "it is the same one");
+        }
+        case.is_heard().await;
+        case.ends(false).await;
+    });
+}
+
+/// Nothing of a MESSAGE is kept: its sender says it again, and the phone that has had it gets it once more from the next owner.
+#[test]
+fn before_a_message_is_answered() {
+    net::run(3, async |net| {
+        let mut case = Case::start(&net).await;
+        case.b.set_thinking(THINKS);
+        let (sent, taken, ()) = tokio::join!(
+            case.a.send_message(&case.callee, "", "hi"),
+            async {
+                case.b.take(&Method::Message, StatusCode::OK).await?;
+                case.b.take(&Method::Message, StatusCode::OK).await
+            },
+            die(&mut case.cluster, MEANWHILE)
+        );
+        assert_eq!((sent.unwrap().status, &taken.unwrap().body[..]), (StatusCode::OK, &b"hi"[..]));
+    });
+}
+
 /// The caller has hung up; the callee has been told, and has not said that it has heard.
 #[test]
 fn while_a_cancel_is_on_its_way() {

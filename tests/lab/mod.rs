@@ -14,6 +14,7 @@
 )]
 
 pub mod baresip;
+pub mod browser;
 pub mod call;
 pub mod cluster;
 pub mod floor;

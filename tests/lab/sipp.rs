@@ -70,12 +70,25 @@ impl Sipp {
             "5000".into(),
             target.to_string(),
         ];
-        Self::start(dir, scenario, &args)
+        Self::start(dir, &own(scenario), &args)
+    }
+
+    /// One of the scenarios that sipp brings along, which calls `service` at `target`.
+    pub fn bundled(target: SocketAddr, scenario: &str, service: &str, load: &Load) -> Self {
+        let numbers = [("-m", load.calls.to_string()), ("-r", load.per_second.to_string()), ("-d", load.talk.to_string())];
+        let args = numbers.into_iter().flat_map(|(key, value)| [key.to_owned(), value]);
+        let args: Vec<_> = args.chain(["-s".into(), service.into(), target.to_string()]).collect();
+        Self::start(tempfile::tempdir().unwrap(), &["-sn".into(), scenario.into()], &args)
+    }
+
+    /// The one that waits for calls, at [`Self::contact`].
+    pub fn bundled_waiting() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), &["-sn".into(), "uas".into()], &[])
     }
 
     /// A scenario that waits for calls at [`Self::contact`].
     pub fn waiting(scenario: &str) -> Self {
-        Self::start(tempfile::tempdir().unwrap(), scenario, &[])
+        Self::start(tempfile::tempdir().unwrap(), &own(scenario), &[])
     }
 
     /// Where it is called: host and port.
@@ -83,8 +96,7 @@ impl Sipp {
         self.contact.to_string()
     }
 
-    fn start(dir: tempfile::TempDir, scenario: &str, more: &[String]) -> Self {
-        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/sipp");
+    fn start(dir: tempfile::TempDir, scenario: &[String], more: &[String]) -> Self {
         let out = dir.path().join("stat.csv");
         // All on one address: a contact elsewhere than its REGISTER comes from is behind a NAT, and not called there.
         let nth = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -92,8 +104,7 @@ impl Sipp {
         let ip = contact.ip().to_string();
         let child = Command::new("sipp")
             .current_dir(dir.path())
-            .arg("-sf")
-            .arg(scenarios.join(format!("{scenario}.xml")))
+            .args(scenario)
             .args(["-i", &ip, "-p", &contact.port().to_string(), "-mi", &ip, "-mp", &(10_000 + 100 * nth).to_string()])
             .args(["-nostdin", "-trace_stat", "-fd", "1", "-trace_rtt", "-rtt_freq", "1", "-trace_err", "-error_file", "errors"])
             .arg("-stf")
@@ -145,6 +156,12 @@ impl Sipp {
             error: errors.chars().take(1500).collect(),
         }
     }
+}
+
+/// One of ours.
+fn own(scenario: &str) -> [String; 2] {
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/sipp");
+    ["-sf".into(), scenarios.join(format!("{scenario}.xml")).display().to_string()]
 }
 
 impl Drop for Sipp {

@@ -364,6 +364,8 @@ impl World {
             phone: None,
             targets,
             caller: "a@x".into(),
+            trusted: false,
+            replaces: None,
             callee: "b@x".into(),
         };
         let (call, step) = Call::new(new, self.incarnation, self.now).unwrap();

@@ -63,6 +63,13 @@ pub struct Ringing {
     tag: String,
 }
 
+impl Ringing {
+    /// Its INVITE.
+    pub fn invite(&self) -> &Request {
+        &self.invite
+    }
+}
+
 /// A call, from the phone's side.
 #[derive(Debug, Clone)]
 struct Dialog {
@@ -262,7 +269,7 @@ impl Phone {
     }
 
     async fn invite(&mut self, callee: &str, more: &str, sdp: &str) -> anyhow::Result<Response> {
-        let uri = format!("sip:{callee}@{}", self.domain);
+        let uri = if callee.starts_with("sip:") { callee.to_owned() } else { format!("sip:{callee}@{}", self.domain) };
         let call_id = random();
         let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
         let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n{more}");
@@ -346,15 +353,15 @@ impl Phone {
         }
     }
 
-    /// Waits for a call and refuses it, until that is acknowledged; gives the answer, for [`Phone::refuse_again`].
-    pub async fn refuse(&mut self, status: StatusCode) -> anyhow::Result<Bytes> {
+    /// Waits for a call and refuses it, until that is acknowledged; gives the INVITE, and the answer for [`Phone::refuse_again`].
+    pub async fn refuse(&mut self, status: StatusCode) -> anyhow::Result<(Request, Bytes)> {
         loop {
             let Message::Request(invite) = self.receive(Instant::now() + PATIENCE).await? else { continue };
             if invite.method == Method::Invite {
                 tokio::time::sleep(self.thinking).await;
                 let bytes = encode_response(&invite.response(status, Some(&random())));
                 self.refuse_again(&bytes).await?;
-                return Ok(bytes);
+                return Ok((invite, bytes));
             }
         }
     }
@@ -417,10 +424,15 @@ impl Phone {
 
     /// Asks something within the call, an OPTIONS or a re-INVITE with this SDP, and gives the final answer.
     pub async fn ask_within(&mut self, method: Method, sdp: &str) -> anyhow::Result<Response> {
+        self.ask_within_with(method, "", sdp).await
+    }
+
+    /// The same with further headers, and any body.
+    pub async fn ask_within_with(&mut self, method: Method, more: &str, body: &str) -> anyhow::Result<Response> {
         let dialog = self.dialog.clone().context("there is no call")?;
         self.cseq += 1;
         let cseq = self.cseq;
-        let request = self.in_dialog_with(&dialog, &method, cseq, sdp);
+        let request = self.in_dialog_with(&dialog, &method, cseq, more, body);
         let response = self.transact(&method, &request).await?;
         if method == Method::Invite {
             let accepted = response.status.class() == Class::Success;
@@ -431,6 +443,36 @@ impl Phone {
             }
         }
         Ok(response)
+    }
+
+    /// Sends a MESSAGE that is part of no call (RFC 3428), and gives the final answer whatever it is.
+    pub async fn send_message(&mut self, to: &str, more: &str, text: &str) -> anyhow::Result<Response> {
+        let uri = format!("sip:{to}@{}", self.domain);
+        let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
+        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {}\r\n{more}", random());
+        self.ask(Method::Message, &uri, &headers, text).await
+    }
+
+    /// Waits for a request of this kind, and gives it this answer after it has thought.
+    pub async fn take(&mut self, method: &Method, status: StatusCode) -> anyhow::Result<Request> {
+        loop {
+            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
+            let wanted = request.method == *method;
+            if wanted {
+                tokio::time::sleep(self.thinking).await;
+            }
+            self.respond(&request, if wanted { status } else { StatusCode::OK }).await?;
+            if wanted {
+                return Ok(request);
+            }
+        }
+    }
+
+    /// How another phone takes this one's place in its call: whom it calls, and the Replaces that it says (RFC 3891).
+    pub fn place(&self) -> anyhow::Result<(String, String)> {
+        let Dialog { call_id, from, to, target, .. } = self.dialog.as_ref().context("there is no call")?;
+        let tags = [to, from].map(|address| tag_of(address).unwrap_or_default());
+        Ok((target.clone(), format!("{call_id};to-tag={};from-tag={}", tags[0], tags[1])))
     }
 
     /// Does nothing for so long but what it is asked to; an error if the other side hangs up.
@@ -653,8 +695,14 @@ impl Phone {
         Ok(())
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what else has a body has a description")]
     fn request(&self, method: &Method, uri: &str, cseq: u32, headers: &str, body: &str) -> String {
-        let content = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let content = match method {
+            _ if body.is_empty() => "",
+            Method::Message => "Content-Type: text/plain\r\n",
+            Method::Notify => "Content-Type: message/sipfrag\r\n",
+            _ => "Content-Type: application/sdp\r\n",
+        };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{} {};rport;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n{headers}\
              CSeq: {cseq} {method}\r\nContact: {}\r\n{content}Content-Length: {}\r\n\r\n{body}",
@@ -667,11 +715,11 @@ impl Phone {
     }
 
     fn in_dialog(&self, dialog: &Dialog, method: &Method, cseq: u32) -> String {
-        self.in_dialog_with(dialog, method, cseq, "")
+        self.in_dialog_with(dialog, method, cseq, "", "")
     }
 
-    fn in_dialog_with(&self, dialog: &Dialog, method: &Method, cseq: u32, body: &str) -> String {
-        let headers = format!("From: {}\r\nTo: {}\r\nCall-ID: {}\r\n", dialog.from, dialog.to, dialog.call_id);
+    fn in_dialog_with(&self, dialog: &Dialog, method: &Method, cseq: u32, more: &str, body: &str) -> String {
+        let headers = format!("From: {}\r\nTo: {}\r\nCall-ID: {}\r\n{more}", dialog.from, dialog.to, dialog.call_id);
         self.request(method, &dialog.target, cseq, &headers, body)
     }
 

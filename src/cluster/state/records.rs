@@ -83,6 +83,8 @@ pub struct CallRecord {
     pub vnode: VnodeId,
     pub caller: String,
     pub callee: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<String>,
     pub created: Timestamp,
     pub answered: Option<Timestamp>,
     pub ended: Option<EndingRecord>,
@@ -101,6 +103,11 @@ pub struct CallRecord {
     pub session: Option<[u32; 2]>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub redirects: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diverted: Vec<String>,
+    /// Who was referred, and what each side calls it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referred: Vec<(u8, u32, u32)>,
     pub relays: Vec<RelayRecord>,
     pub media: MediaRecord,
 }

@@ -121,7 +121,7 @@ impl Session {
         let other = 1 - from;
         next.versions[other] += 1;
         let version = next.versions[other];
-        sdp.origin = Origin::with_ip_addr(next.id, version, self.ip);
+        sdp.origin = origin(next.id, version, self.ip);
         sdp.connection = Some(Connection::from_ip_addr(self.ip));
         sdp.attributes.retain(is_end_to_end);
         let mut out = Vec::with_capacity(512);
@@ -136,7 +136,7 @@ impl Session {
     pub fn tell_again(&mut self, leg: usize) -> Option<Bytes> {
         let mut sdp = Sdp::parse(self.told.get(leg)?.as_ref()?).ok()?;
         self.versions[leg] += 1;
-        sdp.origin = Origin::with_ip_addr(self.id, self.versions[leg], self.ip);
+        sdp.origin = origin(self.id, self.versions[leg], self.ip);
         sdp.connection = Some(Connection::from_ip_addr(self.ip));
         let mut out = Vec::with_capacity(512);
         // Writing to memory fails only when memory does.
@@ -273,6 +273,11 @@ fn rtcp_address(value: &str, ip: IpAddr) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
+/// Ours (RFC 4566 §5.2). It has a user name because some want to see one.
+fn origin(id: u64, version: u64, ip: IpAddr) -> Origin {
+    Origin { username: Some("tandem".into()), ..Origin::with_ip_addr(id, version, ip) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +305,9 @@ mod tests {
     fn offer_and_answer_get_our_addresses() {
         let mut session = session();
         let offer = describe(&mut session, 0, OFFER).unwrap();
-        for line in ["o=- 21 1 IN IP4 127.0.0.11", "c=IN IP4 127.0.0.11", "m=audio 10002 RTP/AVP 8 101", "m=video 0 RTP/AVP 96"] {
+        for line in
+            ["o=tandem 21 1 IN IP4 127.0.0.11", "c=IN IP4 127.0.0.11", "m=audio 10002 RTP/AVP 8 101", "m=video 0 RTP/AVP 96"]
+        {
             assert!(offer.contains(line), "{line} in\n{offer}");
         }
         assert!(!offer.contains("candidate") && !offer.contains("a=rtcp:") && !offer.contains("10.0.0.1"), "{offer}");
@@ -335,7 +342,7 @@ mod tests {
         assert_eq!(
             again,
             offer
-                .replace("o=- 21 1 IN IP4 127.0.0.11", "o=- 21 2 IN IP4 127.0.0.12")
+                .replace("o=tandem 21 1 IN IP4 127.0.0.11", "o=tandem 21 2 IN IP4 127.0.0.12")
                 .replace("c=IN IP4 127.0.0.11", "c=IN IP4 127.0.0.12")
         );
         assert_eq!(session.tell_again(0), None, "it was told nothing yet");

@@ -219,7 +219,9 @@ impl Call {
         }
         // RFC 3261 §12.2.1.2: the peer doesn't know the dialog any more.
         let dialog_gone = [StatusCode::CALL_DOES_NOT_EXIST, StatusCode::REQUEST_TIMEOUT].contains(&response.status);
-        if dialog_gone {
+        // RFC 6665 §4.1.3: that is said of the subscription.
+        let of_a_subscription = matches!(relay.request.method, Method::Notify | Method::Refer);
+        if dialog_gone && !of_a_subscription {
             self.state.leg_mut(leg).gone = true;
             return self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, effects);
         }
@@ -227,6 +229,9 @@ impl Call {
             return self.put(effects);
         }
         self.is_over(&relay);
+        if relay.request.method == Method::Refer {
+            return self.put(effects);
+        }
         Step::free(effects)
     }
 

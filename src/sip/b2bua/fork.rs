@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::dialog::Dialog;
 use crate::sip::headers::SessionExpires;
+use crate::sip::identity::Identity;
 use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::thousandths;
@@ -33,6 +34,8 @@ pub(super) const TURN: Duration = Duration::from_secs(20);
 pub(super) struct Onward {
     headers: Vec<(Name, bytes::Bytes)>,
     body: Option<Body>,
+    /// What it says as From.
+    pub(super) from: Option<Text>,
 }
 
 impl Onward {
@@ -41,28 +44,81 @@ impl Onward {
         // RFC 3261 §16.6 step 3: a B2BUA that doesn't count lets two of them play tennis for ever.
         let hops = call.invite.headers.max_forwards().unwrap_or(70).saturating_sub(1);
         let mut headers = vec![(Name::MaxForwards, bytes::Bytes::from(hops.to_string()))];
+        let Identity { from, asserted } = Identity::of(&call.invite, &call.caller, call.trusted);
+        let private = asserted.is_none();
+        headers.extend(asserted.map(|asserted| (Name::PAssertedIdentity, asserted.into_bytes())));
         for (name, value) in call.invite.headers.iter() {
             let passes = match name {
+                Name::Priority | Name::AlertInfo | Name::Privacy => true,
+                // RFC 3323 §4.1: they may tell who it is.
+                Name::Subject | Name::CallInfo => !private,
                 // Who calls is what From says, which was checked; a caller's other claims are not.
-                Name::Other(other) => !other.eq_ignore_ascii_case("Remote-Party-ID"),
-                Name::Subject | Name::Priority | Name::AlertInfo | Name::CallInfo | Name::Privacy => true,
+                Name::Other(other) => !private && !other.eq_ignore_ascii_case("Remote-Party-ID"),
+                Name::Diversion | Name::HistoryInfo => call.trusted,
                 _ => false,
             };
             if passes {
                 headers.push((name.clone(), value.clone()));
             }
         }
+        if let Some(replaces) = &call.replaces {
+            headers.push((Name::Replaces, bytes::Bytes::from(replaces.to_string())));
+            let must = call.invite.headers.list(&Name::Require).any(|tag| tag.eq_ignore_ascii_case("replaces"));
+            headers.extend(must.then(|| (Name::Require, bytes::Bytes::from_static(b"replaces"))));
+        }
+        let referred = call.invite.headers.all(&Name::ReferredBy).filter(|_| call.trusted && !private);
+        headers.extend(referred.map(|value| (Name::ReferredBy, value.clone())));
         headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
-        Self { headers, body: call.body.clone() }
+        headers.push((Name::Supported, bytes::Bytes::from_static(b"replaces")));
+        Self { headers, body: call.body.clone(), from }
     }
 
-    /// What those got who were called before.
-    fn again(sent: &Request) -> Self {
+    /// What those got who were called before, but for what we have said of who sent them on.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the others are as they are")]
+    fn again(sent: &Request, diverted: &[String]) -> Self {
         let of_the_leg = [Name::Via, Name::Route, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact];
         let of_the_body_and_timer = [Name::ContentType, Name::Supported, Name::SessionExpires, Name::MinSe];
         let own = |name: &Name| of_the_leg.contains(name) || of_the_body_and_timer.contains(name);
-        let headers = sent.headers.iter().filter(|(name, _)| !own(name)).map(|(name, value)| (name.clone(), value.clone()));
-        Self { headers: headers.collect(), body: Body::of(&sent.headers, &sent.body) }
+        let ours = |name: &Name, value: &bytes::Bytes| match name {
+            Name::Diversion => diverted.iter().any(|aor| diversion(aor).as_bytes() == value),
+            Name::HistoryInfo => diverted.first().is_some_and(|aor| value.starts_with(first_of_history(aor).as_bytes())),
+            _ => own(name),
+        };
+        let headers = sent.headers.iter().filter(|(name, value)| !ours(name, value));
+        let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
+        let headers = headers.chain([(Name::Supported, bytes::Bytes::from_static(b"replaces"))]);
+        Self { headers: headers.collect(), body: Body::of(&sent.headers, &sent.body), from: None }
+    }
+}
+
+/// What a phone is told of each who has sent the caller on, the last first (RFC 5806 §6).
+fn diversion(aor: &str) -> String {
+    format!("<sip:{aor}>;reason=deflection;counter=1")
+}
+
+/// And where it has been told so (RFC 7044 §9).
+fn first_of_history(aor: &str) -> String {
+    format!("<sip:{aor}?Reason=SIP%3Bcause%3D302>;index=1")
+}
+
+/// Tells a phone that its user was not who was called first.
+fn say_diverted(invite: &mut Request, diverted: &[String], last: &str) {
+    let former: Vec<_> = invite.headers.all(&Name::Diversion).cloned().collect();
+    invite.headers.remove(&Name::Diversion);
+    for aor in diverted.iter().rev() {
+        invite.headers.push_text(Name::Diversion, diversion(aor));
+    }
+    for value in former {
+        invite.headers.push(Name::Diversion, value);
+    }
+    // A peer's own history goes on with numbers that are its own.
+    if let ([first, others @ ..], None) = (diverted, invite.headers.get(&Name::HistoryInfo)) {
+        let (mut history, mut index) = (first_of_history(first), String::from("1"));
+        for (aor, more) in others.iter().map(|aor| (aor.as_str(), "?Reason=SIP%3Bcause%3D302")).chain([(last, "")]) {
+            history.push_str(&format!(", <sip:{aor}{more}>;index={index}.1;mp={index}"));
+            index.push_str(".1");
+        }
+        invite.headers.push_text(Name::HistoryInfo, history);
     }
 }
 
@@ -82,15 +138,19 @@ impl Call {
         let caller = &self.state.leg(LegId::CALLER).dialog;
         let dialog = Dialog::of_client(
             Text::from(format!("{}.{}", self.state.id, leg.0)),
-            caller.remote.clone(),
+            self.state.shown.clone().unwrap_or_else(|| caller.remote.clone()),
             Text::from(token.to_string()),
             caller.local.clone(),
             target.contact,
             contact(&token, &target.flow),
             target.flow,
         );
+        let last = target.phone.as_ref().map(|phone| phone.aor.to_string()).filter(|aor| *aor != self.state.callee);
         self.state.add_leg(leg, dialog, target.phone);
-        let invite = self.first_invite(leg, &target.path, onward);
+        let mut invite = self.first_invite(leg, &target.path, onward);
+        if let Some(last) = last {
+            say_diverted(&mut invite, &self.state.diverted, &last);
+        }
         let late_offer = onward.body.is_none();
         self.state.leg_mut(leg).out = Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer });
         Effect::Leg(leg, LegCommand::Send(invite, target.flow))
@@ -134,7 +194,7 @@ impl Call {
         }
         let mut then = vec![acknowledge];
         if response.status.class() == Class::Redirect {
-            then.extend(self.sent_on(response));
+            then.extend(self.sent_on(leg, response));
         }
         self.one_less(then, now)
     }
@@ -152,7 +212,7 @@ impl Call {
         if least <= asked || least > MOST {
             return None;
         }
-        let onward = Onward::again(&out.request);
+        let onward = Onward::again(&out.request, &[]);
         let route: Vec<Text> = out.request.headers.list(&Name::Route).collect();
         let mut invite = self.first_invite(leg, &route, &onward);
         invite.headers.set(Name::SessionExpires, least.to_string());
@@ -225,11 +285,15 @@ impl Call {
     }
 
     /// Takes the contacts of a 3xx (RFC 3261 §8.1.3.4), the best first; each is gone to once.
-    fn sent_on(&mut self, response: &Response) -> Option<Effect> {
+    fn sent_on(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
         if self.state.redirects >= MAX_REDIRECTS {
             return None;
         }
         self.state.redirects += 1;
+        let by = self.state.leg(leg).phone.as_ref().map_or_else(|| self.state.callee.clone(), |phone| phone.aor.to_string());
+        if self.state.diverted.last() != Some(&by) {
+            self.state.diverted.push(by);
+        }
         let mut contacts = response.headers.contacts().unwrap_or_default();
         contacts.sort_by_key(|contact| std::cmp::Reverse(thousandths(contact.param("q"))));
         let known =
@@ -256,7 +320,8 @@ impl Call {
     }
 
     fn call_those_who_wait(&mut self, now: Timestamp) -> Vec<Effect> {
-        let sent = self.state.branches().find_map(|leg| leg.out.as_ref()).map(|out| Onward::again(&out.request));
+        let sent =
+            self.state.branches().find_map(|leg| leg.out.as_ref()).map(|out| Onward::again(&out.request, &self.state.diverted));
         // A call of which nothing is left that was sent has nothing to send.
         sent.map(|onward| self.call_next(&onward, now)).unwrap_or_default()
     }

@@ -35,6 +35,7 @@ use super::headers::{HeaderError, Transport};
 use super::leg::{LegCommand, LegEvent, TxKey};
 use super::message::{Request, Response};
 use super::registrar::Phone;
+use super::replaces::Replaces;
 use super::status::Class;
 use super::step;
 use super::token::Token;
@@ -42,7 +43,8 @@ use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 pub use state::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Relay, StageIn, StageOut, Target, Updated, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, StageIn, StageOut, Target, Updated,
+    deadline,
 };
 pub use timer::{SessionPolicy, SessionTimer, Speaks};
 
@@ -150,8 +152,12 @@ pub struct NewCall {
     pub body: Option<Body>,
     /// Who calls whom, as the CDR says it.
     pub caller: String,
+    /// The INVITE is of a peer whose word on who calls is taken.
+    pub trusted: bool,
     /// See `caller`.
     pub callee: String,
+    /// The dialog of the callee's that the call takes the place of (RFC 3891).
+    pub replaces: Option<Replaces>,
 }
 
 /// How long a callee may ring (the proxies' Timer C is at least 3 minutes: RFC 3261 §16.6 step 11).
@@ -161,7 +167,7 @@ pub const LINGER: Duration = Duration::from_secs(40);
 /// So many CSeq numbers are committed at once.
 pub const CSEQ_BLOCK: u32 = 32;
 /// What in-dialog requests may be.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, UPDATE, REFER, NOTIFY";
 
 /// The machine.
 #[derive(Debug)]
@@ -185,7 +191,9 @@ impl Call {
         let key = TxKey::of(&call.invite);
         let refused = unavailable(&call.invite);
         let mut then = vec![Effect::Leg(LegId::CALLER, LegCommand::Respond(key.clone(), trying(&call.invite)))];
-        then.extend(this.call_next(&fork::Onward::of(&call), now));
+        let onward = fork::Onward::of(&call);
+        this.state.shown.clone_from(&onward.from);
+        then.extend(this.call_next(&onward, now));
         let step = this.put(then).or_else(vec![
             Effect::Leg(LegId::CALLER, LegCommand::Respond(key, refused)),
             Effect::CloseMedia,
@@ -314,10 +322,10 @@ impl Call {
 
     /// The state as it is committed. It says that all numbers of a block are used, so that requests in between
     /// need no commit of their own (RFC 3261 §12.2.1.1 lets CSeq grow by more than one). What is only passed on is left
-    /// out: a new owner must not say it twice.
+    /// out: a new owner must not say it twice. A REFER it says as it was said: done twice it would make two calls.
     fn record(&mut self) -> Box<CallState> {
         let mut record = self.state.clone();
-        record.relays.retain(Relay::is_invite);
+        record.relays.retain(|relay| relay.is_invite() || relay.request.method == Method::Refer);
         for (leg, kept) in self.state.legs.iter_mut().zip(&mut record.legs) {
             let used = leg.dialog.local_cseq;
             leg.asked = if used > leg.reserved { used + CSEQ_BLOCK } else { leg.reserved };

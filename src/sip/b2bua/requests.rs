@@ -1,6 +1,6 @@
 //! What phones ask of a call. Layer: pure.
 
-use super::state::Updated;
+use super::state::{Referred, Updated};
 use super::timer::too_often;
 use super::{
     ALLOW, Body, Call, CallLeg, Effect, EndedBy, InviteIn, Relay, StageIn, Step, cancel_response, dialog_response, respond,
@@ -11,7 +11,11 @@ use crate::ids::LegId;
 use crate::sip::dialog::{DialogError, Flow};
 use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::Request;
+use crate::sip::uri::param;
 use crate::sip::{Method, Name, StatusCode};
+
+/// So many REFERs of a call are remembered: the last ones.
+const MAX_REFERRED: usize = 4;
 
 impl Call {
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
@@ -48,6 +52,8 @@ impl Call {
             }
             Method::Update if request.body.is_empty() => self.refreshed_by_phone(leg, key, &request, now),
             Method::Invite | Method::Update => self.reinvite(leg, key, request, flow),
+            Method::Refer => self.refer(leg, key, request, flow),
+            Method::Notify => self.notify(leg, key, request, flow),
             Method::Info | Method::Message => self.relay(leg, key, request, flow),
             Method::Options => respond_with(leg, key, request.response(StatusCode::OK, None).with(Name::Allow, ALLOW)),
             Method::Other(_) => respond_with(leg, key, request.response(StatusCode::NOT_IMPLEMENTED, None)),
@@ -134,18 +140,60 @@ impl Call {
         respond_with(leg, key, answer)
     }
 
+    /// A REFER goes through (RFC 3515): the other phone calls by itself. Only who talks sends the other away, and from where it is.
+    fn refer(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
+        let this = self.state.leg(leg);
+        if request.headers.all(&Name::ReferTo).count() != 1 {
+            return respond(leg, key, &request, StatusCode::BAD_REQUEST);
+        }
+        if !self.state.talks(this) || came_by.remote.ip() != this.dialog.flow.remote.ip() {
+            return respond(leg, key, &request, StatusCode::FORBIDDEN);
+        }
+        self.relay(leg, key, request, came_by)
+    }
+
+    /// What has become of a REFER goes back to who sent it, with the number that this one gave it (RFC 3515 §2.4.6).
+    fn notify(&mut self, leg: LegId, key: TxKey, mut request: Request, came_by: Flow) -> Step {
+        let event = request.headers.text(&Name::Event).unwrap_or_default();
+        let number = param(event.split_once(';').map_or("", |(_, params)| params), "id").and_then(|id| id.parse::<u32>().ok());
+        let mut referred = self.state.referred.iter().rev().filter(|referred| referred.to == leg);
+        let Some(referred) = referred.find(|referred| number.is_none_or(|number| number == referred.onward)) else {
+            return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST);
+        };
+        if number.is_some() {
+            request.headers.set(Name::Event, format!("refer;id={}", referred.asked));
+        }
+        self.relay(leg, key, request, came_by)
+    }
+
     /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.
     fn relay(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
         let Some(other) = self.state.peer(leg).filter(|other| self.state.leg(*other).dialog.remote_tag.is_some()) else {
             return respond(leg, key, &request, StatusCode::TEMPORARILY_UNAVAILABLE);
         };
+        let is_refer = request.method == Method::Refer;
         let mut onward = self.dialog_request(other, request.method.clone());
         for (name, value) in request.headers.iter() {
-            if matches!(name, Name::Other(_) | Name::ContentType | Name::ContentDisposition) {
+            let claims = matches!(name, Name::Other(other) if other.eq_ignore_ascii_case("Remote-Party-ID"));
+            let of_the_body = matches!(name, Name::ContentType | Name::ContentDisposition);
+            let of_events = matches!(name, Name::Event | Name::SubscriptionState | Name::ReferTo);
+            // RFC 4488: without it there is a subscription, as its sender sees from our answer.
+            let of_none = matches!(name, Name::Other(other) if other.eq_ignore_ascii_case("Refer-Sub"));
+            if !claims && !of_none && (of_the_body || of_events || matches!(name, Name::Other(_))) {
                 onward.headers.push(name.clone(), value.clone());
             }
         }
         onward.body = request.body.clone();
+        if is_refer {
+            // Who refers is who has proved to be there (RFC 3892 §2), not who it says.
+            let by = self.state.leg(leg).phone.as_ref().map(|phone| format!("<sip:{}>", phone.aor));
+            by.into_iter().for_each(|by| onward.headers.push_text(Name::ReferredBy, by));
+            let number = |request: &Request| request.headers.cseq().map_or(0, |cseq| cseq.number);
+            let (onward, asked) = (number(&onward), number(&request));
+            self.state.referred.push(Referred { to: other, onward, asked });
+            let more = self.state.referred.len().saturating_sub(MAX_REFERRED);
+            self.state.referred.drain(..more);
+        }
         let flow = self.state.leg(other).dialog.flow;
         self.state.relays.push(Relay {
             from: leg,
@@ -159,7 +207,8 @@ impl Call {
         });
         let send = vec![Effect::Leg(other, LegCommand::Send(onward, flow))];
         let spent = self.state.leg(other).dialog.local_cseq > self.state.leg(other).reserved;
-        if spent { self.put(send) } else { Step::free(send) }
+        // Done twice it would make two calls: a new owner has to know that it is on its way.
+        if spent || is_refer { self.put(send) } else { Step::free(send) }
     }
 
     pub(super) fn cancelled(&mut self, leg: LegId, invite: TxKey, cancel: TxKey, now: Timestamp) -> Step {

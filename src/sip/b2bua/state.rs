@@ -27,6 +27,8 @@ pub struct CallState {
     pub caller: String,
     /// Who is called.
     pub callee: String,
+    /// What callees see as From; none for what the caller says.
+    pub shown: Option<Text>,
     /// When the INVITE came.
     pub created: Timestamp,
     /// When the callee answered.
@@ -47,8 +49,23 @@ pub struct CallState {
     pub session: Option<SessionPolicy>,
     /// How often that has happened.
     pub redirects: usize,
+    /// Who has sent the caller on, one after another.
+    pub diverted: Vec<String>,
+    /// The last REFERs that went through.
+    pub referred: Vec<Referred>,
     /// In-dialog requests on their way from one side to the other.
     pub relays: Vec<Relay>,
+}
+
+/// A REFER that went through: what NOTIFYs call it, on one side and on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Referred {
+    /// Who was referred.
+    pub to: LegId,
+    /// Its CSeq there.
+    pub onward: u32,
+    /// Its CSeq as it came.
+    pub asked: u32,
 }
 
 /// A phone that may be called.
@@ -349,6 +366,7 @@ impl CallState {
             vnode: call.vnode,
             caller: call.caller.clone(),
             callee: call.callee.clone(),
+            shown: None,
             created: now,
             answered: None,
             ended: None,
@@ -359,6 +377,8 @@ impl CallState {
             locating: Vec::new(),
             session: call.session,
             redirects: 0,
+            diverted: Vec::new(),
+            referred: Vec::new(),
             relays: Vec::new(),
         }
     }

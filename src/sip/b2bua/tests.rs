@@ -63,6 +63,8 @@ fn no_promise_leaves_without_its_commit() {
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     };
     let (mut call, step) = Call::new(new, 1, NOW).unwrap();
@@ -95,6 +97,8 @@ fn established() -> Call {
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();
@@ -206,6 +210,8 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();
@@ -291,6 +297,8 @@ fn calling(qs: &[u16]) -> Call {
         phone: None,
         targets,
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();
@@ -393,6 +401,35 @@ fn a_caller_who_is_sent_on_goes_there() {
     assert!(step.then.iter().any(|effect| matches!(effect, Effect::Leg(LegId(3), LegCommand::Send(..)))), "it was there already");
 }
 
+/// RFC 5806 §6, RFC 7044 §9: the last is told of both who sent the caller on.
+#[test]
+fn a_phone_is_told_of_those_who_sent_its_caller_on() {
+    let of = |name: &str| Some(Phone { aor: crate::ids::Aor::new(name, "x"), instance: None });
+    let mut call = calling(&[1000]);
+    call.state.callee = "b@x".into();
+    call.state.legs[1].phone = of("b");
+    let mut told = Vec::new();
+    for (leg, name) in [(1, "c"), (2, "d")] {
+        let _ = answers(&mut call, leg, 302, &format!("<sip:{name}@x>"));
+        let contacts = vec![Text::from(format!("sip:{name}@x"))];
+        let targets = vec![Target { phone: of(name), ..target(usize::from(leg) + 6) }];
+        let step = call.handle(CallInput::Located { contacts, targets }, NOW);
+        call.committed();
+        let sent = step.then.iter().find_map(|effect| match effect {
+            Effect::Leg(_, LegCommand::Send(invite, _)) => Some(invite.headers.clone()),
+            _ => None,
+        });
+        let sent = sent.unwrap();
+        let all = |name: Name| sent.all(&name).map(|value| String::from_utf8_lossy(value).into_owned()).collect::<Vec<_>>();
+        told.push((all(Name::Diversion), all(Name::HistoryInfo)));
+    }
+    let [b, c] = ["b", "c"].map(|name| format!("<sip:{name}@x>;reason=deflection;counter=1"));
+    let sent_on = "?Reason=SIP%3Bcause%3D302";
+    let first = format!("<sip:b@x{sent_on}>;index=1, <sip:c@x>;index=1.1;mp=1");
+    let second = format!("<sip:b@x{sent_on}>;index=1, <sip:c@x{sent_on}>;index=1.1;mp=1, <sip:d@x>;index=1.1.1;mp=1.1");
+    assert_eq!(told, [(vec![b.clone()], vec![first]), (vec![c, b], vec![second])]);
+}
+
 /// RFC 5626 §7: two flows of one phone are not called at once, and not after each other when it has said no.
 #[test]
 fn a_phone_with_two_flows_rings_once() {
@@ -431,6 +468,8 @@ fn timed(caller: &str, callee: &str) -> Result<(Call, Step), NewCallError> {
         phone: None,
         targets: vec![target(1)],
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW)?;

@@ -61,6 +61,8 @@ fn split(text: &str) -> Option<(&str, &str, &str)> {
         text.split_at(end + 2)
     } else {
         match text.find('<') {
+            // It is words (RFC 3261 §25.1, `display-name`); phones write all kinds of them, but not what a list is made of.
+            Some(at) if text[..at].contains([',', ';', ':', '@', '"']) => return None,
             Some(at) => text.split_at(at),
             None => ("", text),
         }

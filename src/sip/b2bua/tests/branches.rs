@@ -108,6 +108,8 @@ fn with_two_flows(phones: &[usize]) -> Call {
         phone: None,
         targets: Vec::new(),
         caller: String::new(),
+        trusted: false,
+        replaces: None,
         callee: String::new(),
     });
     let _ = call.call_next(&onward, NOW);
