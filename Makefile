@@ -67,8 +67,8 @@ busy: bootstrap   ## an hour of two busy loops a core, and how many elections th
 broken: bootstrap ## builds in which a rule is broken on purpose, and what the checker of histories finds in each
 	scripts/broken
 
-fuzz: bootstrap   ## the parsers and the machines under random input; CASES says how much
-	PROPTEST_CASES=$${CASES:-200000} $(CARGO) nextest run --release --lib -E 'test(/panics/) | test(/survives/)'
+fuzz: bootstrap   ## the parsers, the transactions and whole calls under input that a fuzzer makes up: five, FUZZ_S seconds each
+	scripts/fuzz
 
 deny:             ## licences, sources and versions of what we depend on
 	@NEED_DENY=1 scripts/bootstrap

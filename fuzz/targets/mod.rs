@@ -1,0 +1,24 @@
+//! What random input must not hurt. The fuzzer calls these with what it makes up, `tests/fuzz.rs` with what it has found.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs, reason = "each of the fuzzer's programs uses one")]
+
+mod call;
+mod leg;
+mod text;
+
+pub use call::b2bua;
+pub use leg::transactions;
+pub use text::{framing, message, sdp};
+
+use std::net::SocketAddr;
+
+use tandem::ids::VnodeId;
+use tandem::sip::dialog::Flow;
+use tandem::sip::headers::Transport;
+
+/// The way to a phone: the caller is 0.
+fn flow(phone: u8, connected: bool) -> Flow {
+    let (local, remote) = (SocketAddr::from(([192, 0, 2, 1], 5060)), SocketAddr::from(([198, 51, 100, phone], 5060)));
+    let transport = if connected { Transport::Tcp } else { Transport::Udp };
+    Flow { vnode: VnodeId(1), transport, local, remote, connection: u32::from(connected) }
+}
