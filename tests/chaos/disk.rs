@@ -20,6 +20,10 @@ async fn calls_begin_move_and_end_while_every_disk_stalls() {
     let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
     let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
     b.register().await.unwrap();
+    // What meta has not told a node yet it can't ask for without a disk.
+    for node in 1..=3 {
+        until("the users are known", PATIENCE, || async { cluster.count(node, "/v1/users", "total").await == 3 }).await;
+    }
     cluster.stall_disks(true);
     let (mut c, _) = call::phone(&cluster, 2, 3).await;
     assert_eq!(c.try_register().await.unwrap().status, StatusCode::OK);
