@@ -135,6 +135,8 @@ pub struct Sip {
     pub session_expires: u32,
     #[serde(default = "min_se")]
     pub min_se: u32,
+    #[serde(default = "nat_keepalive")]
+    pub nat_keepalive: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<SipTls>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -287,6 +289,10 @@ fn t1() -> u16 {
 
 fn session_expires() -> u32 {
     1800
+}
+
+fn nat_keepalive() -> u16 {
+    25
 }
 
 fn min_se() -> u32 {

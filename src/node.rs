@@ -160,4 +160,6 @@ fn member_of(member: &config::Member) -> Member {
 }
 
 #[cfg(test)]
+mod flows;
+#[cfg(test)]
 mod tests;

@@ -137,7 +137,7 @@ fn fate(arrival: &Arrival) -> Fate {
         Arrival::Answer(response, _) => Answer(response.status.code()),
         Arrival::Drop(_) => Drop,
         Arrival::Message(_) => Message,
-        Arrival::Leg(..) | Arrival::Cancel(_) => panic!("none of them is of these"),
+        Arrival::Leg(..) | Arrival::Cancel(_) | Arrival::Event(_) => panic!("none of them is of these"),
     }
 }
 

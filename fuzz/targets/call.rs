@@ -110,6 +110,7 @@ impl World {
             | Arrival::Register(_)
             | Arrival::Options(_)
             | Arrival::Message(_)
+            | Arrival::Event(_)
             | Arrival::Leg(..)
             | Arrival::Cancel(_) => {}
         }

@@ -25,18 +25,20 @@ use super::dialog::{self, DialogActor, DialogMsg};
 use super::media_leg::{self, MediaLegActor, MediaLegMsg};
 use super::records;
 use super::router;
+use super::seen;
 use super::services::Services;
 use super::supervise::Budget;
 use super::transport;
 use super::unsaid::{Unsaid, asks_for_an_answer, take_back};
 use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
-use crate::ids::{CallId, LegId, VnodeId};
+use crate::ids::{Aor, CallId, LegId, VnodeId};
 use crate::media::core::Session;
 use crate::media::ports::PortPool;
 use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, EndedBy, Mutation, NewCall, Step, Target};
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
+use crate::sip::events::Seen;
 use crate::sip::leg::{LegCommand, LegEvent};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
@@ -176,6 +178,8 @@ pub struct Running {
     unsaid: VecDeque<Unsaid>,
     /// When to look whether phones have come back that something waits for.
     look_at: Option<Timestamp>,
+    /// What it is to its users, as their watchers know.
+    seen: Vec<(Aor, Seen)>,
     /// On the way to sleep.
     resting: bool,
     /// How often it has been on that way.
@@ -226,6 +230,7 @@ impl Actor for CallActor {
             not_before: None,
             unsaid: VecDeque::new(),
             look_at: None,
+            seen: Vec::new(),
             resting: false,
             attempts: 0,
         };
@@ -353,6 +358,7 @@ impl Running {
 
     async fn resume(&mut self, myself: &ActorRef<CallMsg>, state: CallState, media: CallMedia) {
         let ended = state.ended.is_some();
+        self.seen = state.seen();
         let (core, effects) = Call::resume(state, rand::random());
         self.core = Some(core);
         self.media = media;
@@ -608,6 +614,8 @@ impl Running {
         let Step { commit, then, otherwise } = step;
         self.make_legs(myself).await;
         let Some(mutation) = commit else {
+            // That one more phone rings is not worth a commit.
+            self.announce();
             self.perform(myself, then).await;
             return true;
         };
@@ -625,6 +633,7 @@ impl Running {
                     core.committed();
                 }
                 self.media.committed();
+                self.announce();
                 self.tell_relay(false);
                 self.perform(myself, then).await;
                 true
@@ -644,6 +653,13 @@ impl Running {
                 false
             }
         }
+    }
+
+    /// Tells those who watch its users what the call is now.
+    fn announce(&mut self) {
+        let Some(now) = self.core.as_ref().map(|core| core.state().seen()).filter(|now| *now != self.seen) else { return };
+        seen::announce(&self.services, self.vnode, &self.seen, &now);
+        self.seen = now;
     }
 
     fn tell_log(&self, mutation: &Mutation) {

@@ -33,17 +33,24 @@ pub fn look(services: &Arc<Services>, call: &ActorRef<CallMsg>, leg: LegId, stat
     let (flow, target) = (state.dialog.flow, state.dialog.remote_target.clone());
     let (services, call) = (services.clone(), call.clone());
     tokio::spawn(async move {
-        if is_connected(&services, flow).await != Some(false) {
-            return;
+        if let Some(found) = back(&services, &phone, flow, &target).await {
+            // A call that has ended meanwhile waits for nobody.
+            let _ = call.cast(CallMsg::CameBack(leg, found));
         }
-        let found = match way(&services, &phone, flow, &target).await {
-            // One that has ended as well is no way.
-            Some(flow) if flow.transport.is_reliable() && is_connected(&services, flow).await != Some(true) => None,
-            found => found,
-        };
-        // A call that has ended meanwhile waits for nobody.
-        let _ = call.cast(CallMsg::CameBack(leg, found));
     });
+}
+
+/// By which flow a phone has come back that was reached by `flow` and gave the contact `target`, or that it hasn't; nothing while its
+/// connection is there, as far as can be found out.
+pub async fn back(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Option<Option<Flow>> {
+    if is_connected(services, flow).await != Some(false) {
+        return None;
+    }
+    Some(match way(services, phone, flow, target).await {
+        // One that has ended as well is no way.
+        Some(flow) if flow.transport.is_reliable() && is_connected(services, flow).await != Some(true) => None,
+        found => found,
+    })
 }
 
 /// Whether a flow's connection is there, if that can be found out.
@@ -54,7 +61,7 @@ async fn is_connected(services: &Services, flow: Flow) -> Option<bool> {
     let owner = services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node)?;
     match services.gateways.ask(services, owner, &Question::Connected { flow: flow.into() }).await? {
         Answer::Connected(connected) => Some(connected),
-        Answer::Bindings(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => None,
+        Answer::Bindings(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) | Answer::Seen(_) => None,
     }
 }
 
@@ -67,7 +74,9 @@ async fn way(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Op
             let question = Question::Bindings { vnode: home, aor: phone.aor.clone() };
             match services.gateways.ask(services, owner, &question).await? {
                 Answer::Bindings(record) => record,
-                Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => return None,
+                Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) | Answer::Seen(_) => {
+                    return None;
+                }
             }
         }
     };

@@ -20,8 +20,10 @@ use tokio::net::TcpListener;
 
 use super::call::CallMsg;
 use super::calls::{self, Errand};
+use super::notifiers::NotifiersMsg;
+use super::seen::SightingParcel;
 use super::services::Services;
-use super::{lookup, router, transport};
+use super::{lookup, router, seen, transport};
 use crate::cluster::state::records::FlowRecord;
 use crate::cluster::tls::NodeTls;
 use crate::cluster::wire::Reach;
@@ -56,6 +58,20 @@ pub enum Parcel {
         flow: FlowRecord,
         /// What.
         bytes: Bytes,
+    },
+    /// What a call is to a user whose watchers you have.
+    Sighting {
+        /// The user's vnode.
+        home: VnodeId,
+        /// Who.
+        aor: Aor,
+        /// What.
+        sighting: SightingParcel,
+    },
+    /// A vnode is open here.
+    Opened {
+        /// Which.
+        vnode: VnodeId,
     },
 }
 
@@ -93,6 +109,13 @@ pub enum Question {
         /// Those after this one's.
         after: Option<Aor>,
     },
+    /// What calls of a vnode of yours are to these users.
+    Seen {
+        /// Which.
+        vnode: VnodeId,
+        /// Whom.
+        users: Vec<Aor>,
+    },
 }
 
 /// The answer.
@@ -108,6 +131,8 @@ pub enum Answer {
     Calls(Vec<(CallId, Bytes)>),
     /// Encoded lists of binding records; empty when there are no more.
     AllBindings(Vec<(Aor, Bytes)>),
+    /// What they are.
+    Seen(Vec<(Aor, SightingParcel)>),
 }
 
 /// What a gateway is told. MessagePack inside.
@@ -186,6 +211,12 @@ impl Actor for Gateway {
                         transport::send_bytes(&self.services, flow, bytes, false);
                     }
                 }
+                Ok(Parcel::Sighting { home, aor, sighting }) => {
+                    if let Some(open) = self.services.vnode(home) {
+                        let _ = open.notifiers.cast(NotifiersMsg::Sighting(aor, sighting.into()));
+                    }
+                }
+                Ok(Parcel::Opened { vnode }) => seen::heard_opened(&self.services, vnode),
                 // Of a later release, perhaps.
                 Err(error) => tracing::debug!(%error, "a parcel that this release can't read"),
             },
@@ -201,6 +232,19 @@ impl Actor for Gateway {
                     }
                     Ok(Question::Calls { vnode, after }) => lookup::answer_calls(&self.services, vnode, after),
                     Ok(Question::AllBindings { vnode, after }) => lookup::answer_bindings(&self.services, vnode, after),
+                    Ok(Question::Seen { vnode, users }) => {
+                        let services = self.services.clone();
+                        // All its calls are looked at: nobody else waits for that.
+                        tokio::spawn(async move {
+                            // Who has them no more doesn't say that there are none: whoever asks asks again.
+                            let Some((found, _)) = seen::of_vnode(&services, vnode, &users).await else { return };
+                            let found = found.into_iter().map(|(aor, sighting)| (aor, sighting.into())).collect();
+                            if let Ok(answer) = rmp_serde::to_vec_named(&Answer::Seen(found)) {
+                                let _ = reply.send(answer);
+                            }
+                        });
+                        return Ok(());
+                    }
                     Ok(Question::HangUp { call }) => Answer::HungUp(hang_up_here(&self.services, call)),
                     Err(_) => return Ok(()),
                 };

@@ -7,6 +7,8 @@
 //!       ── vnode × n  ── edge      the sockets of the address, their connections
 //!                     ── registrar ── registration (one per AoR, while it has something to do)
 //!                     ── calls     ── call ── dialog × legs, media leg × legs
+//!                     ── pager     MESSAGEs outside of calls
+//!                     ── notifiers ── notifier (one per user who is watched, while a NOTIFY is on its way)
 //!                     ── outbox    CDRs on their way to meta
 //! ```
 //!
@@ -25,10 +27,13 @@ pub mod dialog;
 pub mod directory;
 pub mod edge;
 pub mod gateway;
+pub mod keepalive;
 pub mod lookup;
 pub mod media;
 pub mod media_leg;
 pub mod node;
+pub mod notifier;
+pub mod notifiers;
 pub mod outbox;
 pub mod pager;
 pub mod records;
@@ -36,6 +41,7 @@ pub mod registrar;
 pub mod registration;
 pub mod repeat;
 pub mod router;
+pub mod seen;
 pub mod services;
 pub mod standby;
 pub mod supervise;
@@ -44,4 +50,5 @@ pub mod transfer;
 pub mod transport;
 pub mod unsaid;
 pub mod vnode;
+pub mod watched;
 pub mod websocket;

@@ -137,6 +137,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         session: state.session.map(|policy| [policy.expires, policy.min]),
         locating: state.locating.iter().map(Text::to_string).collect(),
         redirects: state.redirects,
+        breadth: state.breadth,
         diverted: state.diverted.clone(),
         referred: state.referred.iter().map(|one| (one.to.0, one.onward, one.asked)).collect(),
         relays: state.relays.iter().map(relay_record).collect(),
@@ -176,6 +177,7 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         session: record.session.map(|[expires, min]| SessionPolicy { expires, min }),
         locating: record.locating.into_iter().map(Text::from).collect(),
         redirects: record.redirects,
+        breadth: record.breadth,
         diverted: record.diverted,
         referred: record.referred.into_iter().map(|(to, onward, asked)| Referred { to: LegId(to), onward, asked }).collect(),
         relays: record
@@ -210,31 +212,52 @@ fn timer(TimerRecord { interval, ours, since }: TimerRecord) -> SessionTimer {
     SessionTimer { interval, ours, since }
 }
 
-fn phone_record(phone: &Phone) -> PhoneRecord {
+pub(super) fn phone_record(phone: &Phone) -> PhoneRecord {
     PhoneRecord { aor: phone.aor.clone(), instance: phone.instance.as_ref().map(Text::to_string) }
 }
 
-fn phone(record: PhoneRecord) -> Phone {
+pub(super) fn phone(record: PhoneRecord) -> Phone {
     Phone { aor: record.aor, instance: record.instance.map(Text::from) }
 }
 
+/// A dialog as it is stored.
+pub(super) fn dialog_record(dialog: &Dialog) -> DialogRecord {
+    DialogRecord {
+        call_id: dialog.call_id.to_string(),
+        local: dialog.local.to_string(),
+        local_tag: dialog.local_tag.to_string(),
+        remote: dialog.remote.to_string(),
+        remote_tag: dialog.remote_tag.as_ref().map(Text::to_string),
+        local_cseq: dialog.local_cseq,
+        remote_cseq: dialog.remote_cseq,
+        remote_target: dialog.remote_target.to_string(),
+        route_set: dialog.route_set.iter().map(Text::to_string).collect(),
+        contact: dialog.contact.to_string(),
+        flow: dialog.flow.into(),
+    }
+}
+
+/// Reads it again.
+pub(super) fn dialog(record: DialogRecord) -> Result<Dialog, RestoreError> {
+    Ok(Dialog {
+        call_id: record.call_id.into(),
+        local: record.local.into(),
+        local_tag: record.local_tag.into(),
+        remote: record.remote.into(),
+        remote_tag: record.remote_tag.map(Text::from),
+        local_cseq: record.local_cseq,
+        remote_cseq: record.remote_cseq,
+        remote_target: record.remote_target.into(),
+        route_set: record.route_set.into_iter().map(Text::from).collect(),
+        contact: record.contact.into(),
+        flow: record.flow.try_into()?,
+    })
+}
+
 fn leg_record(leg: &CallLeg) -> LegRecord {
-    let dialog = &leg.dialog;
     LegRecord {
         id: Some(leg.id.0),
-        dialog: DialogRecord {
-            call_id: dialog.call_id.to_string(),
-            local: dialog.local.to_string(),
-            local_tag: dialog.local_tag.to_string(),
-            remote: dialog.remote.to_string(),
-            remote_tag: dialog.remote_tag.as_ref().map(Text::to_string),
-            local_cseq: dialog.local_cseq,
-            remote_cseq: dialog.remote_cseq,
-            remote_target: dialog.remote_target.to_string(),
-            route_set: dialog.route_set.iter().map(Text::to_string).collect(),
-            contact: dialog.contact.to_string(),
-            flow: dialog.flow.into(),
-        },
+        dialog: dialog_record(&leg.dialog),
         inbound: leg.inbound.as_ref().map(invite_in_record),
         out: leg.out.as_ref().map(|out| InviteOutRecord {
             request: encode_request(&out.request),
@@ -256,7 +279,6 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
 }
 
 fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
-    let dialog = record.dialog;
     let out = record.out.map(|out| {
         Ok::<_, RestoreError>(InviteOut {
             request: request(&out.request)?,
@@ -266,19 +288,7 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
     });
     Ok(CallLeg {
         id: LegId(record.id.unwrap_or(place)),
-        dialog: Dialog {
-            call_id: dialog.call_id.into(),
-            local: dialog.local.into(),
-            local_tag: dialog.local_tag.into(),
-            remote: dialog.remote.into(),
-            remote_tag: dialog.remote_tag.map(Text::from),
-            local_cseq: dialog.local_cseq,
-            remote_cseq: dialog.remote_cseq,
-            remote_target: dialog.remote_target.into(),
-            route_set: dialog.route_set.into_iter().map(Text::from).collect(),
-            contact: dialog.contact.into(),
-            flow: dialog.flow.try_into()?,
-        },
+        dialog: dialog(record.dialog)?,
         inbound: record.inbound.map(invite_in).transpose()?,
         out: out.transpose()?,
         bye: record.bye.as_ref().map(request).transpose()?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
+use super::keepalive::Round;
 use super::records;
 use super::registration::{RegistrationActor, RegistrationMsg, Start as RegistrationStart, unavailable};
 use super::services::Services;
@@ -18,6 +19,8 @@ use crate::sip::message::Request;
 
 /// How often expired bindings are swept out of the record.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often some of the phones behind NAT have their turn.
+const TURN: Duration = Duration::from_secs(1);
 /// At most this many are swept at once.
 const SWEPT: usize = 500;
 /// At most this many REGISTERs of one AoR wait; more get 503.
@@ -32,6 +35,8 @@ pub enum RegistrarMsg {
     Done(Aor),
     /// The clock.
     Sweep,
+    /// The clock: phones behind NAT have their turn.
+    KeepAlive,
 }
 
 /// What it is made with.
@@ -50,6 +55,7 @@ pub struct RegistrarActor;
 pub struct Running {
     start: Start,
     awake: HashMap<Aor, Awake>,
+    round: Round,
 }
 
 struct Awake {
@@ -64,7 +70,10 @@ impl Actor for RegistrarActor {
 
     async fn pre_start(&self, myself: ActorRef<RegistrarMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         myself.send_interval(SWEEP, || RegistrarMsg::Sweep);
-        Ok(Running { start, awake: HashMap::new() })
+        if start.services.config.sip.nat_keepalive > 0 {
+            myself.send_interval(TURN, || RegistrarMsg::KeepAlive);
+        }
+        Ok(Running { start, awake: HashMap::new(), round: Round::default() })
     }
 
     async fn handle(
@@ -83,6 +92,10 @@ impl Actor for RegistrarActor {
                         running.awake.remove(&aor);
                     }
                 }
+            }
+            RegistrarMsg::KeepAlive => {
+                let Start { services, vnode } = &running.start;
+                running.round.turn(services, *vnode, services.config.sip.nat_keepalive);
             }
             RegistrarMsg::Sweep => {
                 for aor in expired(&running.start) {

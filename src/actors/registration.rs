@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 
+use super::notifiers::NotifiersMsg;
 use super::registrar::RegistrarMsg;
 use super::services::Services;
 use super::{gateway, records, transport};
@@ -15,6 +16,7 @@ use crate::cluster::ProposeError;
 use crate::cluster::state::VnodeCommand;
 use crate::ids::{Aor, VnodeId};
 use crate::sip::dialog::Flow;
+use crate::sip::events::Package;
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::{Policy, Registrar};
 use crate::sip::{Name, StatusCode, endpoint};
@@ -81,7 +83,18 @@ impl Start {
         if dead && !stored.is_empty() {
             let command = VnodeCommand::PutBindings { aor: self.aor.clone(), record: bytes::Bytes::new() };
             // What isn't swept now is swept next time.
-            let _ = self.services.cluster.propose(self.vnode, command).await;
+            if self.services.cluster.propose(self.vnode, command).await.is_ok() {
+                self.tell_watchers(true);
+            }
+        }
+    }
+
+    /// Tells those who watch the user, if there are any, where it is registered, and whether it is there if that has changed.
+    fn tell_watchers(&self, comes_or_goes: bool) {
+        let presence = comes_or_goes.then_some(Package::Presence);
+        if let Some(open) = self.services.vnode(self.vnode) {
+            let changed = std::iter::once(Package::Reg).chain(presence).collect();
+            let _ = open.notifiers.cast(NotifiersMsg::Changed(self.aor.clone(), changed));
         }
     }
 
@@ -92,6 +105,8 @@ impl Start {
             tracing::error!(vnode = %self.vnode, "bindings that can't be read");
             return Some(endpoint::stateless(request, StatusCode::SERVER_INTERNAL_ERROR));
         };
+        let now = clock::now();
+        let live: Vec<_> = bindings.iter().filter(|binding| binding.expires > now).collect();
         let wanted = self.services.config.registration;
         let seconds = |n: u32| std::time::Duration::from_secs(n.into());
         let policy = Policy {
@@ -101,16 +116,18 @@ impl Start {
             contacts: wanted.contacts.into(),
         };
         let registrar = Registrar { aor: &self.aor, gruus: &self.services.gruus, policy };
-        let step = match registrar.register(&bindings, request, flow, clock::now()) {
+        let step = match registrar.register(&bindings, request, flow, now) {
             Ok(step) => step,
             Err(error) => return Some(error.response(request)),
         };
         if let Some(bindings) = step.commit {
             let command = VnodeCommand::PutBindings { aor: self.aor.clone(), record: records::encode_bindings(&bindings) };
+            let (was_there, is_there) = (!live.is_empty(), !bindings.is_empty());
             if let Err(error) = self.services.cluster.propose(self.vnode, command).await {
                 tracing::warn!(vnode = %self.vnode, %error, "a registration is not committed");
                 return (error != ProposeError::NotOwner).then(|| unavailable(request));
             }
+            self.tell_watchers(was_there != is_there);
         }
         step.then.into_iter().next()
     }

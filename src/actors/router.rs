@@ -15,6 +15,7 @@ use super::call::{CallMsg, Incoming};
 use super::calls::{self, CallsMsg, Errand};
 use super::dialog::DialogMsg;
 use super::gateway::{self, Answer, Parcel, Question};
+use super::notifiers::NotifiersMsg;
 use super::pager::PagerMsg;
 use super::records;
 use super::registrar::RegistrarMsg;
@@ -29,6 +30,7 @@ use crate::sip::b2bua::Target;
 use crate::sip::dialog::Flow;
 use crate::sip::digest::{self, AuthError, Credentials, Ha1};
 use crate::sip::endpoint::{self, Arrival, Why};
+use crate::sip::events::{self, event_of};
 use crate::sip::gruu::Gruu;
 use crate::sip::guard::Outcome;
 use crate::sip::headers::NameAddr;
@@ -79,7 +81,8 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         | Arrival::Invite(request)
         | Arrival::Cancel(request)
         | Arrival::Register(request)
-        | Arrival::Message(request) = &arrival
+        | Arrival::Message(request)
+        | Arrival::Event(request) = &arrival
     {
         services.repeats.asked(services.timers, flow, request, &packet.bytes, clock::uptime());
     }
@@ -89,6 +92,7 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
         Arrival::Cancel(request) => cancel(services, request, flow),
         Arrival::Register(request) => register(services, request, packet),
         Arrival::Message(request) => message(services, request, packet),
+        Arrival::Event(request) => event(services, request, packet),
         Arrival::Options(request) => {
             learn(services, packet, Outcome::Keepalive);
             count(Why::Options);
@@ -136,6 +140,9 @@ fn count(why: Why) {
 
 fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     let flow = packet.flow;
+    if token.leg == events::LEG {
+        return to_subscription(services, token, message, packet);
+    }
     if token.leg.0 >= pager::FIRST_LEG {
         return to_page(services, token, message, packet);
     }
@@ -166,6 +173,14 @@ fn to_page(services: &Services, token: Token, message: Message, packet: &Packet)
     match services.vnode(token.vnode) {
         Some(open) => drop(open.pager.cast(PagerMsg::Response(token.call, token.leg, Box::new(response)))),
         // The phone is reached by another node's address than its sender.
+        None => pass_on(services, token, packet),
+    }
+}
+
+/// Something came with a subscription's token.
+fn to_subscription(services: &Services, token: Token, message: Message, packet: &Packet) {
+    match services.vnode(token.vnode) {
+        Some(open) => drop(open.notifiers.cast(NotifiersMsg::Within(token.call, Box::new(message), packet.flow))),
         None => pass_on(services, token, packet),
     }
 }
@@ -244,14 +259,7 @@ fn authenticate(services: &Services, packet: &Packet, request: &Request, challen
         }
         Box::new(response)
     };
-    // Answers for other realms are somebody else's.
-    let credentials = request
-        .headers
-        .all(&answers)
-        .filter_map(|value| Text::try_from(value.clone()).ok())
-        .filter_map(|text| Credentials::parse(&text))
-        .find(|credentials| credentials.realm == *realm);
-    let Some(credentials) = credentials else { return Err(Denied::Asked(ask(false))) };
+    let Some(credentials) = credentials_of(request, &answers, realm) else { return Err(Denied::Asked(ask(false))) };
     let user = credentials.username.split('@').next().unwrap_or("");
     let aor = Aor::new(user, realm);
     let known = services
@@ -265,6 +273,19 @@ fn authenticate(services: &Services, packet: &Packet, request: &Request, challen
         Ok(()) | Err(AuthError::Wrong) => Err(Denied::Wrong(ask(false))),
         Err(AuthError::Stale) => Err(Denied::Asked(ask(true))),
     }
+}
+
+/// Who a request says that it is of: somebody else has checked it.
+fn said_user(services: &Services, request: &Request) -> Option<Aor> {
+    let realm = &services.config.sip.domain;
+    let credentials = credentials_of(request, &Name::Authorization, realm)?;
+    Some(Aor::new(credentials.username.split('@').next().unwrap_or(""), realm))
+}
+
+/// The answer to our challenge; those for other realms are somebody else's.
+fn credentials_of(request: &Request, answers: &Name, realm: &str) -> Option<Credentials> {
+    let all = request.headers.all(answers).filter_map(|value| Text::try_from(value.clone()).ok());
+    all.filter_map(|text| Credentials::parse(&text)).find(|credentials| credentials.realm == *realm)
 }
 
 /// Whether nobody has shown these credentials before, with anything else or from anywhere else; and whether it is for what is asked, as far
@@ -359,14 +380,7 @@ fn register(services: &Arc<Services>, request: Request, packet: &Packet) {
         let _ = open.registrar.cast(RegistrarMsg::Register(aor, Box::new(request), flow));
         return;
     }
-    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && packet.passed_on.is_none());
-    let parcel = Parcel::Packet { vnode, flow: flow.into(), authenticated: true, bytes: packet.bytes.clone() };
-    let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
-    // In the moments of a takeover the phone's retransmission is sooner than anything that we could tell it;
-    // without a majority there is nobody to wait for.
-    if !sent && packet.passed_on.is_none() && !services.cluster.may_commit(vnode) {
-        refuse(unavailable(&request));
-    }
+    pass_to_home(services, vnode, &request, packet);
 }
 
 // --- calls ---
@@ -526,6 +540,58 @@ fn message(services: &Arc<Services>, request: Request, packet: &Packet) {
         (Ok(_), None) => {}
         (Err(status), _) => refuse(services, from, &request, status),
     });
+}
+
+/// A SUBSCRIBE that begins something, or a PUBLISH: it goes to where its user's bindings are.
+fn event(services: &Arc<Services>, request: Request, packet: &Packet) {
+    let flow = packet.flow;
+    let refuse = |response| transport::respond(services, flow, response);
+    if request.body.len() > events::MAX_BODY {
+        return refuse(endpoint::stateless(&request, StatusCode::REQUEST_ENTITY_TOO_LARGE));
+    }
+    let peer = peer_of(services, &request, flow).map(|peer| peer.user.clone());
+    let trusted = peer.is_some();
+    let known = if packet.passed_on == Some(true) { said_user(services, &request) } else { None };
+    let user = match peer.or(known).map_or_else(|| authenticate(services, packet, &request, Challenge::Registrar), Ok) {
+        Ok(user) => user,
+        Err(Denied::Asked(response)) => return ask(services, packet, &request, *response),
+        Err(Denied::Wrong(response)) => return turn_away(services, packet, request, *response),
+    };
+    learn(services, packet, Outcome::Welcome);
+    let Some((aor, _)) = callee_of(services, &request) else {
+        return refuse(endpoint::stateless(&request, StatusCode::NOT_FOUND));
+    };
+    if services.cluster.read_meta(|meta| meta.user(&aor).is_none()) {
+        let response = endpoint::stateless(&request, StatusCode::NOT_FOUND);
+        return turn_away(services, packet, request, response);
+    }
+    // Nobody speaks for somebody else, nor knows what is only for them.
+    let private =
+        request.method == Method::Publish || event_of(&request.headers).is_some_and(|(package, _)| package.is_private());
+    if private && user != aor && !trusted {
+        return refuse(endpoint::stateless(&request, StatusCode::FORBIDDEN));
+    }
+    let Some(vnode) = aor.vnode(&services.cluster.vnodes()) else { return };
+    if let Some(open) = services.vnode(vnode) {
+        let home = user.vnode(&services.cluster.vnodes());
+        let bindings = home.map(|home| gateway::local_bindings(services, home, &user)).unwrap_or_default();
+        let phone = phone_of(&bindings, &user, &request, flow);
+        let _ = open.notifiers.cast(NotifiersMsg::Asked(aor, Box::new(request), flow, Some(phone)));
+        return;
+    }
+    pass_to_home(services, vnode, &request, packet);
+}
+
+/// To the owner of the vnode that has a user's records; its user is known.
+fn pass_to_home(services: &Services, vnode: VnodeId, request: &Request, packet: &Packet) {
+    let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && packet.passed_on.is_none());
+    let parcel = Parcel::Packet { vnode, flow: packet.flow.into(), authenticated: true, bytes: packet.bytes.clone() };
+    let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
+    // In the moments of a takeover the phone's retransmission is sooner than anything that we could tell it;
+    // without a majority there is nobody to wait for.
+    if !sent && packet.passed_on.is_none() && !services.cluster.may_commit(vnode) {
+        transport::respond(services, packet.flow, unavailable(request));
+    }
 }
 
 /// What was about to begin doesn't.

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use super::calls::CallsMsg;
 use super::directory::Directory;
 use super::gateway::Gateways;
+use super::notifiers::NotifiersMsg;
 use super::pager::PagerMsg;
 use super::records::Site;
 use super::registrar::RegistrarMsg;
@@ -104,6 +105,8 @@ pub struct OpenVnode {
     pub registrar: ActorRef<RegistrarMsg>,
     /// Its MESSAGEs outside of calls.
     pub pager: ActorRef<PagerMsg>,
+    /// Who watches its users.
+    pub notifiers: ActorRef<NotifiersMsg>,
     /// Its media ports.
     pub ports: Arc<PortPool>,
 }

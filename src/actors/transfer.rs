@@ -39,7 +39,7 @@ pub fn replaced(services: &Services, header: &str) -> Result<Replaced, StatusCod
         return Err(StatusCode::BUSY_HERE);
     }
     let peer = state.peer(token.leg).ok_or(StatusCode::CALL_DOES_NOT_EXIST)?;
-    let aor = user_of(&state, peer).ok_or(StatusCode::CALL_DOES_NOT_EXIST)?;
+    let aor = state.user_of(peer).ok_or(StatusCode::CALL_DOES_NOT_EXIST)?;
     let leg = state.leg(peer);
     let dialog = &leg.dialog;
     let to_tag = dialog.remote_tag.as_ref().ok_or(StatusCode::CALL_DOES_NOT_EXIST)?.to_string();
@@ -62,17 +62,7 @@ pub fn replaced(services: &Services, header: &str) -> Result<Replaced, StatusCod
 /// The user whom a phone means by our Contact: the one at the other end of its call.
 pub fn user_behind(services: &Services, token: Token) -> Option<Aor> {
     let state = state_of(services, token)?;
-    user_of(&state, state.peer(token.leg)?)
-}
-
-/// The user of a leg: as registered, or as called or calling.
-fn user_of(state: &CallState, leg: crate::ids::LegId) -> Option<Aor> {
-    if let Some(phone) = &state.leg(leg).phone {
-        return Some(phone.aor.clone());
-    }
-    let name = if leg == crate::ids::LegId::CALLER { &state.caller } else { &state.callee };
-    let (user, domain) = name.rsplit_once('@')?;
-    Some(Aor::new(user, domain))
+    state.user_of(state.peer(token.leg)?)
 }
 
 fn state_of(services: &Services, token: Token) -> Option<CallState> {

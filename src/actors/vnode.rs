@@ -25,7 +25,7 @@ use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::standby::Standing;
 use super::supervise::Budget;
-use super::{calls, edge, outbox, pager, records, registrar, standby, tickle};
+use super::{calls, edge, notifiers, outbox, pager, records, registrar, seen, standby, tickle};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, VnodeId};
@@ -228,15 +228,18 @@ impl Running {
         let (registrar, _) = Actor::spawn_linked(None, registrar::RegistrarActor, start, supervisor()).await?;
         let start = pager::Start { services: services.clone(), vnode };
         let (pager, _) = Actor::spawn_linked(None, pager::PagerActor, start, supervisor()).await?;
-        services.opened(vnode, OpenVnode { calls: calls.clone(), registrar: registrar.clone(), pager: pager.clone(), ports });
+        let start = notifiers::Start { services: services.clone(), vnode };
+        let (notifiers, _) = Actor::spawn_linked(None, notifiers::NotifiersActor, start, supervisor()).await?;
+        let cells = vec![edge.get_cell(), registrar.get_cell(), pager.get_cell(), notifiers.get_cell(), calls.get_cell()];
+        services.opened(vnode, OpenVnode { calls: calls.clone(), registrar, pager, notifiers, ports });
+        seen::opened(&services, vnode);
         let start = outbox::Start { services: services.clone(), vnode };
         let (outbox, _) = Actor::spawn_linked(None, outbox::OutboxActor, start, supervisor()).await?;
         edge.cast(edge::EdgeMsg::Read)?;
         self.tickling = Some(tokio::spawn(tickle::all(services.clone(), vnode)));
         tracing::info!(%vnode, stood_by, media_ms, address_ms, ms = since(), "open");
-        let calls = calls.get_cell();
-        let cells = vec![edge.get_cell(), outbox.get_cell(), registrar.get_cell(), pager.get_cell(), calls.clone()];
-        self.open = Some(Children { cells, calls });
+        let cells = [cells, vec![outbox.get_cell()]].concat();
+        self.open = Some(Children { cells, calls: calls.get_cell() });
         Ok(())
     }
 

@@ -75,7 +75,14 @@ pub(super) async fn hang_up(State(api): State<Api>, Path(id): Path<String>) -> R
     let nobody = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The call's owner is not there at the moment.");
     match services.gateways.ask(services, owner.ok_or_else(nobody)?, &Question::HangUp { call }).await {
         Some(Answer::HungUp(true)) => Ok(StatusCode::ACCEPTED),
-        Some(Answer::HungUp(false) | Answer::Connected(_) | Answer::Bindings(_) | Answer::Calls(_) | Answer::AllBindings(_))
+        Some(
+            Answer::HungUp(false)
+            | Answer::Connected(_)
+            | Answer::Bindings(_)
+            | Answer::Calls(_)
+            | Answer::AllBindings(_)
+            | Answer::Seen(_),
+        )
         | None => Err(nobody()),
     }
 }

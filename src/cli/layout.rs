@@ -140,6 +140,7 @@ impl Layout {
                 t1: 500,
                 session_expires: 1800,
                 min_se: 90,
+                nat_keepalive: 25,
                 ws_port: self.more_ports().1,
                 tls: Some(phones),
             },

@@ -20,21 +20,21 @@ use crate::sip::digest::{Credentials, Ha1};
 use crate::sip::message::Message;
 use crate::sip::{Method, Name, StatusCode};
 
-struct World {
+pub(super) struct World {
     node: Node,
-    server: SocketAddr,
+    pub(super) server: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
-const DOMAIN: &str = "tandem.test";
+pub(super) const DOMAIN: &str = "tandem.test";
 
 impl World {
     /// `n` keeps the addresses of tests apart that run at once.
-    async fn start(n: u8) -> Self {
+    pub(super) async fn start(n: u8) -> Self {
         Self::start_with(n, |_| {}).await
     }
 
-    async fn start_with(n: u8, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start_with(n: u8, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = 30_000 + u16::from(n) * 10;
         let layout = Layout {
@@ -62,14 +62,14 @@ impl World {
         Self { node, server: layout.sip()[0], _dir: dir }
     }
 
-    async fn phone(&self, user: &str, password: &str) -> (Phone, UdpSocket) {
+    pub(super) async fn phone(&self, user: &str, password: &str) -> (Phone, UdpSocket) {
         let media = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let phone = Phone::new(user, password, DOMAIN, self.server, media.local_addr().unwrap()).await.unwrap();
         (phone, media)
     }
 
     /// Two phones that talk.
-    async fn call(&self) -> ([Phone; 2], [Talk; 2]) {
+    pub(super) async fn call(&self) -> ([Phone; 2], [Talk; 2]) {
         let (mut a, a_media) = self.phone("1001", "secret").await;
         let (mut b, b_media) = self.phone("1002", "secret").await;
         b.register().await.unwrap();
@@ -86,12 +86,12 @@ impl World {
         calls[0]
     }
 
-    fn cdrs(&self) -> usize {
+    pub(super) fn cdrs(&self) -> usize {
         self.node.services.cluster.read_meta(|meta| meta.cdrs().count())
     }
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub(super) async fn until(what: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !what() {
         assert!(tokio::time::Instant::now() < deadline, "it never came true");
@@ -99,7 +99,7 @@ async fn until(what: impl Fn() -> bool) {
     }
 }
 
-async fn heard_more(talks: &[Talk; 2]) {
+pub(super) async fn heard_more(talks: &[Talk; 2]) {
     let before = talks.each_ref().map(|talk| talk.heard().frames());
     until(|| talks.iter().zip(before).all(|(talk, before)| talk.heard().frames() > before + 10)).await;
 }
@@ -267,7 +267,7 @@ async fn bad_input_gets_a_clear_answer_and_harms_nobody() {
     };
     for (text, status) in [
         (with("INVITE", "Max-Forwards: 0\r\n"), 483),
-        (with("PUBLISH", ""), 405),
+        (with("REFER", ""), 405),
         (with("FROB", ""), 501),
         (with("BYE", ""), 481),
         (with("OPTIONS", ""), 200),
@@ -464,4 +464,94 @@ async fn a_call_is_transferred_after_a_talk() {
     let gone = a_too.try_call(&target, &more, &sdp).await.unwrap();
     assert!([StatusCode::CALL_DOES_NOT_EXIST, StatusCode::DECLINE].contains(&gone.status), "{}", gone.status);
     assert_eq!(a_too.try_call("1003", "Replaces: nonsense\r\n", &sdp).await.unwrap().status, StatusCode::BAD_REQUEST);
+}
+
+const LOOKED: Duration = Duration::from_secs(5);
+
+/// A lamp (RFC 4235): who watches a user is told of its calls, and no names by which they could be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_a_user_is_told_of_its_calls() {
+    let world = World::start(14).await;
+    let (mut w, _) = world.phone("1003", "secret").await;
+    assert_eq!(w.subscribe("1002", "dialog", 600).await.unwrap().status, StatusCode::OK);
+    let first = w.told("active").await.unwrap();
+    assert!(!String::from_utf8_lossy(&first.body).contains("<dialog "));
+    let (mut a, a_media) = world.phone("1001", "secret").await;
+    let (mut b, b_media) = world.phone("1002", "secret").await;
+    b.register().await.unwrap();
+    let answers = async {
+        let ringing = b.ring(Duration::from_secs(1)).await?;
+        b.pick_up(&ringing).await
+    };
+    let (called, answered, early) = tokio::join!(a.call("1002"), answers, w.told("<state>early</state>"));
+    let talks = [Talk::start(a_media, called.unwrap()), Talk::start(b_media, answered.unwrap())];
+    let early = String::from_utf8(early.unwrap().body.to_vec()).unwrap();
+    assert!(early.contains("direction=\"recipient\"") && early.contains("<identity>sip:1001@tandem.test</identity>"), "{early}");
+    w.told("<state>confirmed</state>").await.unwrap();
+    heard_more(&talks).await;
+    // Who begins to watch in the middle of a call learns of it.
+    let (mut late, _) = world.phone("1003", "secret").await;
+    late.set_number(2);
+    late.subscribe("1001", "dialog", 600).await.unwrap();
+    let text = String::from_utf8(late.told("<state>confirmed</state>").await.unwrap().body.to_vec()).unwrap();
+    assert!(text.contains("direction=\"initiator\""), "{text}");
+    let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    w.told("state=\"full\" entity=\"sip:1002@tandem.test\">\n</dialog-info>").await.unwrap();
+    late.told("entity=\"sip:1001@tandem.test\">\n</dialog-info>").await.unwrap();
+    // What is told now nobody has looked for: those looks are over, and the next is in a minute.
+    let (one, other) = tokio::join!(w.stay(LOOKED), late.stay(LOOKED));
+    one.and(other).unwrap();
+    let (called, answered, told) = tokio::join!(a.call("1002"), b.answer(), w.told("<state>confirmed</state>"));
+    called.and(answered).unwrap();
+    told.unwrap();
+    let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
+    hung_up.and(ended).unwrap();
+    w.told("entity=\"sip:1002@tandem.test\">\n</dialog-info>").await.unwrap();
+    assert_eq!(w.subscribe_again(600).await.unwrap().status, StatusCode::OK);
+    assert_eq!(w.subscribe_again(0).await.unwrap().status, StatusCode::OK);
+    w.told("terminated").await.unwrap();
+    assert_eq!(w.subscribe_again(600).await.unwrap().status, StatusCode::CALL_DOES_NOT_EXIST);
+    late.subscribe_again(0).await.unwrap();
+    late.told("terminated").await.unwrap();
+    let watched = || {
+        world
+            .node
+            .services
+            .cluster
+            .vnodes()
+            .into_iter()
+            .any(|vnode| world.node.services.cluster.read(vnode, |state| state.all_watched().count() > 0).unwrap_or(false))
+    };
+    until(|| !watched()).await;
+}
+
+/// Presence (RFC 3856, RFC 3903), messages that wait (RFC 3842), and bindings (RFC 3680).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_is_told_how_a_user_is() {
+    let world = World::start(15).await;
+    let (mut w, _) = world.phone("1003", "secret").await;
+    let (mut b, _) = world.phone("1002", "secret").await;
+    w.subscribe("1002", "presence", 600).await.unwrap();
+    w.told("<basic>closed</basic>").await.unwrap();
+    b.register().await.unwrap();
+    w.told("<basic>open</basic>").await.unwrap();
+    let pidf = "Event: presence\r\nContent-Type: application/pidf+xml\r\nExpires: 600\r\n";
+    let published = b.publish(pidf, "<presence>busy</presence>").await.unwrap();
+    assert_eq!(published.status, StatusCode::OK);
+    w.told("<presence>busy</presence>").await.unwrap();
+    let tag = published.headers.text(&Name::SipEtag).unwrap();
+    let gone = b.publish(&format!("Event: presence\r\nSIP-If-Match: {tag}\r\nExpires: 0\r\n"), "").await.unwrap();
+    assert_eq!(gone.status, StatusCode::OK);
+    w.told("<basic>open</basic>").await.unwrap();
+    // What is only for the user itself.
+    for event in ["message-summary", "reg"] {
+        assert_eq!(w.subscribe("1002", event, 600).await.unwrap().status, StatusCode::FORBIDDEN, "{event}");
+        assert_eq!(b.subscribe("1002", event, 600).await.unwrap().status, StatusCode::OK, "{event}");
+    }
+    b.told("<contact id=\"c0\" state=\"active\"").await.unwrap();
+    assert_eq!(w.subscribe("1002", "weather", 600).await.unwrap().status, StatusCode::BAD_EVENT);
+    assert_eq!(w.subscribe("1009", "presence", 600).await.unwrap().status, StatusCode::NOT_FOUND);
+    let (mut wrong, _) = world.phone("1003", "wrong").await;
+    assert_eq!(wrong.subscribe("1002", "presence", 600).await.unwrap().status, StatusCode::UNAUTHORIZED);
 }

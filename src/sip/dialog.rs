@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::headers::{HeaderError, NameAddr, Transport};
 use super::message::{Headers, Request, Response};
 use super::status::Class;
+use super::token::Token;
 use super::uri::{Host, Uri};
 use super::{Method, Name, StatusCode, Text};
 use crate::ids::VnodeId;
@@ -48,6 +49,22 @@ impl Flow {
             self.remote = address;
         }
         self
+    }
+
+    /// `sip:<token>@<our address>`: a request that is sent there finds its way by itself. What isn't UDP is named (RFC 3261 §19.1.1).
+    pub fn contact(&self, token: &Token) -> Text {
+        let transport = match self.transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+            Transport::Ws | Transport::Wss => ";transport=ws",
+        };
+        Text::from(format!("sip:{token}@{}{transport}", self.local))
+    }
+
+    /// The Via of a request that leaves by it.
+    pub fn via(&self, branch: &str) -> String {
+        format!("SIP/2.0/{} {};branch={branch};rport", self.transport, self.local)
     }
 
     /// Whether the phone is where its contact says: no NAT is in between.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::b2bua::ALLOW;
+use super::events::ALLOW_EVENTS;
 use super::headers::{HeaderError, Via, tag_of};
 use super::leg::TxKey;
 use super::message::{Message, Request, Response};
@@ -29,6 +30,8 @@ pub enum Arrival {
     Register(Request),
     /// A MESSAGE that is part of no call.
     Message(Request),
+    /// A SUBSCRIBE that begins something, or a PUBLISH.
+    Event(Request),
     /// An OPTIONS outside of a dialog: are you there, and what can you do? Answer [`capabilities`], if that is true.
     Options(Request),
     /// Answered already.
@@ -105,10 +108,15 @@ fn stamp(mut request: Request, source: SocketAddr) -> Request {
     request
 }
 
+/// What the branches of requests begin with that keep a way open, and whose answers say nothing else.
+pub const KEEPALIVE: &str = "z9hG4bKkeep";
+
 fn response_arrived(response: Response) -> Arrival {
-    let branch = response.headers.top_via().ok().and_then(|via| via.branch().and_then(Token::from_branch));
-    match branch {
+    let via = response.headers.top_via();
+    let branch = via.as_ref().ok().and_then(Via::branch).unwrap_or("");
+    match Token::from_branch(branch) {
         Some(token) if response.headers.cseq().is_ok() => Arrival::Leg(token, Message::Response(response)),
+        _ if branch.starts_with(KEEPALIVE) => Arrival::Drop(Why::Keepalive),
         _ => Arrival::Drop(Why::StrayResponse),
     }
 }
@@ -136,27 +144,37 @@ fn request_arrived(request: Request) -> Arrival {
         };
     }
     match request.method {
-        Method::Invite | Method::Register | Method::Cancel | Method::Options | Method::Message => first_of_its_kind(request),
+        Method::Invite
+        | Method::Register
+        | Method::Cancel
+        | Method::Options
+        | Method::Message
+        | Method::Subscribe
+        | Method::Publish => first_of_its_kind(request),
         Method::Ack => Arrival::Drop(Why::StrayAck),
         // RFC 3261 §8.2.1: known but not here is 405, never heard of is 501.
         Method::Other(_) => refused_method(&request, StatusCode::NOT_IMPLEMENTED),
         Method::Bye | Method::Prack | Method::Update | Method::Info | Method::Notify => {
             answer(&request, StatusCode::CALL_DOES_NOT_EXIST, Why::NoSuchDialog)
         }
-        Method::Refer | Method::Subscribe | Method::Publish => refused_method(&request, StatusCode::METHOD_NOT_ALLOWED),
+        Method::Refer => refused_method(&request, StatusCode::METHOD_NOT_ALLOWED),
     }
 }
 
+/// What is understood outside of dialogs besides.
+const ALSO: &str = "REGISTER, SUBSCRIBE, PUBLISH";
+
 /// Says what would not have been refused (RFC 3261 §8.2.1).
 fn refused_method(request: &Request, status: StatusCode) -> Arrival {
-    let response = stateless(request, status).with(Name::Allow, format!("{ALLOW}, REGISTER"));
+    let response = stateless(request, status).with(Name::Allow, format!("{ALLOW}, {ALSO}"));
     Arrival::Answer(response, Why::UnsupportedMethod)
 }
 
 /// The 200 to an OPTIONS (RFC 3261 §11.2).
 pub fn capabilities(request: &Request) -> Response {
     let response = request.response(StatusCode::OK, Some(&stateless_tag(request)));
-    response.with(Name::Allow, format!("{ALLOW}, REGISTER")).with(Name::Accept, "application/sdp")
+    let response = response.with(Name::Allow, format!("{ALLOW}, {ALSO}")).with(Name::Accept, "application/sdp");
+    response.with(Name::AllowEvents, ALLOW_EVENTS)
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
@@ -173,6 +191,7 @@ fn first_of_its_kind(request: Request) -> Arrival {
         Method::Cancel => Arrival::Cancel(request),
         Method::Options => Arrival::Options(request),
         Method::Message => Arrival::Message(request),
+        Method::Subscribe | Method::Publish => Arrival::Event(request),
         // RFC 3261 §10.3: an address-of-record is a SIP or SIPS URI.
         _ if request.headers.to().is_ok_and(|to| matches!(to.uri.scheme, Scheme::Sip | Scheme::Sips)) => {
             Arrival::Register(request)
@@ -299,7 +318,7 @@ mod tests {
             (with("INVITE", "sip:b@@", "<sip:b@x>", ""), 400),
             (with("INVITE", "sip:b@x", "<sip:b@x>;tag=other", ""), 481),
             (with("BYE", "sip:b@x", "<sip:b@x>", ""), 481),
-            (with("PUBLISH", "sip:b@x", "<sip:b@x>", ""), 405),
+            (with("REFER", "sip:b@x", "<sip:b@x>", ""), 405),
             (with("FROB", "sip:b@x", "<sip:b@x>", ""), 501),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Max-Forwards: many\r\n"), 400),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Content-Length: 10\r\n"), 400),

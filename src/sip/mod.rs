@@ -9,6 +9,7 @@ pub mod dialog;
 pub mod digest;
 pub mod encode;
 pub mod endpoint;
+pub mod events;
 pub mod framing;
 pub mod gruu;
 pub mod guard;

@@ -251,7 +251,7 @@ impl Page {
         let hops = came.max_forwards().unwrap_or(70).saturating_sub(1);
         let mut headers = Headers::with_capacity(16);
         let branch = token.branch(self.incarnation, 1);
-        headers.push_text(Name::Via, format!("SIP/2.0/{} {};branch={branch};rport", target.flow.transport, target.flow.local));
+        headers.push_text(Name::Via, target.flow.via(&branch));
         for route in &target.path {
             headers.push_text(Name::Route, route);
         }

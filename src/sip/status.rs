@@ -33,6 +33,7 @@ impl StatusCode {
     pub const NOT_ACCEPTABLE: Self = Self(406);
     pub const PROXY_AUTHENTICATION_REQUIRED: Self = Self(407);
     pub const REQUEST_TIMEOUT: Self = Self(408);
+    pub const CONDITIONAL_REQUEST_FAILED: Self = Self(412);
     pub const REQUEST_ENTITY_TOO_LARGE: Self = Self(413);
     pub const UNSUPPORTED_MEDIA_TYPE: Self = Self(415);
     pub const UNSUPPORTED_URI_SCHEME: Self = Self(416);
@@ -41,6 +42,7 @@ impl StatusCode {
     pub const INTERVAL_TOO_BRIEF: Self = Self(423);
     pub const FLOW_FAILED: Self = Self(430);
     pub const FIRST_HOP_LACKS_OUTBOUND: Self = Self(439);
+    pub const MAX_BREADTH_EXCEEDED: Self = Self(440);
     pub const TEMPORARILY_UNAVAILABLE: Self = Self(480);
     pub const CALL_DOES_NOT_EXIST: Self = Self(481);
     pub const LOOP_DETECTED: Self = Self(482);
@@ -50,6 +52,7 @@ impl StatusCode {
     pub const DECLINE: Self = Self(603);
     pub const REQUEST_TERMINATED: Self = Self(487);
     pub const NOT_ACCEPTABLE_HERE: Self = Self(488);
+    pub const BAD_EVENT: Self = Self(489);
     pub const REQUEST_PENDING: Self = Self(491);
     pub const SERVER_INTERNAL_ERROR: Self = Self(500);
     pub const NOT_IMPLEMENTED: Self = Self(501);

@@ -1,6 +1,6 @@
 //! What a node of one release has stored, a node of the next can read; what a later one has stored is refused, and left as it is.
 //!
-//! `tests/releases/N` holds the logs of a cluster, and the states that followed from them: 1 has plain records, 2 dense ones (ADR 20). `RECORD=tests/releases/N` with
+//! `tests/releases/N` holds the logs of a cluster, and the states that followed from them: 1 has plain records, 2 dense ones (ADR 20), 3 watchers (ADR 22). `RECORD=tests/releases/N` with
 //! this test's name writes those of today.
 
 use std::collections::BTreeMap;
@@ -14,11 +14,13 @@ use openraft::EntryPayload;
 use openraft::alias::EntryOf;
 use serde_bytes::ByteBuf;
 use tandem::actors::records::{Site, restore};
+use tandem::actors::watched;
 use tandem::cluster::raft::GroupId;
 use tandem::cluster::raft::types::TypeConfig;
 use tandem::cluster::state::records::{self, BindingRecord};
 use tandem::cluster::state::{GroupState, MetaState, VnodeState};
 use tandem::cluster::storage::{Change, Place, Storage};
+use tandem::sip::StatusCode;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::{call, until};
@@ -45,6 +47,9 @@ async fn today(cluster: &mut Cluster) -> Release {
     let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());
     hung_up.and(ended).unwrap();
     until("its CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
+    let pidf = "Event: presence\r\nContent-Type: application/pidf+xml\r\n";
+    let watches = [a.subscribe(&cluster.users[1].0, "dialog", 3600).await, a.publish(pidf, "<presence/>").await];
+    assert!(watches.into_iter().all(|answer| answer.unwrap().status == StatusCode::OK));
     let again = tokio::net::UdpSocket::bind((crate::lab::phones(), 0)).await.unwrap();
     let _live = call::between(cluster, (&mut c, c_media), (&mut b, again)).await;
     for command in [&["move", "2", "3"][..], &["drain", "3"], &["undrain", "3"]] {
@@ -81,8 +86,10 @@ fn replay(group: u16, log: &[Vec<u8>]) -> GroupState {
 }
 
 /// Each log leads to its state, and everything in the states can be read.
-fn check(release: &Release) {
+/// Gives how many subscriptions and publications there are.
+fn check(release: &Release) -> [usize; 2] {
     let (mut users, mut cdrs, mut calls, mut bindings) = (0, 0, 0, 0);
+    let mut watching = [0, 0];
     for (group, recorded) in release {
         let state: GroupState = rmp_serde::from_slice(&recorded.state).unwrap();
         assert_eq!(replay(*group, &recorded.log), state, "group {group}");
@@ -96,6 +103,10 @@ fn check(release: &Release) {
                 for (_, record) in vnode.all_bindings() {
                     bindings += records::decode::<Vec<BindingRecord>>(record).unwrap().len();
                 }
+                for (_, record) in vnode.all_watched() {
+                    let watched = watched::restore(record).unwrap();
+                    watching = [watching[0] + watched.subscriptions.len(), watching[1] + watched.publications.len()];
+                }
             }
         }
     }
@@ -103,6 +114,7 @@ fn check(release: &Release) {
         users == 3 && cdrs == 1 && calls > 0 && bindings == 2,
         "{users} users, {cdrs} CDRs, {calls} calls, {bindings} bindings"
     );
+    watching
 }
 
 fn write(dir: &Path, release: &Release) {
@@ -128,7 +140,7 @@ async fn every_release_is_read_and_a_later_one_is_refused() {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases");
     let mut cluster = Cluster::start(3);
     let release = today(&mut cluster).await;
-    check(&release);
+    assert_eq!(check(&release), [1, 1]);
     if let Ok(dir) = std::env::var("RECORD") {
         write(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &release);
     }

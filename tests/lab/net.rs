@@ -6,6 +6,12 @@
 //!  n3 10.99.0.3 ─┘
 //! ```
 //!
+//! Or the phones are at a home of their own ([`run_at_home`]), behind a router that translates addresses:
+//!
+//! ```text
+//!  br0 ─ 10.99.2.1 nat 192.168.7.254 ─ home 192.168.7.1 … (the test)
+//! ```
+//!
 //! Each host has an IPv6 address too: fd99::1 …, the phones' fd99::1:1; vnodes can be at fd99::11 ….
 
 use std::collections::BTreeMap;
@@ -29,6 +35,7 @@ pub const INTERFACE: &str = "eth0";
 const PHONES: u8 = 250;
 
 static INSIDE: AtomicBool = AtomicBool::new(false);
+static AT_HOME: AtomicBool = AtomicBool::new(false);
 
 /// Whether this test has a network of its own.
 pub fn is_inside() -> bool {
@@ -37,7 +44,7 @@ pub fn is_inside() -> bool {
 
 /// An address of the phones' host.
 pub fn phone_address(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 99, 1, last)
+    if AT_HOME.load(Ordering::Relaxed) { Ipv4Addr::new(192, 168, 7, last) } else { Ipv4Addr::new(10, 99, 1, last) }
 }
 
 /// The IPv6 address of the phones' host.
@@ -53,9 +60,21 @@ pub struct Net {
 
 /// Builds a network for so many nodes, goes to its phones' host, and runs a test there.
 pub fn run<F: Future<Output = ()>>(nodes: usize, test: impl FnOnce(Arc<Net>) -> F) {
-    let net = Arc::new(Net::new(nodes));
-    let phones = File::open(format!("/run/netns/{}", net.namespace("phones"))).unwrap();
-    setns(phones, CloneFlags::CLONE_NEWNET).expect("the lab needs root");
+    go_to(Net::new(nodes), "phones", test);
+}
+
+/// The same, and the phones are behind a NAT.
+pub fn run_at_home<F: Future<Output = ()>>(nodes: usize, test: impl FnOnce(Arc<Net>) -> F) {
+    let net = Net::new(nodes);
+    AT_HOME.store(true, Ordering::Relaxed);
+    net.home();
+    go_to(net, "home", test);
+}
+
+fn go_to<F: Future<Output = ()>>(net: Net, host: &str, test: impl FnOnce(Arc<Net>) -> F) {
+    let net = Arc::new(net);
+    let there = File::open(format!("/run/netns/{}", net.namespace(host))).unwrap();
+    setns(there, CloneFlags::CLONE_NEWNET).expect("the lab needs root");
     INSIDE.store(true, Ordering::Relaxed);
     // Its threads are begun by this one, so they are where it is.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -89,6 +108,36 @@ impl Net {
         // Nobody else has it: looking for a double would take a second.
         let lines = format!("{lines}addr add {v6}/64 dev {INTERFACE} nodad\n");
         self.input(&["ip", "-n", &namespace, "-batch", "-"], &lines);
+    }
+
+    /// A home: hosts with private addresses, all of which are seen at the one of their router.
+    fn home(&self) {
+        let (nat, home) = (self.namespace("nat"), self.namespace("home"));
+        self.host("nat", &[Ipv4Addr::new(10, 99, 2, 1)], Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 2, 1));
+        self.ip(&["netns", "add", &home]);
+        self.on("nat", &["link", "add", "lan", "type", "veth", "peer", "name", INTERFACE, "netns", &home]);
+        self.on("nat", &["addr", "add", "192.168.7.254/24", "dev", "lan"]);
+        self.on("nat", &["link", "set", "lan", "up"]);
+        self.on("home", &["link", "set", "lo", "up"]);
+        self.on("home", &["link", "set", INTERFACE, "up"]);
+        let lines: String = (1..=PHONES).map(|last| format!("addr add 192.168.7.{last}/24 dev {INTERFACE}\n")).collect();
+        self.input(&["ip", "-n", &home, "-batch", "-"], &lines);
+        self.on("home", &["route", "add", "default", "via", "192.168.7.254"]);
+        let table = "table ip nat {\n chain post {\n type nat hook postrouting priority 100; policy accept;\n \
+                     oifname \"eth0\" masquerade\n }\n}\n";
+        self.input(&["ip", "netns", "exec", &nat, "nft", "-f", "-"], table);
+        self.set_nat("net.ipv4.ip_forward", 1);
+    }
+
+    /// The router forgets from now on where datagrams belong that nobody has sent for so many seconds.
+    pub fn forget_after(&self, seconds: u32) {
+        self.set_nat("net.netfilter.nf_conntrack_udp_timeout", seconds);
+        self.set_nat("net.netfilter.nf_conntrack_udp_timeout_stream", seconds);
+    }
+
+    fn set_nat(&self, name: &str, value: u32) {
+        let set = format!("{name}={value}");
+        self.input(&["ip", "netns", "exec", &self.namespace("nat"), "sysctl", "-qw", &set], "");
     }
 
     /// The address of a node.
@@ -299,7 +348,8 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         let nodes = (1..=self.nodes).map(|node| format!("n{node}"));
-        for host in nodes.chain(["phones".into(), "switch".into()]) {
+        let home = AT_HOME.load(Ordering::Relaxed).then_some(["home", "nat"]).into_iter().flatten().map(str::to_owned);
+        for host in nodes.chain(["phones".into(), "switch".into()]).chain(home) {
             if host.starts_with('n') {
                 for pid in self.pids(&host) {
                     let _ = kill(pid, Signal::SIGKILL);

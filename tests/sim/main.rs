@@ -15,9 +15,11 @@
 mod fate;
 mod log;
 mod phone;
+mod watch;
 mod world;
 
 use fate::{Blow, Fate};
+use watch::Watch;
 use world::{Broken, Story, World};
 
 /// Random schedules in `make test`; `make sim` sets SCHEDULES.
@@ -131,6 +133,26 @@ fn a_successor_that_dies_at_once_has_a_successor() {
     }
 }
 
+#[test]
+fn who_watches_knows_how_things_are_whenever_we_die() {
+    for leaves in [false, true] {
+        let whole = Watch::new(Fate::none(), leaves).run();
+        whole.check();
+        assert!(whole.points() > 20, "the story has points to be cut at");
+        for first in 1..=whole.points() {
+            for blow in [Blow::Dies, Blow::Deposed] {
+                Watch::new(Fate::strikes(blow, first), leaves).run().check();
+            }
+            for later in [1, 2, 3] {
+                Watch::new(Fate::strikes_twice(first, later), leaves).run().check();
+            }
+        }
+        for commit in 1..=whole.commits() {
+            Watch::new(Fate::none(), leaves).refusing(commit).run().check();
+        }
+    }
+}
+
 /// The simulator can fail: each rule of the house, broken, is found by cutting the stories at their points.
 #[test]
 fn what_is_broken_is_found() {
@@ -146,7 +168,16 @@ fn what_is_broken_is_found() {
         })
     };
     let found = Broken::ALL.map(|broken| (broken, finds(broken)));
+    let watching = watch::Broken::ALL.map(|broken| {
+        let points = Watch::new(Fate::none(), false).run().points();
+        let cut = |at| Watch::new(Fate::strikes(Blow::Dies, at), false).broken(broken);
+        (broken, (1..=points).find(|at| std::panic::catch_unwind(|| cut(*at).run().check()).is_err()))
+    });
     let _ = std::panic::take_hook();
+    for (broken, at) in watching {
+        println!("{broken:?}: {at:?}");
+        assert!(at.is_some(), "{broken:?} was not found");
+    }
     for (broken, at) in found {
         println!("{broken:?}: {at:?}");
         assert!(at.is_some(), "{broken:?} was not found");
@@ -163,6 +194,7 @@ fn random_schedules_break_no_promise() {
     let last = seeds.end;
     for seed in seeds {
         let run = std::panic::catch_unwind(|| World::random(seed).run().check());
-        assert!(run.is_ok(), "schedule {seed} (of {last}) breaks a promise; replay it: make sim SEED={seed}");
+        let watch = std::panic::catch_unwind(|| Watch::random(seed).run().check());
+        assert!(run.is_ok() && watch.is_ok(), "schedule {seed} (of {last}) breaks a promise; replay it: make sim SEED={seed}");
     }
 }

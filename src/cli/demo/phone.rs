@@ -3,6 +3,9 @@
 //! It does what RFC 3261 asks of a user agent and no more. Over UDP it repeats its requests until they are answered; over TCP it makes
 //! its connection again when that has ended, and registers by it: that is how a phone lives through a takeover.
 
+mod callee;
+mod watch;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::watch::Watching;
 use super::wire::{Over, Wire};
 
 use crate::sip::digest::Credentials;
@@ -35,6 +39,8 @@ pub struct Phone {
     local: SocketAddr,
     /// Its name for itself (RFC 5626 §4.1).
     instance: String,
+    /// How gladly it is called (RFC 3261 §20.10); most gladly if it doesn't say.
+    q: Option<&'static str>,
     /// What it was asked when it registered, for when it does so again.
     challenge: Option<String>,
     /// The branch of a REGISTER that it sent by itself.
@@ -46,6 +52,7 @@ pub struct Phone {
     cseq: u32,
     media: SocketAddr,
     dialog: Option<Dialog>,
+    watching: Option<Watching>,
     repeated: u64,
     /// Where the last message came from.
     source: SocketAddr,
@@ -113,6 +120,7 @@ impl Phone {
             wire,
             local,
             instance: format!("<urn:tandem:demo:{user}>"),
+            q: None,
             challenge: None,
             registering: None,
             reconnected: 0,
@@ -120,6 +128,7 @@ impl Phone {
             cseq: 0,
             media,
             dialog: None,
+            watching: None,
             repeated: 0,
             source: server,
             thinking: Duration::ZERO,
@@ -141,6 +150,11 @@ impl Phone {
     /// One more phone of its user's: another than the one that has no number.
     pub fn set_number(&mut self, number: u8) {
         self.instance = format!("<urn:tandem:demo:{}:{number}>", self.user);
+    }
+
+    /// From the next registration on it is called before those of its user's phones that say less.
+    pub fn set_q(&mut self, q: &'static str) {
+        self.q = Some(q);
     }
 
     /// How often it was asked whether it is there: by OPTIONS, or UPDATE.
@@ -281,133 +295,16 @@ impl Phone {
         let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
         let version = sdp_version(&response.body);
         let mut dialog = Dialog { call_id, from, to, target, answer: None, ack: None, number: 0, version };
-        dialog.ack = Some((self.cseq, self.in_dialog(&dialog, &Method::Ack, self.cseq)));
+        // RFC 3261 §13.2.2.4: an offer in the 2xx is answered by the ACK.
+        let answer = if sdp.is_empty() { self.sdp() } else { String::new() };
+        dialog.ack = Some((self.cseq, self.in_dialog_with(&dialog, &Method::Ack, self.cseq, "", &answer)));
         self.dialog = Some(dialog);
         Ok(response)
     }
 
-    /// Waits for a call and answers it; gives the other side's RTP address.
-    pub async fn answer(&mut self) -> anyhow::Result<SocketAddr> {
-        let ringing = self.ring(Duration::ZERO).await?;
-        self.pick_up(&ringing).await
-    }
-
-    /// Waits for a call and rings for so long.
-    pub async fn ring(&mut self, span: Duration) -> anyhow::Result<Ringing> {
-        let mut ringing: Option<Ringing> = None;
-        let mut end = Instant::now() + PATIENCE;
-        loop {
-            let request = match self.receive(end).await {
-                Ok(Message::Request(request)) => request,
-                Ok(Message::Response(_)) => continue,
-                Err(error) => return ringing.ok_or(error),
-            };
-            if request.method != Method::Invite {
-                self.respond(&request, StatusCode::OK).await?;
-                continue;
-            }
-            // One that comes again is rung for with the same tag.
-            let tag = ringing.take().map_or_else(random, |ringing| ringing.tag);
-            let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
-            self.wire.send(&encode_response(&response), self.server).await?;
-            if end > Instant::now() + span {
-                end = Instant::now() + span;
-            }
-            ringing = Some(Ringing { invite: request, tag });
-        }
-    }
-
-    /// Answers a call that rings, until that is acknowledged; gives the other side's RTP address.
-    pub async fn pick_up(&mut self, ringing: &Ringing) -> anyhow::Result<SocketAddr> {
-        let Ringing { invite, tag } = ringing;
-        let ok = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, self.contact());
-        let ok = ok.with_body("application/sdp", Bytes::from(self.sdp()));
-        let bytes = encode_response(&ok);
-        self.dialog = Some(Dialog {
-            call_id: invite.headers.call_id()?.to_string(),
-            from: ok.headers.text(&Name::To).context("no To")?.to_string(),
-            to: invite.headers.text(&Name::From).context("no From")?.to_string(),
-            target: invite.headers.contacts()?.first().context("no Contact")?.uri.to_string(),
-            answer: Some((invite.headers.cseq()?.number, bytes.clone())),
-            ack: None,
-            number: invite.headers.cseq()?.number,
-            version: sdp_version(&invite.body),
-        });
-        let (give_up, mut gap) = (Instant::now() + PATIENCE, T1);
-        self.wire.send(&bytes, self.server).await?;
-        let mut again = Instant::now() + gap;
-        loop {
-            match self.receive(again.min(give_up)).await {
-                Ok(Message::Request(request)) if request.method == Method::Ack => return rtp_address(&invite.body),
-                Ok(Message::Request(request)) if request.method != Method::Invite => {
-                    self.respond(&request, StatusCode::OK).await?;
-                }
-                Ok(Message::Response(_)) => {}
-                Err(_) if Instant::now() >= give_up => bail!("the answer was not acknowledged"),
-                Ok(Message::Request(_)) | Err(_) => {
-                    self.wire.send(&bytes, self.server).await?;
-                    gap *= 2;
-                    again = Instant::now() + gap;
-                }
-            }
-        }
-    }
-
-    /// Waits for a call and refuses it, until that is acknowledged; gives the INVITE, and the answer for [`Phone::refuse_again`].
-    pub async fn refuse(&mut self, status: StatusCode) -> anyhow::Result<(Request, Bytes)> {
-        loop {
-            let Message::Request(invite) = self.receive(Instant::now() + PATIENCE).await? else { continue };
-            if invite.method == Method::Invite {
-                tokio::time::sleep(self.thinking).await;
-                let bytes = encode_response(&invite.response(status, Some(&random())));
-                self.refuse_again(&bytes).await?;
-                return Ok((invite, bytes));
-            }
-        }
-    }
-
-    /// Says a refusal (again), until it is acknowledged; gives the ACK.
-    pub async fn refuse_again(&mut self, refusal: &Bytes) -> anyhow::Result<Request> {
-        let give_up = Instant::now() + PATIENCE;
-        while Instant::now() < give_up {
-            self.wire.send(refusal, self.server).await?;
-            match self.receive(Instant::now() + T1).await {
-                Ok(Message::Request(request)) if request.method == Method::Ack => return Ok(request),
-                Ok(Message::Request(request)) if request.method != Method::Invite => {
-                    self.respond(&request, StatusCode::OK).await?;
-                }
-                Ok(Message::Request(_) | Message::Response(_)) | Err(_) => {}
-            }
-        }
-        bail!("the refusal was not acknowledged")
-    }
-
-    /// Waits for a call and rings until that is cancelled (RFC 3261 §9.2), and the end of it acknowledged.
-    pub async fn be_cancelled(&mut self) -> anyhow::Result<()> {
-        let tag = random();
-        let mut ringing = None;
-        loop {
-            let Message::Request(request) = self.receive(Instant::now() + PATIENCE).await? else { continue };
-            match (&request.method, &ringing) {
-                (Method::Invite, _) => {
-                    let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
-                    self.wire.send(&encode_response(&response), self.server).await?;
-                    ringing = Some(request);
-                }
-                (Method::Cancel, Some(invite)) => {
-                    tokio::time::sleep(self.thinking).await;
-                    self.respond(&request, StatusCode::OK).await?;
-                    let ended = encode_response(&invite.response(StatusCode::REQUEST_TERMINATED, Some(&tag)));
-                    self.refuse_again(&ended).await?;
-                    return Ok(());
-                }
-                (method, _) => bail!("{method} while it rings"),
-            }
-        }
-    }
-
     fn contact(&self) -> String {
-        format!("<sip:{}@{}{}>;+sip.instance=\"{}\"", self.user, self.local, self.over.param(), self.instance)
+        let q = self.q.map(|q| format!(";q={q}")).unwrap_or_default();
+        format!("<sip:{}@{}{}>;+sip.instance=\"{}\"{q}", self.user, self.local, self.over.param(), self.instance)
     }
 
     /// Hangs up, and waits until that is acknowledged.
@@ -649,6 +546,12 @@ impl Phone {
             if self.is_registered(&message).await? {
                 continue;
             }
+            if self.is_told(&message).await? {
+                if self.watching.as_ref().is_some_and(|watching| watching.waits) {
+                    return Ok(message);
+                }
+                continue;
+            }
             self.compare(&message);
             if let Message::Request(Request { method: Method::Options | Method::Update, .. }) = message {
                 self.asked += 1;
@@ -698,7 +601,7 @@ impl Phone {
     #[allow(clippy::wildcard_enum_match_arm, reason = "what else has a body has a description")]
     fn request(&self, method: &Method, uri: &str, cseq: u32, headers: &str, body: &str) -> String {
         let content = match method {
-            _ if body.is_empty() => "",
+            _ if body.is_empty() || headers.contains("Content-Type:") => "",
             Method::Message => "Content-Type: text/plain\r\n",
             Method::Notify => "Content-Type: message/sipfrag\r\n",
             _ => "Content-Type: application/sdp\r\n",

@@ -103,6 +103,8 @@ pub struct CallRecord {
     pub session: Option<[u32; 2]>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub redirects: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breadth: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diverted: Vec<String>,
     /// Who was referred, and what each side calls it.
@@ -362,6 +364,58 @@ pub struct BindingRecord {
     pub expires: Timestamp,
     pub flow: FlowRecord,
     pub user_agent: Option<String>,
+}
+
+/// Who watches an address-of-record, and what has been published of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::events::Watched")]
+pub struct WatchedRecord {
+    pub subscriptions: Vec<SubscriptionRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<PublicationRecord>,
+}
+
+/// Who wants to know what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::events::Subscription")]
+pub struct SubscriptionRecord {
+    pub id: CallId,
+    pub dialog: DialogRecord,
+    pub package: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+    pub expires: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<PhoneRecord>,
+}
+
+/// What somebody says of a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::events::Publication")]
+pub struct PublicationRecord {
+    pub tag: String,
+    pub package: String,
+    pub expires: Timestamp,
+    pub body: Bytes,
+    pub call_id: String,
+    pub cseq: u32,
+}
+
+/// The users of a call, read from a [`CallRecord`] without anything else.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "as in CallRecord")]
+pub struct CallUsers {
+    pub caller: String,
+    pub callee: String,
+    pub legs: Vec<LegUser>,
+}
+
+/// The user of a leg.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "as in LegRecord")]
+pub struct LegUser {
+    #[serde(default)]
+    pub phone: Option<PhoneRecord>,
 }
 
 /// A user: never the password, only what digest needs (RFC 7616 §3.4.2's H(A1)).

@@ -1,4 +1,4 @@
-//! What a vnode's group holds: its calls, the bindings of its addresses-of-record, CDRs on their way to meta.
+//! What a vnode's group holds: its calls, the bindings of its addresses-of-record and who watches them, CDRs on their way to meta.
 //! Layer: pure.
 //!
 //! Invariant: a CDR enters the outbox in the very entry that ends its call, and once.
@@ -49,6 +49,13 @@ pub enum VnodeCommand {
         /// Of these calls.
         calls: Vec<CallId>,
     },
+    /// Who watches an address-of-record, and what has been published of it; an empty record removes it.
+    PutWatched {
+        /// Whom.
+        aor: Aor,
+        /// An encoded [`super::records::WatchedRecord`].
+        record: Bytes,
+    },
 }
 
 impl VnodeCommand {
@@ -60,6 +67,7 @@ impl VnodeCommand {
             Self::ForgetCall { .. } => "forget_call",
             Self::PutBindings { .. } => "put_bindings",
             Self::CdrsShipped { .. } => "cdrs_shipped",
+            Self::PutWatched { .. } => "put_watched",
         }
     }
 
@@ -67,7 +75,7 @@ impl VnodeCommand {
     pub fn call(&self) -> Option<CallId> {
         match self {
             Self::PutCall { call, .. } | Self::EndCall { call, .. } | Self::ForgetCall { call } => Some(*call),
-            Self::PutBindings { .. } | Self::CdrsShipped { .. } => None,
+            Self::PutBindings { .. } | Self::CdrsShipped { .. } | Self::PutWatched { .. } => None,
         }
     }
 }
@@ -78,6 +86,8 @@ pub struct VnodeState {
     calls: BTreeMap<CallId, CallEntry>,
     bindings: BTreeMap<Aor, Bytes>,
     outbox: BTreeMap<CallId, CdrRecord>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    watched: BTreeMap<Aor, Bytes>,
 }
 
 /// A call in the state.
@@ -113,6 +123,11 @@ impl VnodeState {
                 self.bindings.insert(aor.clone(), record.clone());
                 Reply::Done
             }
+            VnodeCommand::PutWatched { aor, record } if record.is_empty() => found(self.watched.remove(aor).is_some()),
+            VnodeCommand::PutWatched { aor, record } => {
+                self.watched.insert(aor.clone(), record.clone());
+                Reply::Done
+            }
             VnodeCommand::CdrsShipped { calls } => {
                 for call in calls {
                     self.outbox.remove(call);
@@ -142,6 +157,11 @@ impl VnodeState {
         self.bindings.get(aor)
     }
 
+    /// How many addresses-of-record have bindings.
+    pub fn bindings_len(&self) -> usize {
+        self.bindings.len()
+    }
+
     /// Every address-of-record with its encoded bindings.
     pub fn all_bindings(&self) -> impl Iterator<Item = (&Aor, &Bytes)> {
         self.bindings.iter()
@@ -150,6 +170,16 @@ impl VnodeState {
     /// The same from one on, in order.
     pub fn bindings_from(&self, from: Bound<&Aor>) -> impl Iterator<Item = (&Aor, &Bytes)> {
         self.bindings.range::<Aor, _>((from, Bound::Unbounded))
+    }
+
+    /// Who watches an address-of-record, encoded.
+    pub fn watched(&self, aor: &Aor) -> Option<&Bytes> {
+        self.watched.get(aor)
+    }
+
+    /// Every address-of-record that is watched, or of which something is published.
+    pub fn all_watched(&self) -> impl Iterator<Item = (&Aor, &Bytes)> {
+        self.watched.iter()
     }
 
     /// The CDRs that meta doesn't have yet, at most `limit`.

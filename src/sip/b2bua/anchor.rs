@@ -7,7 +7,7 @@
 //!  another owner
 //! ```
 
-use super::{ALLOW, Body, Call, Effect, EndedBy, Step, contact, set_body};
+use super::{ALLOW, Body, Call, Effect, EndedBy, Step, set_body};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::leg::LegCommand;
@@ -23,7 +23,7 @@ impl Call {
         this.moved = false;
         let Some(body) = body else { return Step::default() };
         let token = self.state.token(leg);
-        let here = contact(&token, &self.state.leg(leg).dialog.flow);
+        let here = self.state.leg(leg).dialog.flow.contact(&token);
         let known = std::mem::replace(&mut self.state.leg_mut(leg).dialog.contact, here);
         let mut invite = self.dialog_request(leg, Method::Invite);
         // Until it has answered it knows what it knew.
@@ -45,7 +45,7 @@ impl Call {
         let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
         if response.status.class() == Class::Success {
             let dialog = &mut self.state.leg_mut(leg).dialog;
-            dialog.contact = contact(&token, &dialog.flow);
+            dialog.contact = dialog.flow.contact(&token);
             dialog.retarget(&response.headers);
             self.timer_of_client(leg, &response.headers, now);
             let ack = self.acknowledge(leg, &invite, None);
@@ -61,13 +61,13 @@ impl Call {
                 self.refresh_less_often(leg, response);
                 self.put_off(leg, now);
                 let this = self.state.leg_mut(leg);
-                this.moved = this.dialog.contact != contact(&token, &this.dialog.flow);
+                this.moved = this.dialog.contact != this.dialog.flow.contact(&token);
                 self.put(vec![acknowledge])
             }
             // It won't come. Whatever it sends may find us, or not: that is not for us to end.
             _ => {
                 let dialog = &mut self.state.leg_mut(leg).dialog;
-                dialog.contact = contact(&token, &dialog.flow);
+                dialog.contact = dialog.flow.contact(&token);
                 self.still_there(leg, now);
                 self.put(vec![acknowledge])
             }

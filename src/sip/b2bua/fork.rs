@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::timer::{MOST, least_of};
-use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, contact, set_body};
+use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::dialog::Dialog;
@@ -25,6 +25,8 @@ use crate::sip::{Method, Name, StatusCode, Text};
 
 /// So many are called at most, one after the other and at once: what a call may cost (RFC 5393 §5 is about this).
 pub(super) const MAX_TARGETS: usize = 24;
+/// Of a caller who doesn't say otherwise (RFC 5393 §5.3.3.1).
+const BREADTH: u32 = 60;
 /// A call is sent on so often at most.
 const MAX_REDIRECTS: usize = 5;
 /// How long those who are called may ring while others wait for their turn.
@@ -76,7 +78,8 @@ impl Onward {
     /// What those got who were called before, but for what we have said of who sent them on.
     #[allow(clippy::wildcard_enum_match_arm, reason = "the others are as they are")]
     fn again(sent: &Request, diverted: &[String]) -> Self {
-        let of_the_leg = [Name::Via, Name::Route, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact];
+        let of_the_leg =
+            [Name::Via, Name::Route, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact, Name::MaxBreadth];
         let of_the_body_and_timer = [Name::ContentType, Name::Supported, Name::SessionExpires, Name::MinSe];
         let own = |name: &Name| of_the_leg.contains(name) || of_the_body_and_timer.contains(name);
         let ours = |name: &Name, value: &bytes::Bytes| match name {
@@ -87,8 +90,14 @@ impl Onward {
         let headers = sent.headers.iter().filter(|(name, value)| !ours(name, value));
         let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
         let headers = headers.chain([(Name::Supported, bytes::Bytes::from_static(b"replaces"))]);
-        Self { headers: headers.collect(), body: Body::of(&sent.headers, &sent.body), from: None }
+        let body = Body::of(&sent.headers, &sent.body);
+        Self { headers: headers.collect(), body, from: None }
     }
+}
+
+/// How many an INVITE may become (RFC 5393 §5.3.3); one that can't be read says nothing.
+pub(super) fn breadth_of(invite: &Request) -> Option<u32> {
+    invite.headers.number(&Name::MaxBreadth, "Max-Breadth").ok().flatten()
 }
 
 /// What a phone is told of each who has sent the caller on, the last first (RFC 5806 §6).
@@ -125,14 +134,22 @@ fn say_diverted(invite: &mut Request, diverted: &[String], last: &str) {
 impl Call {
     /// Calls those who are next; nobody if nobody waits.
     pub(super) fn call_next(&mut self, onward: &Onward, now: Timestamp) -> Vec<Effect> {
-        let next = self.state.take_next();
+        let mut next = self.state.take_next();
         if !next.is_empty() {
             self.state.called = now;
         }
-        next.into_iter().map(|target| self.call_one(target, onward)).collect()
+        // RFC 5393 §5.3.3: what the call may become is shared out among those who ring, and those who may not be called at once are called
+        // one after another.
+        let held = self.state.branches().filter(|leg| leg.is_ringing()).filter_map(|leg| breadth_of(&leg.out.as_ref()?.request));
+        let breadth = self.state.breadth.unwrap_or(BREADTH).saturating_sub(held.sum()).max(1);
+        let more = next.split_off(next.len().min(usize::try_from(breadth).unwrap_or(usize::MAX)));
+        self.state.waiting.splice(0..0, more);
+        let each = u32::try_from(next.len()).map_or(1, |all| breadth / all.max(1));
+        let each = Some(each).filter(|_| self.state.breadth.is_some() || next.len() > 1);
+        next.into_iter().map(|target| self.call_one(target, onward, each)).collect()
     }
 
-    fn call_one(&mut self, target: Target, onward: &Onward) -> Effect {
+    fn call_one(&mut self, target: Target, onward: &Onward, breadth: Option<u32>) -> Effect {
         let leg = self.state.next_leg();
         let token = self.state.token(leg);
         let caller = &self.state.leg(LegId::CALLER).dialog;
@@ -142,12 +159,15 @@ impl Call {
             Text::from(token.to_string()),
             caller.local.clone(),
             target.contact,
-            contact(&token, &target.flow),
+            target.flow.contact(&token),
             target.flow,
         );
         let last = target.phone.as_ref().map(|phone| phone.aor.to_string()).filter(|aor| *aor != self.state.callee);
         self.state.add_leg(leg, dialog, target.phone);
         let mut invite = self.first_invite(leg, &target.path, onward);
+        if let Some(breadth) = breadth {
+            invite.headers.push_text(Name::MaxBreadth, breadth.to_string());
+        }
         if let Some(last) = last {
             say_diverted(&mut invite, &self.state.diverted, &last);
         }
@@ -215,6 +235,7 @@ impl Call {
         let onward = Onward::again(&out.request, &[]);
         let route: Vec<Text> = out.request.headers.list(&Name::Route).collect();
         let mut invite = self.first_invite(leg, &route, &onward);
+        invite.headers.copy(&out.request.headers, &Name::MaxBreadth);
         invite.headers.set(Name::SessionExpires, least.to_string());
         invite.headers.set(Name::MinSe, least.to_string());
         let flow = self.state.leg(leg).dialog.flow;

@@ -23,6 +23,7 @@ mod fork;
 mod rebind;
 mod requests;
 mod resume;
+mod seen;
 mod state;
 mod timer;
 
@@ -31,7 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::dialog::{Dialog, Flow};
-use super::headers::{HeaderError, Transport};
+use super::headers::HeaderError;
 use super::leg::{LegCommand, LegEvent, TxKey};
 use super::message::{Request, Response};
 use super::registrar::Phone;
@@ -117,6 +118,9 @@ pub enum NewCallError {
     /// The session would be refreshed too often (RFC 4028 §9): this is the least interval, in seconds.
     #[error("the session interval is less than {0} s")]
     TooOften(u32),
+    /// It may not go to anybody (RFC 5393 §5.3.3).
+    #[error("Max-Breadth is 0")]
+    NoBreadth,
 }
 
 impl NewCallError {
@@ -124,6 +128,7 @@ impl NewCallError {
     pub fn response(&self, invite: &Request) -> Response {
         match self {
             Self::Header(_) => super::endpoint::stateless(invite, StatusCode::BAD_REQUEST),
+            Self::NoBreadth => super::endpoint::stateless(invite, StatusCode::MAX_BREADTH_EXCEEDED),
             Self::TooOften(least) => {
                 super::endpoint::stateless(invite, StatusCode::SESSION_INTERVAL_TOO_SMALL).with(Name::MinSe, least.to_string())
             }
@@ -184,8 +189,11 @@ impl Call {
         if let Some(least) = timer::too_often(&call.invite, call.session) {
             return Err(NewCallError::TooOften(least));
         }
+        if fork::breadth_of(&call.invite) == Some(0) {
+            return Err(NewCallError::NoBreadth);
+        }
         let token = Token { vnode: call.vnode, call: call.id, leg: LegId::CALLER };
-        let caller = Dialog::of_server(&call.invite, Text::from(token.to_string()), contact(&token, &call.from), call.from)?;
+        let caller = Dialog::of_server(&call.invite, Text::from(token.to_string()), call.from.contact(&token), call.from)?;
         let state = CallState::new(&call, caller, now);
         let mut this = Self { committed: state.clone(), state, incarnation, branches: 0 };
         let key = TxKey::of(&call.invite);
@@ -345,7 +353,7 @@ impl Call {
         self.branches += 1;
         let branch = self.state.token(leg).branch(self.incarnation, self.branches);
         let flow = self.state.leg(leg).dialog.flow;
-        request.headers.push_front(Name::Via, format!("SIP/2.0/{} {};branch={branch};rport", flow.transport, flow.local));
+        request.headers.push_front(Name::Via, flow.via(&branch));
     }
 
     fn acknowledge(&mut self, leg: LegId, invite: &Request, body: Option<Body>) -> Effect {
@@ -385,17 +393,6 @@ impl Call {
         self.tell_timer(relay.from, &mut response);
         Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), response))
     }
-}
-
-/// `sip:<token>@<our address>`: a request that is sent there finds its way by itself. What isn't UDP is named (RFC 3261 §19.1.1).
-fn contact(token: &Token, flow: &Flow) -> Text {
-    let transport = match flow.transport {
-        Transport::Udp => "",
-        Transport::Tcp => ";transport=tcp",
-        Transport::Tls => ";transport=tls",
-        Transport::Ws | Transport::Wss => ";transport=ws",
-    };
-    Text::from(format!("sip:{token}@{}{transport}", flow.local))
 }
 
 /// A response that makes or keeps a dialog (RFC 3261 §12.1.1).

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::fork::{MAX_TARGETS, TURN};
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
-use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, contact, without_body};
+use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
@@ -49,6 +49,8 @@ pub struct CallState {
     pub session: Option<SessionPolicy>,
     /// How often that has happened.
     pub redirects: usize,
+    /// How many INVITEs the call may become at once, all over the network, if its caller says so (RFC 5393 §5).
+    pub breadth: Option<u32>,
     /// Who has sent the caller on, one after another.
     pub diverted: Vec<String>,
     /// The last REFERs that went through.
@@ -344,7 +346,7 @@ impl CallLeg {
     }
 
     /// It may still take the call.
-    fn is_ringing(&self) -> bool {
+    pub(super) fn is_ringing(&self) -> bool {
         self.out.as_ref().is_some_and(|out| matches!(out.stage, StageOut::Calling | StageOut::Proceeding))
     }
 }
@@ -377,6 +379,7 @@ impl CallState {
             locating: Vec::new(),
             session: call.session,
             redirects: 0,
+            breadth: super::fork::breadth_of(&call.invite),
             diverted: Vec::new(),
             referred: Vec::new(),
             relays: Vec::new(),
@@ -529,7 +532,7 @@ impl CallState {
                 leg.reinvite = None;
             }
             let token = Token { vnode, call: self.id, leg: leg.id };
-            leg.moved = !ended && leg.reinvite.is_none() && leg.dialog.contact != contact(&token, &leg.dialog.flow);
+            leg.moved = !ended && leg.reinvite.is_none() && leg.dialog.contact != leg.dialog.flow.contact(&token);
             if let Some(inbound) = &mut leg.inbound {
                 inbound.came_by.local = local;
             }

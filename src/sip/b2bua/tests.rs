@@ -285,9 +285,15 @@ fn a_phone_that_cannot_come_along_now_is_asked_again_and_one_that_will_not_is_le
 
 /// A call to these phones, by their q.
 fn calling(qs: &[u16]) -> Call {
-    let invite = invite();
     let targets = (1..).zip(qs).map(|(phone, q)| Target { q: *q, ..target(phone) }).collect();
-    let new = NewCall {
+    let (mut call, _) = Call::new(NewCall { targets, ..new_call(invite()) }, 1, NOW).unwrap();
+    call.committed();
+    call
+}
+
+/// A call to nobody yet.
+fn new_call(invite: Request) -> NewCall {
+    NewCall {
         id: CallId(1),
         vnode: VnodeId(1),
         body: Body::of(&invite.headers, &invite.body),
@@ -295,15 +301,12 @@ fn calling(qs: &[u16]) -> Call {
         from: flow(0),
         session: None,
         phone: None,
-        targets,
+        targets: Vec::new(),
         caller: String::new(),
         trusted: false,
         replaces: None,
         callee: String::new(),
-    };
-    let (mut call, _) = Call::new(new, 1, NOW).unwrap();
-    call.committed();
-    call
+    }
 }
 
 /// What a phone that is called answers, and what that brings about.

@@ -325,3 +325,38 @@ fn what_was_finished_without_a_commit_stays_finished() {
     call.roll_back();
     assert!(call.state().relays.is_empty());
 }
+
+/// RFC 5393 §5.3.3: what a call may become is shared out, and who may not be called at once is called later.
+#[test]
+fn a_call_becomes_no_more_than_it_may() {
+    let begun = |breadth: &str, phones: usize| {
+        let mut invite = invite();
+        if !breadth.is_empty() {
+            invite.headers.push_text(Name::MaxBreadth, breadth);
+        }
+        let new = NewCall { targets: (1..=phones).map(target).collect(), ..new_call(invite) };
+        Call::new(new, 1, NOW).map(|(call, step)| {
+            let shares = step.then.iter().filter_map(|effect| match effect {
+                Effect::Leg(_, LegCommand::Send(invite, _)) => Some(invite.headers.number(&Name::MaxBreadth, "").unwrap()),
+                _ => None,
+            });
+            (shares.collect::<Vec<_>>(), call)
+        })
+    };
+    for (breadth, phones, shares) in [
+        ("", 1, vec![None]),
+        ("", 3, vec![Some(20); 3]),
+        ("10", 1, vec![Some(10)]),
+        ("10", 3, vec![Some(3); 3]),
+        ("2", 3, vec![Some(1); 2]),
+        ("many", 2, vec![Some(30); 2]),
+    ] {
+        assert_eq!(begun(breadth, phones).unwrap().0, shares, "{breadth} {phones}");
+    }
+    let refused = begun("0", 1).unwrap_err();
+    assert_eq!(refused.response(&invite()).status.code(), 440);
+    let (_, mut call) = begun("1", 2).unwrap();
+    call.committed();
+    let _ = answers(&mut call, 1, 486, "<sip:b@x>");
+    assert_eq!(called(&call), [1, 2]);
+}
