@@ -27,8 +27,11 @@ const REGISTERS: usize = 50;
 const CALLS: usize = 25;
 /// Between two of the same phone's.
 const PAUSE: Duration = Duration::from_millis(100);
-/// TLS connections of which each has registered once.
+/// TLS connections, by each of which a user registers once; the first of them make what is made once.
 const CONNECTIONS: usize = 1000;
+const FIRST: usize = 50;
+/// Each transport's phones, and each connection's, are other users'.
+const USERS: usize = 3 * 2 * PAIRS + FIRST + CONNECTIONS;
 /// Idle cost is measured for this long, before.
 const IDLE: Duration = Duration::from_secs(3);
 /// What is done later is paid for too.
@@ -51,7 +54,7 @@ impl Server {
     }
 
     async fn phone(&self, over: &Over, user: usize) -> Phone {
-        let (name, password) = &self.users[user % self.users.len()];
+        let (name, password) = &self.users[user];
         let media = SocketAddr::from((phones(), 9));
         Phone::over(over.clone(), name, password, DOMAIN, self.address(over), media).await.unwrap()
     }
@@ -77,7 +80,7 @@ async fn main() {
         eprintln!("Kamailio, or its TLS module, is not installed: no peer");
     }
     for (name, nodes) in [("tandem, one node", 1), ("tandem, three nodes", 3)] {
-        let cluster = Cluster::of(nodes, 2 * PAIRS);
+        let cluster = Cluster::of(nodes, USERS);
         let (pids, users) = (cluster.pids().to_vec(), cluster.users.clone());
         let server = Server { name, pids, sip: cluster.sip_of(1), ca: cluster.ca(), users };
         if !only_memory {
@@ -95,7 +98,7 @@ async fn main() {
 async fn rows(server: &Server, peers: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let mut figures = Vec::new();
     for (at, (name, over)) in transports(server).into_iter().enumerate() {
-        let figure = row(server, &over).await;
+        let figure = row(server, &over, at * 2 * PAIRS).await;
         let ratio = |what: usize| peers.get(at).map_or("-".into(), |peer| format!("{:.2}", figure[what] / peer[what]));
         println!("{:<52} {name} {:>10.3} {:>6} {:>9.3} {:>6}", server.name, figure[0], ratio(0), figure[1], ratio(1));
         figures.push(figure);
@@ -103,10 +106,10 @@ async fn rows(server: &Server, peers: &[[f64; 2]]) -> Vec<[f64; 2]> {
     figures
 }
 
-async fn row(server: &Server, over: &Over) -> [f64; 2] {
+async fn row(server: &Server, over: &Over, first: usize) -> [f64; 2] {
     let mut pairs = Vec::new();
     for n in 0..PAIRS {
-        pairs.push((server.phone(over, 2 * n).await, server.phone(over, 2 * n + 1).await));
+        pairs.push((server.phone(over, first + 2 * n).await, server.phone(over, first + 2 * n + 1).await));
     }
     let before = cpu(&server.pids);
     tokio::time::sleep(IDLE).await;
@@ -115,7 +118,7 @@ async fn row(server: &Server, over: &Over) -> [f64; 2] {
         let (before, begin) = (cpu(&server.pids), Instant::now());
         let users = &server.users;
         let all = pairs.into_iter().enumerate().map(|(n, (mut a, mut b))| {
-            let callee = users[(2 * n + 1) % users.len()].0.clone();
+            let callee = users[first + 2 * n + 1].0.clone();
             tokio::spawn(async move {
                 for _ in 0..if calls { CALLS } else { REGISTERS / 2 } {
                     if calls {
@@ -149,13 +152,12 @@ async fn connections(server: &Server) -> f64 {
     let over = Over::Tls(server.ca.clone());
     let mut open = Vec::new();
     let mut before = 0;
-    // The first make what is made once.
-    for n in 0..CONNECTIONS + 50 {
-        if n == 50 {
+    for n in 0..FIRST + CONNECTIONS {
+        if n == FIRST {
             tokio::time::sleep(SETTLE).await;
             before = memory(&server.pids);
         }
-        let mut phone = server.phone(&over, n).await;
+        let mut phone = server.phone(&over, 3 * 2 * PAIRS + n).await;
         phone.register().await.unwrap();
         open.push(phone);
     }
@@ -209,7 +211,7 @@ impl Kamailio {
         let (cert, key) = development(dir.path(), &[DOMAIN.into()], &[own.ip()]).unwrap();
         let listen = format!(
             "listen=udp:{own}\nlisten=tcp:{own}\nlisten=tls:{}:{TLS}\nenable_tls=yes\nloadmodule \"tls.so\"\n\
-             modparam(\"tls\", \"certificate\", \"{}\")\nmodparam(\"tls\", \"private_key\", \"{}\")\ntcp_max_connections=4096\n\
+             modparam(\"tls\", \"tls_method\", \"TLSv1.2+\")\nmodparam(\"tls\", \"certificate\", \"{}\")\nmodparam(\"tls\", \"private_key\", \"{}\")\ntcp_max_connections=4096\n\
              tcp_connection_lifetime=3605\ntls_max_connections=4096\n",
             own.ip(),
             cert.display(),
@@ -237,7 +239,7 @@ impl Kamailio {
     }
 
     fn server(&self) -> Server {
-        let users = (1..=2 * PAIRS).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let users = (1..=USERS).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
         let pids = vec![self.child.id().try_into().unwrap()];
         Server { name: "Kamailio", pids, sip: self.address, ca: self.dir.path().join("sip-ca.pem"), users }
     }

@@ -123,6 +123,8 @@ pub struct Sip {
     pub domain: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_route: Vec<String>,
     #[serde(default = "sip_port")]
     pub port: u16,
     #[serde(default = "digest")]
@@ -412,6 +414,14 @@ impl Config {
         }
         if let Some(peer) = self.sip.peer.iter().find(|peer| !is_net(&peer.net) || peer.user.is_empty()) {
             return Err(("sip.peer", format!("{:?} wants an address or a network, and a user", peer.net)));
+        }
+        let is_route = |uri: &&String| {
+            uri.starts_with("sip:")
+                && uri.ends_with(";lr")
+                && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>,\"".contains(&byte))
+        };
+        if let Some(uri) = self.sip.service_route.iter().find(|uri| !is_route(uri)) {
+            return Err(("sip.service_route", format!("{uri:?} wants to be a SIP URI that ends in ;lr")));
         }
         let Sip { session_expires, min_se, .. } = self.sip;
         if min_se == 0 || (session_expires != 0 && session_expires < min_se) {

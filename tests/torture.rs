@@ -207,7 +207,7 @@ fn contacts(name: &str) -> Result<Vec<String>, u16> {
     let policy = Policy { min: Duration::from_secs(60), max: hour, default: hour, contacts: 10 };
     let request = request(name);
     let aor = Aor::new("somebody", "example.com");
-    let registrar = Registrar { aor: &aor, gruus: &Gruus::new(b"secret"), policy };
+    let registrar = Registrar { aor: &aor, gruus: &Gruus::new(b"secret"), policy, service_route: &[] };
     let step = registrar.register(&[], &request, flow, Timestamp(1)).map_err(|error| error.response(&request).status.code())?;
     Ok(step.then[0].headers.list(&Name::Contact).map(|contact| contact.to_string()).collect())
 }

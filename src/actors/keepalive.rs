@@ -29,11 +29,13 @@ impl Round {
         let page = services.cluster.read(vnode, |state| {
             let from = self.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
             let share = state.bindings_len().div_ceil(usize::from(every.max(1)));
-            state.bindings_from(from).take(share).map(|(aor, record)| (aor.clone(), record.clone())).collect::<Vec<_>>()
+            let mut rest = state.bindings_from(from);
+            let page: Vec<_> = rest.by_ref().take(share).map(|(aor, record)| (aor.clone(), record.clone())).collect();
+            (page, rest.next().is_some())
         });
-        let page = page.unwrap_or_default();
+        let (page, more) = page.unwrap_or_default();
         // At the end it begins anew.
-        self.after = page.last().map(|(aor, _)| aor.clone());
+        self.after = page.last().map(|(aor, _)| aor.clone()).filter(|_| more);
         for (_, record) in &page {
             ask(services, record);
         }

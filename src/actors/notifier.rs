@@ -206,12 +206,13 @@ impl Running {
     }
 
     fn report(&self) -> Report {
-        let state = self.core.state();
+        let (state, quiet) = (self.core.state(), self.core.is_quiet());
         let binding = binding_deadline(state, &self.bindings(), clock::now());
         Report {
-            quiet: self.core.is_quiet(),
+            quiet,
             subscriptions: self.core.subscriptions().into_iter().collect(),
-            deadline: state.deadline().into_iter().chain(binding).min(),
+            // Who is awake has an alarm of its own.
+            deadline: state.deadline().filter(|_| quiet).into_iter().chain(binding).min(),
             calls: state.wants(Package::Dialog),
         }
     }

@@ -100,6 +100,8 @@ pub struct Running {
     looking: bool,
     /// And nobody before this.
     not_before: Timestamp,
+    /// Since when it is here.
+    opened: Timestamp,
     alarm: Alarm,
 }
 
@@ -144,6 +146,7 @@ impl Actor for NotifiersActor {
             looks: BTreeSet::new(),
             looking: false,
             not_before: Timestamp(0),
+            opened: clock::now(),
             alarm: Alarm::default(),
         };
         running.go_on();
@@ -346,8 +349,11 @@ impl Running {
     }
 
     /// Whoever asked is told that it can't be done.
-    fn refuse(&self, message: NotifierMsg) {
+    fn refuse(&mut self, message: NotifierMsg) {
         let NotifierMsg::Input(input, _) = message else { return };
+        if let Input::Subscribe { id, .. } = &input {
+            self.subscriptions.remove(id);
+        }
         let (Input::Subscribe { request, flow, .. } | Input::Within(_, request, flow) | Input::Publish(request, flow, _)) = input
         else {
             return;
@@ -374,6 +380,7 @@ impl Running {
         for id in over {
             self.subscriptions.remove(id);
         }
+        self.subscriptions.extend(report.subscriptions.iter().map(|id| (*id, aor.clone())));
         if let Some(at) = former.deadline {
             self.deadlines.remove(&(at, aor.clone()));
         }
@@ -439,8 +446,11 @@ impl Running {
         self.looking = false;
         let now = clock::now();
         self.not_before = now + (found.took * SHARE).min(PATIENCE);
-        self.renew_at.get_or_insert(now);
         let Found { users, vnodes, missing, sightings, begun, .. } = found;
+        // Who is told anew is told of all calls, unless some don't come.
+        if missing.is_empty() || now >= self.opened + LOOKS[1] {
+            self.renew_at.get_or_insert(now);
+        }
         self.looks.extend(missing.into_iter().map(|vnode| (now + RECENT, Look::Vnode(vnode))));
         let mut by_user: HashMap<Aor, Vec<Sighting>> = HashMap::new();
         for (aor, sighting) in sightings {

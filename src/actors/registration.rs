@@ -115,7 +115,8 @@ impl Start {
             default: seconds(wanted.default),
             contacts: wanted.contacts.into(),
         };
-        let registrar = Registrar { aor: &self.aor, gruus: &self.services.gruus, policy };
+        let service_route = &self.services.config.sip.service_route;
+        let registrar = Registrar { aor: &self.aor, gruus: &self.services.gruus, policy, service_route };
         let step = match registrar.register(&bindings, request, flow, now) {
             Ok(step) => step,
             Err(error) => return Some(error.response(request)),

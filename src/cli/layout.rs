@@ -133,6 +133,7 @@ impl Layout {
             address: config::Address { mode: AddressMode::Loopback, interface: None, command: Vec::new() },
             sip: config::Sip {
                 aliases: Vec::new(),
+                service_route: Vec::new(),
                 peer: Vec::new(),
                 domain: self.domain.clone(),
                 port: self.sip_port,

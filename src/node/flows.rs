@@ -147,7 +147,8 @@ async fn rfc3665_3_7_session_with_reinvite() {
             let to = sdp_types::Session::parse(&moved.body).unwrap();
             let port = to.medias[0].port;
             let talk = Talk::start(elsewhere, SocketAddr::new(world.server.ip(), port));
-            until(|| talk.heard().frames() > 10).await;
+            let before = b_talk.heard().frames();
+            until(|| talk.heard().frames() > 10 && b_talk.heard().frames() > before + 10).await;
             a.hang_up().await.unwrap();
             moved
         },
@@ -155,7 +156,6 @@ async fn rfc3665_3_7_session_with_reinvite() {
     );
     ended.unwrap();
     assert_eq!(moved.status, StatusCode::OK);
-    assert!(b_talk.heard().frames() > 10);
 }
 
 /// 3.8 to 3.11: nobody answers, who is called is busy, is not there, or doesn't want to.
@@ -197,7 +197,7 @@ async fn rfc5359_2_1_call_hold() {
         a.wait_for_bye().await.unwrap();
     });
     let on_hold = b.ask_within(Method::Invite, &hold).await.unwrap();
-    assert!(String::from_utf8_lossy(&on_hold.body).contains("a=recvonly") || on_hold.status == StatusCode::OK);
+    assert_eq!(on_hold.status, StatusCode::OK);
     let (mut b_too, _) = world.phone("1002", "secret").await;
     b_too.set_number(2);
     let (mut c, _) = world.phone("1003", "secret").await;

@@ -107,6 +107,8 @@ pub struct Registrar<'a> {
     pub gruus: &'a Gruus,
     /// How long registrations last, and how many there are.
     pub policy: Policy,
+    /// By which proxies phones are to send their requests, as URIs (RFC 3608).
+    pub service_route: &'a [String],
 }
 
 /// Why a REGISTER was not carried out.
@@ -271,6 +273,10 @@ impl Registrar<'_> {
             }
             response.headers.push_text(Name::Contact, value);
         }
+        // RFC 3608 §6.4: in 2xx, and in their order.
+        for uri in self.service_route {
+            response.headers.push_text(Name::ServiceRoute, format!("<{uri}>"));
+        }
         if supports("path") {
             response.headers.copy(&request.headers, &Name::Path);
         }
@@ -393,7 +399,9 @@ pub(super) mod tests {
     }
 
     fn run(bindings: &[Binding], cseq: u32, rest: &str, now: u64) -> Result<Step<Vec<Binding>, Response>, RegisterError> {
-        let registrar = Registrar { aor: &Aor::new("a", "x"), gruus: &Gruus::new(b"secret"), policy: POLICY };
+        let route = ["sip:p1;lr".to_owned(), "sip:p2;lr".to_owned()];
+        let registrar =
+            Registrar { aor: &Aor::new("a", "x"), gruus: &Gruus::new(b"secret"), policy: POLICY, service_route: &route };
         registrar.register(bindings, &request(cseq, rest), flow(), Timestamp(now))
     }
 
@@ -404,6 +412,8 @@ pub(super) mod tests {
         assert_eq!(bindings[0].expires, Timestamp(3_600_000));
         assert_eq!(bindings[0].flow.remote, "10.0.0.1:5070".parse().unwrap());
         assert_eq!(&made.then[0].headers.text(&Name::Contact).unwrap()[..], "<sip:a@10.0.0.1:5070>;expires=3600");
+        let route: Vec<_> = made.then[0].headers.list(&Name::ServiceRoute).collect();
+        assert_eq!(route, ["<sip:p1;lr>", "<sip:p2;lr>"]);
 
         let again = run(&bindings, 1, "Contact: <sip:a@10.0.0.1:5070>\r\nExpires: 7200\r\n", 1000).unwrap();
         assert_eq!((again.commit, again.then[0].status), (None, StatusCode::OK));

@@ -72,6 +72,20 @@ fn two_phones_talk_on_when_the_owners_host_is_cut_off() {
     net::run(3, async |net| two_phones_talk_on(Cluster::at(&net, 2).await, false, async |_| net.cut(2)).await);
 }
 
+/// By IPv6.
+#[test]
+fn two_phones_talk_on_when_the_owner_is_killed_that_has_ipv6_addresses() {
+    net::run(3, async |net| {
+        let users = (1..=2).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let cluster = Cluster::at_with(&net, users, |config| {
+            for vnode in &mut config.cluster.vnode {
+                vnode.address = Some(net.vnode_v6(vnode.id.0).into());
+            }
+        });
+        two_phones_talk_on(cluster.await, true, async |cluster| cluster.kill(2)).await;
+    });
+}
+
 #[test]
 fn two_phones_come_along_when_the_owner_is_killed_and_addresses_are_fixed() {
     net::run(3, async |net| {

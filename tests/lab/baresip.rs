@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::cluster::DOMAIN;
+use super::net::PHONES_V6;
 use super::{SIP, own_address};
 
 const MODULES: [&str; 3] =
@@ -40,9 +41,16 @@ impl Baresip {
         let modules =
             MODULES.into_iter().find(|dir| std::path::Path::new(dir).is_dir()).expect("baresip is installed by make bootstrap");
         let path = dir.path().display();
+        // There is one address of IPv6, and a port for each phone.
+        let (spoken, port, prefers) = if server.is_ipv6() {
+            (SocketAddr::from((PHONES_V6, 0)).ip(), SIP + 10 * u16::from(own.octets()[3]), "prefer_ipv6 yes\n")
+        } else {
+            (own.into(), SIP, "")
+        };
+        let bound = SocketAddr::new(spoken, port);
         let uuid = format!("6b1ac0de-0000-4000-8000-{:012x}", u32::from(own));
         let config = format!(
-            "poll_method epoll\nnet_interface {own}\nsip_listen {own}:{SIP}\naudio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
+            "poll_method epoll\nnet_interface {spoken}\nsip_listen {bound}\n{prefers}audio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
              rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
              module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\

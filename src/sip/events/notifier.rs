@@ -99,6 +99,8 @@ pub struct Notifier {
     behind: BTreeSet<CallId>,
     /// After a commit that failed: when the next attempt may be.
     not_before: Option<Timestamp>,
+    /// It may have been made all the same.
+    doubtful: bool,
 }
 
 /// A NOTIFY on its way.
@@ -127,6 +129,7 @@ impl Notifier {
             open: Vec::new(),
             behind: BTreeSet::new(),
             not_before: None,
+            doubtful: false,
         }
     }
 
@@ -150,7 +153,7 @@ impl Notifier {
     /// The last step was committed: what it prepared leaves.
     pub fn committed(&mut self, now: Timestamp) -> Vec<Output> {
         self.committed.clone_from(&self.state);
-        self.not_before = None;
+        (self.not_before, self.doubtful) = (None, false);
         self.leave(now)
     }
 
@@ -175,7 +178,7 @@ impl Notifier {
     /// The last step could not be committed: nothing of it has happened, and who had to be told is told later.
     pub fn roll_back(&mut self, now: Timestamp) {
         self.state.clone_from(&self.committed);
-        self.not_before = Some(now + COMMIT_AGAIN);
+        (self.not_before, self.doubtful) = (Some(now + COMMIT_AGAIN), true);
         for (subscription, _) in std::mem::take(&mut self.prepared) {
             if self.state.subscriptions.iter().any(|known| known.id == subscription.id) {
                 self.behind.insert(subscription.id);
@@ -190,7 +193,8 @@ impl Notifier {
         // Whose answer nobody waits for is told as soon as may be.
         let waits = |id: &CallId| self.open.iter().any(|open| open.subscription.id == *id);
         let behind = self.behind.iter().any(|id| !waits(id)).then(|| not_before(Timestamp(0)));
-        let open = self.open.iter().flat_map(|open| [open.client.deadline(), open.looks.map(|(at, _)| at), open.again]);
+        let open =
+            self.open.iter().flat_map(|open| [open.client.deadline(), open.looks.map(|(at, _)| at), open.again.map(not_before)]);
         open.flatten().chain(ends).chain(behind).chain(self.not_before).min()
     }
 
@@ -390,14 +394,20 @@ impl Notifier {
         for id in std::mem::take(&mut self.behind) {
             self.say(id, sources, now);
         }
-        if self.state == self.committed { Step::free(then) } else { self.put(then, Vec::new()) }
+        // What was late may be in the record by now: this takes it out again.
+        if self.state == self.committed && !self.doubtful { Step::free(then) } else { self.put(then, Vec::new()) }
     }
 
     // --- NOTIFY ---
 
     fn say_to_all(&mut self, packages: &BTreeSet<Package>, sources: Sources<'_>, now: Timestamp) {
         let watching = self.state.subscriptions.iter().filter(|own| packages.contains(&own.package));
-        for id in watching.map(|own| own.id).collect::<Vec<_>>() {
+        let watching: Vec<CallId> = watching.map(|own| own.id).collect();
+        if self.not_before.is_some_and(|earliest| now < earliest) {
+            self.behind.extend(watching);
+            return;
+        }
+        for id in watching {
             self.say(id, sources, now);
         }
     }
@@ -453,8 +463,10 @@ impl Notifier {
             ClientOutput::Deliver(_) | ClientOutput::Send(_) | ClientOutput::Terminated(_) => None,
         });
         let Some(answer) = answer else { return Step::default() };
+        // Who doesn't know it wants nothing later either.
+        let gone = answer.status == StatusCode::CALL_DOES_NOT_EXIST;
         let later = answer.headers.text(&Name::RetryAfter).and_then(|text| text.split([' ', ';', '(']).next()?.parse().ok());
-        match (answer.status.class(), later.map(Duration::from_secs)) {
+        match (answer.status.class(), later.map(Duration::from_secs).filter(|_| !gone)) {
             (Class::Success, _) => {
                 self.open.remove(at);
                 if self.behind.remove(&id) {
@@ -463,7 +475,7 @@ impl Notifier {
             }
             (_, Some(later)) => {
                 let open = &mut self.open[at];
-                (open.looks, open.again) = (None, Some(now + later.min(LATER)));
+                (open.looks, open.again) = (None, Some(now + later.clamp(COMMIT_AGAIN, LATER)));
             }
             (_, None) => self.drop_watcher(id),
         }
