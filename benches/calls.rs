@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use lab::cluster::Cluster;
 use lab::sipp::{Line, Load, Sipp};
-use lab::{SIP, children, own_address};
+use lab::{SIP, cpu, own_address};
 
 const CALLS: usize = 2000;
 const RATE: usize = 50;
@@ -78,24 +78,6 @@ async fn measure(name: &'static str, server: SocketAddr, users: &[(String, Strin
     tokio::time::sleep(SETTLE).await;
     let used = cpu(pids) - before - idle * begin.elapsed().as_secs_f64();
     Figure { name, cpu: used / (CALLS as f64 / 1000.0), idle, failed: counts.failed, retransmissions: counts.retransmissions }
-}
-
-/// CPU seconds so far of processes, their threads and their children.
-fn cpu(pids: &[i32]) -> f64 {
-    let nanoseconds = |path: std::path::PathBuf| {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let mut total = 0.0;
-    let mut left = pids.to_vec();
-    while let Some(pid) = left.pop() {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        for task in tasks {
-            total += nanoseconds(task.path());
-        }
-        left.extend(children(pid));
-    }
-    total / 1e9
 }
 
 struct Kamailio {

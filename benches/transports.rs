@@ -19,7 +19,7 @@ use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::wire::Over;
 
 use lab::cluster::{Cluster, DOMAIN};
-use lab::{SIP, TLS, children, own_address, phones};
+use lab::{SIP, TLS, cpu, family, own_address, phones};
 
 /// Pairs of phones that call at once, and how often each registers, and calls.
 const PAIRS: usize = 20;
@@ -163,26 +163,6 @@ async fn connections(server: &Server) -> f64 {
     }
     tokio::time::sleep(SETTLE).await;
     memory(&server.pids).saturating_sub(before) as f64 / CONNECTIONS as f64 / 1024.0
-}
-
-/// Processes, and their children.
-fn family(pids: &[i32]) -> Vec<i32> {
-    let (mut all, mut left) = (Vec::new(), pids.to_vec());
-    while let Some(pid) = left.pop() {
-        left.extend(children(pid));
-        all.push(pid);
-    }
-    all
-}
-
-/// CPU seconds so far of processes, their threads and their children.
-fn cpu(pids: &[i32]) -> f64 {
-    let nanoseconds = |path: PathBuf| {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let tasks = family(pids).into_iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten());
-    tasks.flatten().map(|task| nanoseconds(task.path())).sum::<f64>() / 1e9
 }
 
 /// What processes and their children have in memory, what they share counted once (PSS).

@@ -73,6 +73,26 @@ pub fn children(pid: i32) -> Vec<i32> {
     tasks.map(of).flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// Processes, and their children.
+pub fn family(pids: &[i32]) -> Vec<i32> {
+    let (mut all, mut left) = (Vec::new(), pids.to_vec());
+    while let Some(pid) = left.pop() {
+        left.extend(children(pid));
+        all.push(pid);
+    }
+    all
+}
+
+/// CPU seconds so far of processes, their threads and their children.
+pub fn cpu(pids: &[i32]) -> f64 {
+    let nanoseconds = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let tasks = family(pids).into_iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten());
+    tasks.flatten().map(|task| nanoseconds(task.path())).sum::<f64>() / 1e9
+}
+
 /// Waits until something is true; fails when it takes longer than `within`.
 pub async fn until<F: Future<Output = bool>>(what: &str, within: Duration, check: impl Fn() -> F) {
     let deadline = Instant::now() + within;
