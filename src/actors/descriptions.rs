@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::call_media::CallMedia;
 use crate::ids::LegId;
-use crate::sip::b2bua::CallState;
+use crate::sip::b2bua::{CallState, Relay};
 use crate::sip::leg::{LegEvent, TxKey};
 use crate::sip::message::{Headers, Response};
 use crate::sip::status::Class;
@@ -41,10 +41,22 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
             }
             Ok(LegEvent::Request(key, request, flow))
         }
-        LegEvent::Response(response) if !over && response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) => {
+        // An offer that can't go on is refused with the call's own words.
+        LegEvent::Request(key, mut request, flow)
+            if request.method == Method::Prack
+                && has_sdp(&request.headers, &request.body)
+                && state.takes_early_offer(leg).is_some() =>
+        {
+            request.body = media.offer(leg, &request.body).map_err(|error| {
+                tracing::info!(%error, "an offer that can't be taken");
+                Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
+            })?;
+            Ok(LegEvent::Request(key, request, flow))
+        }
+        LegEvent::Response(response) if !over && answers_an_offer(state, leg, &response) => {
             translate_response(media, leg, response).map(LegEvent::Response)
         }
-        LegEvent::NoResponse(request) if !over && request.method == Method::Invite => {
+        LegEvent::NoResponse(request) if !over && matches!(request.method, Method::Invite | Method::Update) => {
             media.offer_answered(false);
             Ok(LegEvent::NoResponse(request))
         }
@@ -76,6 +88,13 @@ fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response)
         media.offer_answered(class == Class::Success);
     }
     Ok(response)
+}
+
+/// Whether a response may describe something: to an INVITE of ours, or an UPDATE that we have passed on.
+fn answers_an_offer(state: &CallState, leg: LegId, response: &Response) -> bool {
+    let Ok(cseq) = response.headers.cseq() else { return false };
+    let onward = |relay: &Relay| relay.to == leg && relay.is_offer() && relay.onward.headers.cseq() == Ok(cseq.clone());
+    cseq.method == Method::Invite || state.relays.iter().any(onward)
 }
 
 /// Whether a body is a session description, as far as its type says.

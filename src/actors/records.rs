@@ -8,14 +8,14 @@ use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, PhoneRecord, RecordError, RelayRecord, StreamLegRecord,
-    StreamRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, NextRecord, PhoneRecord, RecordError, RelayRecord,
+    ReliableRecord, StreamLegRecord, StreamRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
 };
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referred, Relay, SessionPolicy, SessionTimer,
-    Speaks, StageIn, StageOut, Target, Updated, deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referred, Relay, Reliable, SessionPolicy,
+    SessionTimer, Speaks, StageIn, StageOut, Target, Updated, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -275,6 +275,7 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
             .updated
             .as_ref()
             .map(|Updated { cseq, body }| UpdatedRecord { cseq: *cseq, body: body.as_ref().map(body_record) }),
+        early: leg.early.as_ref().map(body_record),
     }
 }
 
@@ -299,6 +300,8 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
         timer: record.timer.map(timer),
         speaks: Speaks { update: record.speaks[0], timer: record.speaks[1] },
         updated: record.updated.map(|UpdatedRecord { cseq, body: sent }| Updated { cseq, body: sent.map(body) }),
+        early: record.early.map(body),
+        pracked: None,
         refreshing: None,
         moved: false,
         not_before: None,
@@ -310,32 +313,56 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
 }
 
 fn invite_in_record(inbound: &InviteIn) -> InviteInRecord {
-    let (stage, status, body) = match &inbound.stage {
+    let NextRecord { stage, status, body } = stage_in_record(&inbound.stage);
+    InviteInRecord {
+        request: encode_request(&inbound.request),
+        came_by: inbound.came_by.into(),
+        stage,
+        status,
+        body,
+        reliable: inbound.reliable.as_ref().map(|reliable| ReliableRecord {
+            rseq: reliable.rseq,
+            acked: reliable.acked,
+            described: reliable.described.as_ref().map(body_record),
+            next: reliable.next.as_ref().map(stage_in_record),
+        }),
+    }
+}
+
+fn stage_in_record(stage: &StageIn) -> NextRecord {
+    let (stage, status, body) = match stage {
         StageIn::Pending => ("pending", None, None),
         StageIn::Progress(status, body) => ("progress", Some(*status), body.as_ref()),
         StageIn::Answered(body) => ("answered", None, body.as_ref()),
         StageIn::Rejected(status) => ("rejected", Some(*status), None),
     };
-    InviteInRecord {
-        request: encode_request(&inbound.request),
-        came_by: inbound.came_by.into(),
-        stage: stage.into(),
-        status: status.map(StatusCode::code),
-        body: body.map(body_record),
-    }
+    NextRecord { stage: stage.into(), status: status.map(StatusCode::code), body: body.map(body_record) }
 }
 
 fn invite_in(record: InviteInRecord) -> Result<InviteIn, RestoreError> {
     let request = request(&record.request)?;
+    let stage = stage_in(NextRecord { stage: record.stage, status: record.status, body: record.body })?;
+    let reliable = record.reliable.map(|reliable| {
+        Ok::<_, RestoreError>(Reliable {
+            rseq: reliable.rseq,
+            acked: reliable.acked,
+            described: reliable.described.map(body),
+            next: reliable.next.map(stage_in).transpose()?,
+        })
+    });
+    let came_by = record.came_by.try_into()?;
+    Ok(InviteIn { key: TxKey::of(&request), request, came_by, stage, reliable: reliable.transpose()? })
+}
+
+fn stage_in(record: NextRecord) -> Result<StageIn, RestoreError> {
     let code = || record.status.ok_or(RestoreError::Value("a missing status")).and_then(status);
-    let stage = match record.stage.as_str() {
-        "pending" => StageIn::Pending,
-        "progress" => StageIn::Progress(code()?, record.body.map(body)),
-        "answered" => StageIn::Answered(record.body.map(body)),
-        "rejected" => StageIn::Rejected(code()?),
-        _ => return Err(RestoreError::Value("the stage of an INVITE")),
-    };
-    Ok(InviteIn { key: TxKey::of(&request), request, came_by: record.came_by.try_into()?, stage })
+    match record.stage.as_str() {
+        "pending" => Ok(StageIn::Pending),
+        "progress" => Ok(StageIn::Progress(code()?, record.body.map(body))),
+        "answered" => Ok(StageIn::Answered(record.body.map(body))),
+        "rejected" => Ok(StageIn::Rejected(code()?)),
+        _ => Err(RestoreError::Value("the stage of an INVITE")),
+    }
 }
 
 fn stage_out(stage: StageOut) -> &'static str {

@@ -31,17 +31,19 @@ pub(super) enum Unsaid {
 }
 
 impl Unsaid {
-    /// Whether nobody says it again: a phone repeats its requests, save for the BYE after which it is gone.
+    /// Whether nobody says it again: a phone repeats its requests, save for the BYE after which it is gone, and the PRACK that it owes
+    /// once.
     pub(super) fn is_said_once(&self) -> bool {
         match self {
-            Self::Event(_, LegEvent::Request(_, request, _)) => request.method == Method::Bye,
+            Self::Event(_, LegEvent::Request(_, request, _)) => is_owed(request),
             Self::Event(
                 _,
                 LegEvent::Cancelled { .. }
                 | LegEvent::Acked(_)
                 | LegEvent::Response(_)
                 | LegEvent::NoResponse(_)
-                | LegEvent::NoAck,
+                | LegEvent::NoAck
+                | LegEvent::NoPrack,
             )
             | Self::HangUp(..)
             | Self::Located(..) => true,
@@ -52,11 +54,19 @@ impl Unsaid {
 /// The request whose sender must be told when it can't be taken.
 pub(super) fn asks_for_an_answer(event: &LegEvent) -> Option<(&TxKey, &Request)> {
     match event {
-        LegEvent::Request(key, request, _) => Some((key, request)).filter(|(_, request)| request.method != Method::Bye),
-        LegEvent::Cancelled { .. } | LegEvent::Acked(_) | LegEvent::Response(_) | LegEvent::NoResponse(_) | LegEvent::NoAck => {
-            None
-        }
+        LegEvent::Request(key, request, _) => Some((key, request)).filter(|(_, request)| !is_owed(request)),
+        LegEvent::Cancelled { .. }
+        | LegEvent::Acked(_)
+        | LegEvent::Response(_)
+        | LegEvent::NoResponse(_)
+        | LegEvent::NoAck
+        | LegEvent::NoPrack => None,
     }
+}
+
+/// A request that a phone doesn't send anew when it was refused.
+fn is_owed(request: &Request) -> bool {
+    matches!(request.method, Method::Bye | Method::Prack)
 }
 
 /// A call that was refused for want of a commit may be committed later: then it must go again.

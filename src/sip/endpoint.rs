@@ -174,7 +174,7 @@ fn refused_method(request: &Request, status: StatusCode) -> Arrival {
 pub fn capabilities(request: &Request) -> Response {
     let response = request.response(StatusCode::OK, Some(&stateless_tag(request)));
     let response = response.with(Name::Allow, format!("{ALLOW}, {ALSO}")).with(Name::Accept, "application/sdp");
-    response.with(Name::AllowEvents, ALLOW_EVENTS)
+    response.with(Name::AllowEvents, ALLOW_EVENTS).with(Name::Supported, "100rel, replaces, timer")
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
@@ -229,7 +229,7 @@ fn mandatory(request: &Request) -> Result<Option<String>, HeaderError> {
 
 /// Whether an extension is understood in such a request.
 fn understands(method: &Method, tag: &str) -> bool {
-    let own: &[&str] = if *method == Method::Register { &["path", "outbound", "gruu"] } else { &["timer", "replaces"] };
+    let own: &[&str] = if *method == Method::Register { &["path", "outbound", "gruu"] } else { &["timer", "replaces", "100rel"] };
     own.iter().any(|own| own.eq_ignore_ascii_case(tag))
 }
 

@@ -69,7 +69,8 @@ pub enum LegInput {
 /// What the call wants from a leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegCommand {
-    /// Answer the request with this key. A 2xx to INVITE is repeated until its ACK comes.
+    /// Answer the request with this key. A 2xx to INVITE is repeated until its ACK comes, a provisional answer with RSeq until its PRACK is
+    /// answered.
     Respond(TxKey, Response),
     /// Send a request of ours by this flow; an ACK is remembered for repeated 2xx.
     Send(Request, Flow),
@@ -107,6 +108,8 @@ pub enum LegEvent {
     NoResponse(Request),
     /// A 2xx of ours was never acknowledged.
     NoAck,
+    /// Nor was a provisional answer of ours that should have been (RFC 3262 §3).
+    NoPrack,
 }
 
 /// What the shell must do, in this order.
@@ -154,10 +157,11 @@ enum Cancel {
     Sent,
 }
 
-/// A 2xx that waits for its ACK (RFC 3261 §13.3.1.4).
+/// A 2xx that waits for its ACK (RFC 3261 §13.3.1.4), or a provisional answer that waits for its PRACK (RFC 3262 §3).
 #[derive(Debug)]
 struct Answer {
     key: TxKey,
+    provisional: bool,
     cseq: u32,
     response: Response,
     flow: Flow,
@@ -468,9 +472,16 @@ impl Leg {
     fn respond(&mut self, key: &TxKey, response: Response, now: Timestamp, out: &mut Vec<LegOutput>) {
         if let Some(tx) = self.invites_in.iter_mut().find(|tx| tx.key == *key) {
             let answers = response.status.class() == Class::Success;
-            if answers && !self.answers.iter().any(|answer| answer.key == *key) {
+            let provisional = !response.status.is_final();
+            let reliable = provisional && response.headers.get(&Name::RSeq).is_some();
+            // What follows takes the place of what came before.
+            if !provisional || reliable {
+                self.answers.retain(|answer| answer.key != *key || !answer.provisional);
+            }
+            if reliable || answers && !self.answers.iter().any(|answer| answer.key == *key) {
                 self.answers.push(Answer {
                     key: key.clone(),
+                    provisional,
                     cseq: tx.cseq,
                     response: response.clone(),
                     flow: tx.flow,
@@ -484,6 +495,9 @@ impl Leg {
             if tx.method == Method::Bye && response.status.class() == Class::Success {
                 // Who hangs up has heard the answer, or wants none any more.
                 self.answers.clear();
+            }
+            if tx.method == Method::Prack && response.status.class() == Class::Success {
+                self.answers.retain(|answer| !answer.provisional);
             }
             feed_server(&mut tx.machine, tx.flow, ServerInput::Respond(response), now, out);
         }
@@ -516,16 +530,16 @@ impl Leg {
         self.resend_answers(now, out);
     }
 
-    /// RFC 3261 §13.3.1.4: T1, doubling up to T2, for 64·T1.
+    /// RFC 3261 §13.3.1.4: T1, doubling up to T2, for 64·T1. A provisional answer's knows no T2 (RFC 3262 §3).
     fn resend_answers(&mut self, now: Timestamp, out: &mut Vec<LegOutput>) {
         let t2 = self.timers.t2;
         self.answers.retain_mut(|answer| {
             if now >= answer.give_up {
-                out.push(LegOutput::Event(LegEvent::NoAck));
+                out.push(LegOutput::Event(if answer.provisional { LegEvent::NoPrack } else { LegEvent::NoAck }));
                 return false;
             }
             if now >= answer.resend {
-                answer.gap = (answer.gap * 2).min(t2);
+                answer.gap = if answer.provisional { answer.gap * 2 } else { (answer.gap * 2).min(t2) };
                 answer.resend = now + answer.gap;
                 out.push(LegOutput::Send(Message::Response(answer.response.clone()), answer.flow));
             }

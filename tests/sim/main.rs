@@ -96,6 +96,15 @@ fn an_update_finishes_or_goes_on_whenever_we_die() {
 }
 
 #[test]
+fn what_is_said_reliably_while_it_rings_is_heard_whenever_we_die() {
+    let whole = World::new(Story::Reliable, Fate::none()).run();
+    assert!(whole.saw(1, "PRACK") && whole.saw(1, "UPDATE"), "the callee was told");
+    assert!(whole.saw(0, "200 PRACK") && whole.saw(0, "200 UPDATE"), "and so was the caller");
+    cut_everywhere(Story::Reliable);
+    cut_everywhere(Story::ReliableCallee);
+}
+
+#[test]
 fn a_call_that_sleeps_and_wakes_survives_death_at_every_point() {
     assert_eq!(World::new(Story::LongTalk, Fate::none()).run().slept, 2, "before it is held, and before it ends");
     cut_everywhere(Story::LongTalk);

@@ -52,6 +52,14 @@ pub struct Phone {
     invite: Option<Request>,
     peer: Option<(Text, Text)>,
     out: Vec<Message>,
+    /// It can say and hear provisional answers reliably (RFC 3262).
+    pub reliable: bool,
+    /// Its reliable answer that waits for its PRACK.
+    progress: Option<Repeated<Response>>,
+    /// The last number that it has acknowledged, or has had acknowledged.
+    rseq: u32,
+    /// It knows how the other side describes itself.
+    pub described: bool,
     /// It talks by a connection, on which nothing is lost while it lives.
     pub connected: bool,
     /// What it was told, in order.
@@ -87,6 +95,10 @@ impl Phone {
             invite: None,
             peer: None,
             out: Vec::new(),
+            reliable: false,
+            progress: None,
+            rseq: 0,
+            described: false,
             connected: false,
             saw: Vec::new(),
             rings_at: None,
@@ -109,13 +121,16 @@ impl Phone {
     }
 
     pub fn is_quiet(&self) -> bool {
-        self.open.is_empty() && self.answer.is_none()
+        self.open.is_empty() && self.answer.is_none() && self.progress.is_none()
     }
 
     // --- what its user does ---
 
     pub fn call(&mut self) {
-        let invite = self.request("INVITE", 1, "offer");
+        let mut invite = self.request("INVITE", 1, "offer");
+        if self.reliable {
+            invite.headers.push_text(Name::Supported, "100rel");
+        }
         self.send(invite);
     }
 
@@ -128,6 +143,14 @@ impl Phone {
     pub fn update(&mut self) {
         let update = self.request("UPDATE", 2, "hold");
         self.send(update);
+    }
+
+    /// Offers something else while it rings (RFC 3311), if it may.
+    pub fn update_early(&mut self) {
+        if self.rseq > 0 && !self.up && self.open.is_empty() {
+            let update = self.request("UPDATE", 5, "other");
+            self.send(update);
+        }
     }
 
     /// Cancels its call as soon as that is allowed (RFC 3261 §9.1), and once.
@@ -156,8 +179,15 @@ impl Phone {
     }
 
     pub fn pick_up(&mut self, status: StatusCode) {
+        // RFC 3262 §3: what it has described has to be heard first.
+        if self.progress.is_some() {
+            return;
+        }
         let Some(invite) = self.invite.clone().filter(|_| self.rings_at.take().is_some()) else { return };
-        let answer = if status == StatusCode::OK { ok(&invite, self.name) } else { invite.response(status, Some(self.name)) };
+        let mut answer = if status == StatusCode::OK { ok(&invite, self.name) } else { invite.response(status, Some(self.name)) };
+        if self.rseq > 0 {
+            answer.body = Bytes::new();
+        }
         (self.up, self.down) = (status == StatusCode::OK, status != StatusCode::OK);
         self.up_at = Some(self.now);
         self.answered.retain(|(key, _)| *key != key_of(&invite));
@@ -174,7 +204,9 @@ impl Phone {
             self.out.extend(requests.into_iter().map(Message::Request));
         }
         let answer = self.answer.as_mut().and_then(|answer| answer.due(now));
-        self.out.extend(answer.map(Message::Response));
+        let progress = self.progress.as_mut().and_then(|progress| progress.due(now));
+        self.out.extend(answer.into_iter().chain(progress).map(Message::Response));
+        self.gave_up |= self.progress.as_ref().is_some_and(|progress| now >= progress.until);
         let before = self.open.len();
         self.open.retain(|open| now < open.until);
         self.gave_up |= self.open.len() < before;
@@ -217,7 +249,13 @@ impl Phone {
                 let contact = request.headers.contacts().unwrap()[0].uri.to_string();
                 self.peer = Some((contact.into(), request.headers.text(&Name::From).unwrap()));
                 self.invite = Some(request.clone());
-                let ringing = request.response(StatusCode::RINGING, Some(self.name)).with(Name::Contact, self.contact());
+                let mut ringing = request.response(StatusCode::RINGING, Some(self.name)).with(Name::Contact, self.contact());
+                if self.reliable && request.headers.list(&Name::Supported).any(|tag| &*tag == "100rel") {
+                    self.rseq = 7;
+                    ringing = ringing.with(Name::Allow, "PRACK, UPDATE").with(Name::Require, "100rel").with(Name::RSeq, "7");
+                    ringing = ringing.with_body("application/sdp", Bytes::from_static(b"early"));
+                    self.progress = Some(Repeated::new(ringing.clone(), self.now));
+                }
                 self.respond(request, ringing);
             }
             Method::Invite if self.down => {
@@ -243,6 +281,14 @@ impl Phone {
                 self.answer = None;
                 self.respond(request, request.response(StatusCode::OK, None));
             }
+            Method::Prack => {
+                let rack = request.headers.text(&Name::RAck).unwrap();
+                assert_eq!(&*rack, format!("{} 1 INVITE", self.rseq));
+                let known = self.progress.take().is_some();
+                let status = if known { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
+                self.respond(request, request.response(status, Some(self.name)));
+            }
+            Method::Update => self.respond(request, ok(request, self.name)),
             ref other => panic!("{other}"),
         }
     }
@@ -254,8 +300,11 @@ impl Phone {
         if !provisional || cseq.method == Method::Invite {
             self.open.retain(|open| open.what.headers.cseq() != Ok(cseq.clone()));
         }
+        let holds = !provisional || response.headers.get(&Name::RSeq).is_some();
+        self.described |= holds && !response.body.is_empty();
         if provisional {
             self.proceeding |= cseq.method == Method::Invite;
+            self.acknowledge(response);
             return;
         }
         match cseq.method {
@@ -263,6 +312,18 @@ impl Phone {
             Method::Bye => self.down = true,
             _ => {}
         }
+    }
+
+    /// A provisional answer that wants to be acknowledged, and wasn't (RFC 3262 §4).
+    fn acknowledge(&mut self, response: &Response) {
+        let number = response.headers.number(&Name::RSeq, "RSeq").unwrap();
+        let Some(number) = number.filter(|number| self.reliable && (self.rseq == 0 || *number == self.rseq + 1)) else { return };
+        self.rseq = number;
+        let contact = response.headers.contacts().unwrap()[0].uri.to_string();
+        self.peer = Some((contact.into(), response.headers.text(&Name::To).unwrap()));
+        let mut prack = self.request("PRACK", 2, "");
+        prack.headers.push_text(Name::RAck, format!("{number} 1 INVITE"));
+        self.send(prack);
     }
 
     fn invite_answered(&mut self, response: &Response, number: u32) {

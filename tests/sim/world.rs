@@ -40,6 +40,10 @@ pub enum Story {
     CallerHolds,
     /// The same by UPDATE.
     CallerUpdates,
+    /// It rings reliably, its callee describes itself while it does, and the caller offers something else.
+    Reliable,
+    /// The same, but that its caller knows nothing of such things.
+    ReliableCallee,
     /// The call sleeps before it is held, and before it ends.
     LongTalk,
     /// Two phones ring, and one is picked up.
@@ -56,7 +60,7 @@ pub enum Story {
 
 impl Story {
     /// Those that an address takes along which moves.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
         Self::BothHangUp,
@@ -65,6 +69,8 @@ impl Story {
         Self::CalleeIsBusy,
         Self::CallerHolds,
         Self::CallerUpdates,
+        Self::Reliable,
+        Self::ReliableCallee,
         Self::LongTalk,
         Self::Forked,
         Self::ForkedRace,
@@ -92,11 +98,20 @@ pub enum Broken {
     CountsAgain,
     /// The end of a call and its CDR are two entries.
     LosesCdrs,
+    /// What a phone has described while it rang is not kept.
+    ForgetsEarly,
 }
 
 impl Broken {
-    pub const ALL: [Self; 6] =
-        [Self::PromisesFirst, Self::CommitsAlone, Self::NoFence, Self::Leaks, Self::CountsAgain, Self::LosesCdrs];
+    pub const ALL: [Self; 7] = [
+        Self::PromisesFirst,
+        Self::CommitsAlone,
+        Self::NoFence,
+        Self::Leaks,
+        Self::CountsAgain,
+        Self::LosesCdrs,
+        Self::ForgetsEarly,
+    ];
 }
 
 struct Owner {
@@ -163,7 +178,9 @@ impl World {
         }
         for phone in &mut phones {
             phone.connected = story == Story::Connections;
+            phone.reliable = matches!(story, Story::Reliable | Story::ReliableCallee);
         }
+        phones[0].reliable &= story != Story::ReliableCallee;
         Self {
             start: now,
             now,
@@ -205,6 +222,11 @@ impl World {
         let (fate, mut dice) = Fate::random(seed);
         let story = Story::ALL[dice.random_range(0..Story::ALL.len())];
         Self { seed: Some(seed), ..Self::new(story, fate) }
+    }
+
+    /// Whether a phone has seen this.
+    pub fn saw(&self, phone: usize, what: &str) -> bool {
+        self.phones[phone].saw.iter().any(|seen| seen == what)
     }
 
     /// How many points were passed.
@@ -491,6 +513,9 @@ impl World {
                 leg.dialog.local_cseq = leg.dialog.local_cseq.saturating_sub(CSEQ_BLOCK);
             }
         }
+        if self.is(Broken::ForgetsEarly) {
+            record.legs.iter_mut().for_each(|leg| leg.early = None);
+        }
         let (call, effects) = Call::resume(record, self.incarnation);
         if let Some(owner) = &mut self.owner {
             owner.media |= call.state().ended.is_none();
@@ -563,7 +588,8 @@ impl World {
 
     fn users_act(&mut self, elapsed: Duration) {
         let now = self.now;
-        let rang = |phone: &Phone| phone.rings_at.is_some_and(|at| now.since(at) >= RING);
+        let span = if matches!(self.story, Story::Reliable | Story::ReliableCallee) { 5 * RING } else { RING };
+        let rang = |phone: &Phone| phone.rings_at.is_some_and(|at| now.since(at) >= span);
         let after = |seconds: u64| elapsed >= Duration::from_secs(seconds);
         let [a, b, more @ ..] = &mut self.phones[..] else { panic!("two phones at least") };
         match self.story {
@@ -576,7 +602,17 @@ impl World {
             phone.pick_up(StatusCode::OK);
         }
         match self.story {
-            Story::CallerHangsUp | Story::Forked | Story::ForkedRace | Story::Serial if after(12) => a.hang_up(),
+            Story::Reliable if elapsed == 3 * RING => a.update_early(),
+            Story::CallerHangsUp
+            | Story::Reliable
+            | Story::ReliableCallee
+            | Story::Forked
+            | Story::ForkedRace
+            | Story::Serial
+                if after(12) =>
+            {
+                a.hang_up()
+            }
             Story::CalleeHangsUp if after(12) => b.hang_up(),
             Story::BothHangUp if after(12) => {
                 a.hang_up();
@@ -673,6 +709,8 @@ impl World {
             Story::CancelCrosses => holds("the CDR is true", !a.up || cdrs[0].answered.is_some()),
             _ => holds("both talked", a.up && b.up && cdrs[0].answered.is_some()),
         }
+        // RFC 3262 §5: the 200 says nothing that was said before.
+        holds("the caller knows how its callee describes itself", !a.up || a.described);
         if self.story == Story::ComesAlong {
             holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }

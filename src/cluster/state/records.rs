@@ -198,6 +198,9 @@ pub struct LegRecord {
     pub speaks: [bool; 2],
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated: Option<UpdatedRecord>,
+    /// What it has described reliably before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<BodyRecord>,
 }
 
 fn nothing_spoken(speaks: &[bool; 2]) -> bool {
@@ -267,6 +270,29 @@ pub struct InviteInRecord {
     pub request: Bytes,
     pub came_by: FlowRecord,
     /// `pending`, `progress`, `answered` or `rejected`.
+    pub stage: String,
+    pub status: Option<u16>,
+    pub body: Option<BodyRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reliable: Option<ReliableRecord>,
+}
+
+/// A provisional answer that has to be acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Reliable")]
+pub struct ReliableRecord {
+    pub rseq: u32,
+    pub acked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<BodyRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextRecord>,
+}
+
+/// What is said after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in InviteInRecord")]
+pub struct NextRecord {
     pub stage: String,
     pub status: Option<u16>,
     pub body: Option<BodyRecord>,

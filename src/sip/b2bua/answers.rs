@@ -64,6 +64,9 @@ impl Call {
     }
 
     fn progress(&mut self, leg: LegId, response: &Response, body: Option<Body>) -> Step {
+        if self.is_out_of_turn(leg, response) {
+            return Step::default();
+        }
         self.state.leg_mut(leg).dialog.on_invite_response(response);
         match &mut self.state.leg_mut(leg).out {
             // Somebody else has the turn now, or it was given up: what follows from that has followed.
@@ -77,6 +80,8 @@ impl Call {
         } else {
             response.status
         };
+        self.learn(leg, &response.headers);
+        let prack = self.prack(leg, response, body.as_ref());
         // Who hears one phone already needs no word that another rings too.
         let hears = body.is_none()
             && self.state.branches().count() > 1
@@ -86,17 +91,10 @@ impl Call {
                 .inbound
                 .as_ref()
                 .is_some_and(|inbound| matches!(inbound.stage, StageIn::Progress(_, Some(_))));
-        let inbound = match &mut self.state.leg_mut(LegId::CALLER).inbound {
-            Some(inbound) if !hears => inbound,
-            Some(_) | None => return Step::default(),
-        };
-        let stage = StageIn::Progress(status, body);
-        if !inbound.is_pending() || inbound.stage == stage {
-            return Step::default();
-        }
-        inbound.stage = stage;
-        let respond = self.inbound_response(LegId::CALLER);
-        self.put(respond.into_iter().collect())
+        let reliably = prack.is_some();
+        let (shown, new) = if hears { (None, false) } else { self.show(StageIn::Progress(status, body), reliably) };
+        // It is acknowledged when it is held: what it has described is not said again.
+        if new || reliably { self.put(prack.into_iter().chain(shown).collect()) } else { Step::default() }
     }
 
     fn answer(&mut self, leg: LegId, response: &Response, body: Option<Body>, now: Timestamp) -> Step {
@@ -108,6 +106,8 @@ impl Call {
             return Step::default();
         }
         self.state.leg_mut(leg).dialog.on_invite_response(response);
+        let body = self.state.leg_mut(leg).early.take().filter(|_| body.is_none()).or(body);
+        self.state.leg_mut(leg).pracked = None;
         self.state.answered = Some(now);
         self.state.answerer = Some(leg);
         // It may have been given up, and takes the call all the same.
@@ -126,10 +126,7 @@ impl Call {
         } else if let Some(out) = self.state.leg_mut(leg).out.take() {
             then.push(self.acknowledge(leg, &out.request, None));
         }
-        if let Some(inbound) = &mut self.state.leg_mut(LegId::CALLER).inbound {
-            inbound.stage = StageIn::Answered(body);
-        }
-        then.extend(self.inbound_response(LegId::CALLER));
+        then.extend(self.show(StageIn::Answered(body), true).0);
         self.put(then)
     }
 
@@ -183,25 +180,28 @@ impl Call {
         if !response.status.is_final() {
             return Step::default();
         }
-        let (asker, is_invite) = (self.state.relays[at].from, self.state.relays[at].is_invite());
-        if is_invite && self.state.relays[at].answer.is_some() {
+        let (asker, is_offer) = (self.state.relays[at].from, self.state.relays[at].is_offer());
+        let is_invite = self.state.relays[at].onward.method == Method::Invite;
+        if is_offer && self.state.relays[at].answer.is_some() {
             return Step::default();
         }
         let key = TxKey::of(&self.state.relays[at].request);
-        if is_invite && response.status.class() == Class::Success {
+        if is_offer && response.status.class() == Class::Success {
             let dialog = &mut self.state.leg_mut(leg).dialog;
             dialog.retarget(&response.headers);
             self.state.relays[at].answer = Some(Body::of(&response.headers, &response.body));
             let relay = self.state.relays[at].clone();
-            self.timer_of_client(leg, &response.headers, now);
-            self.timer_of_server(asker, &relay.request, now);
+            if self.state.answered.is_some() {
+                self.timer_of_client(leg, &response.headers, now);
+                self.timer_of_server(asker, &relay.request, now);
+            }
             let mut then = Vec::new();
-            if relay.request.method == Method::Update {
+            if Updated::may_be_by(&relay.request.method) {
                 // Nothing more comes of it: an UPDATE has no ACK (RFC 3311 §5).
                 self.state.relays.remove(at);
                 self.state.leg_mut(asker).updated = Updated::by(&relay.request, relay.answer.clone().flatten());
             }
-            if !relay.late_offer {
+            if is_invite && !relay.late_offer {
                 then.push(self.acknowledge(leg, &relay.onward, None));
             }
             then.push(self.relay_answer(&relay));
@@ -225,7 +225,7 @@ impl Call {
             self.state.leg_mut(leg).gone = true;
             return self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, effects);
         }
-        if is_invite {
+        if is_offer {
             return self.put(effects);
         }
         self.is_over(&relay);
@@ -259,12 +259,12 @@ impl Call {
         }
         let Some(at) = self.state.relays.iter().position(|relay| same(&relay.onward)) else { return Step::default() };
         let relay = self.state.relays.remove(at);
-        if relay.is_invite() && relay.cancelled {
+        if relay.is_offer() && relay.cancelled {
             return self.put(vec![relay.terminated()]);
         }
         let answer = relay.request.response(StatusCode::REQUEST_TIMEOUT, None);
         let effect = Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer));
-        if relay.is_invite() {
+        if relay.is_offer() {
             // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, vec![effect]);
         }

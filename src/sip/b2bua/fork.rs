@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::reliable::supported;
 use super::timer::{MOST, least_of};
 use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
 use crate::clock::Timestamp;
@@ -71,7 +72,7 @@ impl Onward {
         let referred = call.invite.headers.all(&Name::ReferredBy).filter(|_| call.trusted && !private);
         headers.extend(referred.map(|value| (Name::ReferredBy, value.clone())));
         headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
-        headers.push((Name::Supported, bytes::Bytes::from_static(b"replaces")));
+        headers.push((Name::Supported, supported(call.body.as_ref()).into()));
         Self { headers, body: call.body.clone(), from }
     }
 
@@ -89,8 +90,8 @@ impl Onward {
         };
         let headers = sent.headers.iter().filter(|(name, value)| !ours(name, value));
         let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
-        let headers = headers.chain([(Name::Supported, bytes::Bytes::from_static(b"replaces"))]);
         let body = Body::of(&sent.headers, &sent.body);
+        let headers = headers.chain([(Name::Supported, supported(body.as_ref()).into())]);
         Self { headers: headers.collect(), body, from: None }
     }
 }

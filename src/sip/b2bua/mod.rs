@@ -21,6 +21,7 @@ mod answers;
 mod ending;
 mod fork;
 mod rebind;
+mod reliable;
 mod requests;
 mod resume;
 mod seen;
@@ -44,8 +45,8 @@ use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 pub use state::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, StageIn, StageOut, Target, Updated,
-    deadline,
+    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, Reliable, StageIn, StageOut, Target,
+    Updated, deadline,
 };
 pub use timer::{SessionPolicy, SessionTimer, Speaks};
 
@@ -172,7 +173,7 @@ pub const LINGER: Duration = Duration::from_secs(40);
 /// So many CSeq numbers are committed at once.
 pub const CSEQ_BLOCK: u32 = 32;
 /// What in-dialog requests may be.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, UPDATE, REFER, NOTIFY";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, PRACK, OPTIONS, INFO, MESSAGE, UPDATE, REFER, NOTIFY";
 
 /// The machine.
 #[derive(Debug)]
@@ -318,7 +319,11 @@ impl Call {
             LegEvent::NoAck if self.state.ended.is_none() => {
                 self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new())
             }
-            LegEvent::NoAck => Step::default(),
+            // RFC 3262 §3.
+            LegEvent::NoPrack if self.state.ended.is_none() => {
+                self.end(StatusCode::SERVER_TIME_OUT, EndedBy::System, now, Vec::new())
+            }
+            LegEvent::NoAck | LegEvent::NoPrack => Step::default(),
         }
     }
 
@@ -333,7 +338,7 @@ impl Call {
     /// out: a new owner must not say it twice. A REFER it says as it was said: done twice it would make two calls.
     fn record(&mut self) -> Box<CallState> {
         let mut record = self.state.clone();
-        record.relays.retain(|relay| relay.is_invite() || relay.request.method == Method::Refer);
+        record.relays.retain(|relay| relay.is_offer() || relay.request.method == Method::Refer);
         for (leg, kept) in self.state.legs.iter_mut().zip(&mut record.legs) {
             let used = leg.dialog.local_cseq;
             leg.asked = if used > leg.reserved { used + CSEQ_BLOCK } else { leg.reserved };
@@ -379,6 +384,7 @@ impl Call {
             StageIn::Rejected(status) => (*status, None),
         };
         let mut response = dialog_response(&inbound.request, status, &this.dialog, body);
+        inbound.number(&mut response);
         if matches!(inbound.stage, StageIn::Answered(_)) {
             self.tell_timer(leg, &mut response);
         }

@@ -52,6 +52,7 @@ impl Call {
             }
             Method::Update if request.body.is_empty() => self.refreshed_by_phone(leg, key, &request, now),
             Method::Invite | Method::Update => self.reinvite(leg, key, request, flow),
+            Method::Prack => self.pracked(leg, key, request, flow),
             Method::Refer => self.refer(leg, key, request, flow),
             Method::Notify => self.notify(leg, key, request, flow),
             Method::Info | Method::Message => self.relay(leg, key, request, flow),
@@ -66,16 +67,16 @@ impl Call {
 
     /// A re-INVITE goes through to the other side (RFC 3261 §14).
     fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
-        let busy = self.state.relays.iter().find(|relay| relay.is_invite());
-        let ours =
-            |leg: &CallLeg| leg.reinvite.is_some() || leg.refreshing.as_ref().is_some_and(|own| own.method == Method::Update);
-        if self.state.legs.iter().any(ours) {
+        let heard = self.state.leg(LegId::CALLER).inbound.as_ref().is_some_and(InviteIn::is_heard);
+        let early = self.state.takes_early_offer(leg).filter(|_| heard && request.method == Method::Update);
+        if let Some(other) = early {
+            let send = self.send_offer(leg, other, request, came_by);
+            return self.put(vec![send]);
+        }
+        let busy = self.state.relays.iter().find(|relay| relay.is_offer());
+        if self.state.legs.iter().any(CallLeg::is_asked) {
             // RFC 3261 §14.2: one of ours is open.
             return respond(leg, key, &request, StatusCode::REQUEST_PENDING);
-        }
-        if self.state.answered.is_none() || self.state.leg(leg).inbound.is_some() {
-            // RFC 3261 §14.2: an INVITE of the peer's is still open.
-            return respond_with(leg, key, request.response(StatusCode::SERVER_INTERNAL_ERROR, None).with(Name::RetryAfter, "1"));
         }
         if let Some(busy) = busy {
             let status = if busy.from == leg { StatusCode::SERVER_INTERNAL_ERROR } else { StatusCode::REQUEST_PENDING };
@@ -85,17 +86,30 @@ impl Call {
             }
             return respond_with(leg, key, response);
         }
+        if self.state.answered.is_none() || self.state.leg(leg).inbound.is_some() {
+            // RFC 3261 §14.2: an INVITE of the peer's is still open.
+            return respond_with(leg, key, request.response(StatusCode::SERVER_INTERNAL_ERROR, None).with(Name::RetryAfter, "1"));
+        }
         let Some(other) = self.state.peer(leg) else { return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST) };
         let refused = Effect::Leg(leg, LegCommand::Respond(key.clone(), unavailable(&request)));
         let is_invite = request.method == Method::Invite;
         let trying = Some(Effect::Leg(leg, LegCommand::Respond(key, trying(&request)))).filter(|_| is_invite);
+        let send = self.send_offer(leg, other, request, came_by);
+        self.put(trying.into_iter().chain([send]).collect()).or_else(vec![refused])
+    }
+
+    /// An offer goes through to the other side.
+    pub(super) fn send_offer(&mut self, leg: LegId, other: LegId, request: Request, came_by: Flow) -> Effect {
         // The phone may have moved: this is where it is now.
         self.state.leg_mut(leg).dialog.flow = came_by;
         self.state.leg_mut(leg).dialog.retarget(&request.headers);
         let body = Body::of(&request.headers, &request.body);
-        let mut onward = self.dialog_request(other, Method::Invite);
+        let early = self.state.answered.is_none();
+        let mut onward = self.dialog_request(other, if early { Method::Update } else { Method::Invite });
         onward.headers.push_text(Name::Allow, ALLOW);
-        self.ask_for_timer(other, &mut onward);
+        if !early {
+            self.ask_for_timer(other, &mut onward);
+        }
         set_body(&mut onward, body.as_ref());
         let flow = self.state.leg(other).dialog.flow;
         self.state.relays.push(Relay {
@@ -108,8 +122,7 @@ impl Call {
             late_offer: body.is_none(),
             cancelled: false,
         });
-        let send = Effect::Leg(other, LegCommand::Send(onward, flow));
-        self.put(trying.into_iter().chain([send]).collect()).or_else(vec![refused])
+        Effect::Leg(other, LegCommand::Send(onward, flow))
     }
 
     /// An UPDATE without a description is between the phone and us (RFC 4028 §9).
@@ -124,10 +137,10 @@ impl Call {
         self.put(vec![Effect::Leg(leg, LegCommand::Respond(key, answer))])
     }
 
-    /// Whether a request is the UPDATE that was accepted last, come again because a former owner's 200 was lost.
+    /// Whether a request is the UPDATE or PRACK that was accepted last, come again because a former owner's 200 was lost.
     fn was_answered(&self, leg: LegId, request: &Request) -> bool {
         let number = request.headers.cseq().map_or(0, |cseq| cseq.number);
-        request.method == Method::Update
+        Updated::may_be_by(&request.method)
             && self.state.ended.is_none()
             && self.state.leg(leg).updated.as_ref().is_some_and(|updated| updated.cseq == number)
     }
@@ -136,7 +149,9 @@ impl Call {
         let this = self.state.leg(leg);
         let body = this.updated.as_ref().and_then(|updated| updated.body.as_ref());
         let mut answer = dialog_response(request, StatusCode::OK, &this.dialog, body);
-        self.tell_timer(leg, &mut answer);
+        if request.method == Method::Update {
+            self.tell_timer(leg, &mut answer);
+        }
         respond_with(leg, key, answer)
     }
 

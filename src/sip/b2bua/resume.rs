@@ -58,7 +58,7 @@ impl Call {
             }
         }
         let mut effects: Vec<_> = commands.into_iter().map(|command| Effect::Leg(leg, command)).collect();
-        let waiting = this.inbound.as_ref().is_some_and(|inbound| inbound.stage != StageIn::Pending);
+        let waiting = this.inbound.as_ref().is_some_and(|inbound| inbound.stage != StageIn::Pending && !inbound.is_heard());
         effects.extend(self.inbound_response(leg).filter(|_| waiting));
         for relay in self.state.relays.iter().filter(|relay| relay.from == leg && relay.answer.is_some()) {
             effects.push(self.relay_answer(relay));

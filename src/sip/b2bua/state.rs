@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::fork::{MAX_TARGETS, TURN};
+use super::reliable::Pracked;
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
 use crate::clock::Timestamp;
@@ -120,8 +121,12 @@ pub struct CallLeg {
     pub put_off: u32,
     /// How many forks of its own have been hung up on, behind a proxy of its. Not stored.
     pub forks: u8,
-    /// Its last request, if that was an UPDATE that was accepted: one whose 200 was lost with an owner is answered by the next.
+    /// Its last request, if that was an UPDATE or PRACK that was accepted: one whose 200 was lost with an owner is answered by the next.
     pub updated: Option<Updated>,
+    /// What it has described reliably before it answered: its 200 need not say it again.
+    pub early: Option<Body>,
+    /// The last of its reliable answers. Not stored.
+    pub pracked: Option<Pracked>,
     /// The CSeq numbers that the committed record lets it use: a new owner goes on behind them. Not stored.
     pub reserved: u32,
     /// The same in the mutation that is on its way. Not stored.
@@ -139,6 +144,21 @@ pub struct InviteIn {
     pub came_by: Flow,
     /// How far it is answered.
     pub stage: StageIn,
+    /// Its provisional answers are said reliably, this one the last.
+    pub reliable: Option<Reliable>,
+}
+
+/// A provisional answer that must come through (RFC 3262).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reliable {
+    /// Its number.
+    pub rseq: u32,
+    /// Its PRACK has come.
+    pub acked: bool,
+    /// What was described reliably, first.
+    pub described: Option<Body>,
+    /// What is to be said next, when its PRACK has come.
+    pub next: Option<StageIn>,
 }
 
 /// How far an INVITE to us is answered.
@@ -201,7 +221,7 @@ pub struct Relay {
     pub cancelled: bool,
 }
 
-/// An UPDATE that was accepted.
+/// An UPDATE or PRACK that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
     /// Its number.
@@ -283,17 +303,22 @@ impl InviteIn {
 }
 
 impl Updated {
-    /// An UPDATE and its answer; nothing of another request, whose ACK says that the answer has come.
+    /// An UPDATE or PRACK and its answer; nothing of another request, whose ACK says that the answer has come.
     pub(super) fn by(request: &Request, body: Option<Body>) -> Option<Self> {
         let number = request.headers.cseq().ok()?.number;
-        (request.method == Method::Update).then_some(Self { cseq: number, body })
+        Self::may_be_by(&request.method).then_some(Self { cseq: number, body })
+    }
+
+    /// Whether nothing but its answer says that such a request was accepted.
+    pub(super) fn may_be_by(method: &Method) -> bool {
+        matches!(method, Method::Update | Method::Prack)
     }
 }
 
 impl Relay {
-    /// Whether it is a re-INVITE to the other side: a description is on offer.
-    pub fn is_invite(&self) -> bool {
-        self.onward.method == Method::Invite
+    /// Whether a description is on offer to the other side: by a re-INVITE, or an UPDATE before the call is answered.
+    pub fn is_offer(&self) -> bool {
+        matches!(self.onward.method, Method::Invite | Method::Update)
     }
 
     /// Its answer when nothing comes of it any more.
@@ -340,9 +365,16 @@ impl CallLeg {
             put_off: 0,
             forks: 0,
             updated: None,
+            early: None,
+            pracked: None,
             reserved: 0,
             asked: 0,
         }
+    }
+
+    /// A re-INVITE or UPDATE of ours is open on it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.reinvite.is_some() || self.refreshing.as_ref().is_some_and(|own| own.method == Method::Update)
     }
 
     /// It may still take the call.
@@ -357,11 +389,13 @@ impl CallState {
         waiting.truncate(MAX_TARGETS);
         waiting.sort_by_key(|target| std::cmp::Reverse(target.q));
         let mut caller = CallLeg::new(LegId::CALLER, caller, call.phone.clone());
+        caller.speaks.update = Speaks::of(&call.invite.headers).update;
         caller.inbound = Some(InviteIn {
             key: TxKey::of(&call.invite),
             request: without_body(call.invite.clone()),
             came_by: call.from,
             stage: StageIn::Pending,
+            reliable: None,
         });
         Self {
             id: call.id,
@@ -547,9 +581,14 @@ impl CallState {
         let free = |leg: &CallLeg| {
             leg.moved && leg.not_before.is_none_or(|at| at <= now) && leg.inbound.is_none() && leg.out.is_none() && !leg.gone
         };
-        let established = self.answered.is_some() && self.ended.is_none() && !self.relays.iter().any(Relay::is_invite);
+        let established = self.answered.is_some() && self.ended.is_none() && !self.relays.iter().any(Relay::is_offer);
         let talks = |leg: &CallLeg| leg.id == LegId::CALLER || self.answerer == Some(leg.id);
         self.legs.iter().find(|leg| established && talks(leg) && free(leg)).map(|leg| leg.id)
+    }
+
+    /// Whether an offer has no answer yet, a phone's or ours.
+    pub(super) fn has_open_offer(&self) -> bool {
+        self.relays.iter().any(Relay::is_offer) || self.legs.iter().any(CallLeg::is_asked)
     }
 
     /// Whether two sides have a session.
@@ -568,7 +607,7 @@ impl CallState {
     /// Whether a leg could be refreshed: what is open on it comes first.
     fn can_refresh(&self, leg: &CallLeg) -> bool {
         let open = leg.inbound.is_some() || leg.out.is_some() || leg.reinvite.is_some() || leg.refreshing.is_some();
-        self.talks(leg) && !leg.gone && !open && !self.relays.iter().any(Relay::is_invite)
+        self.talks(leg) && !leg.gone && !open && !self.relays.iter().any(Relay::is_offer)
     }
 
     /// Whether a leg is one of the two that have a session.

@@ -8,6 +8,7 @@ use crate::sip::message::Message;
 use crate::sip::parse;
 
 mod branches;
+mod reliable;
 mod sessions;
 
 const NOW: Timestamp = Timestamp(1_000_000);

@@ -166,3 +166,40 @@ fn an_invite_without_a_way_fails_unless_the_phone_has_said_something() {
         assert_eq!(out.iter().any(failed), !rings);
     }
 }
+
+/// RFC 3262 §3: repeated with a gap that doubles, until its PRACK is answered, a final answer comes, or nobody hears it.
+#[test]
+fn a_reliable_provisional_answer_is_repeated_until_it_is_acknowledged() {
+    let start = Timestamp(1_000_000);
+    let rung = || {
+        let (mut leg, invite) = (Leg::new(Timers::RFC), request("INVITE", 1));
+        leg.handle(LegInput::Request(invite.clone(), flow()), start, &mut Vec::new());
+        let ringing = invite.response(StatusCode::RINGING, Some("2")).with(Name::RSeq, "7");
+        let ring = LegCommand::Respond(TxKey::of(&invite), ringing);
+        leg.handle(LegInput::Command(ring), start, &mut Vec::new());
+        (leg, invite)
+    };
+    let (mut leg, _) = rung();
+    let (mut out, mut times) = (Vec::new(), Vec::new());
+    while let Some(due) = leg.deadline() {
+        leg.handle(LegInput::Timeout, due, &mut out);
+        times.push(due.since(start).as_millis());
+    }
+    assert_eq!(times, [500, 1500, 3500, 7500, 15_500, 31_500, 32_000]);
+    assert_eq!(out.pop(), Some(LegOutput::Event(LegEvent::NoPrack)));
+    assert_eq!(out.len(), 6);
+    let (mut leg, _) = rung();
+    let prack = request("PRACK", 2);
+    leg.handle(LegInput::Request(prack.clone(), flow()), start, &mut Vec::new());
+    let answer = |status| LegCommand::Respond(TxKey::of(&prack), prack.response(status, None));
+    let mut refused = rung().0;
+    refused.handle(LegInput::Request(prack.clone(), flow()), start, &mut Vec::new());
+    refused.handle(LegInput::Command(answer(StatusCode::CALL_DOES_NOT_EXIST)), start, &mut Vec::new());
+    assert_eq!(refused.answers.len(), 1);
+    leg.handle(LegInput::Command(answer(StatusCode::OK)), start, &mut Vec::new());
+    assert!(leg.answers.is_empty());
+    let (mut leg, invite) = rung();
+    let busy = LegCommand::Respond(TxKey::of(&invite), invite.response(StatusCode::BUSY_HERE, Some("2")));
+    leg.handle(LegInput::Command(busy), start, &mut Vec::new());
+    assert!(leg.answers.is_empty());
+}
