@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
+use tokio::net::UdpSocket;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::net::{self, Net, Watch};
@@ -34,10 +36,20 @@ async fn rings_on(net: Arc<Net>, then: Then, fault: impl AsyncFnOnce(&Net, &mut 
     rings_on_in(cluster, net, then, fault).await;
 }
 
-async fn rings_on_in(mut cluster: Cluster, net: Arc<Net>, then: Then, fault: impl AsyncFnOnce(&Net, &mut Cluster)) {
+async fn rings_on_in(cluster: Cluster, net: Arc<Net>, then: Then, fault: impl AsyncFnOnce(&Net, &mut Cluster)) {
+    let phones = [call::phone(&cluster, 0, 2).await, call::phone(&cluster, 1, 1).await];
+    rings_between(phones, cluster, net, then, fault).await;
+}
+
+async fn rings_between(
+    phones: [(Phone, UdpSocket); 2],
+    mut cluster: Cluster,
+    net: Arc<Net>,
+    then: Then,
+    fault: impl AsyncFnOnce(&Net, &mut Cluster),
+) {
     let watch = Watch::start();
-    let (mut a, a_media) = call::phone(&cluster, 0, 2).await;
-    let (mut b, b_media) = call::phone(&cluster, 1, 1).await;
+    let [(mut a, a_media), (mut b, b_media)] = phones;
     b.register().await.unwrap();
     let callee = cluster.users[1].0.clone();
     let address = cluster.sip_of(2).ip();
@@ -73,6 +85,17 @@ async fn rings_on_in(mut cluster: Cluster, net: Arc<Net>, then: Then, fault: imp
 #[test]
 fn the_process_is_killed() {
     net::run(3, async |net| rings_on(net, Then::Other, async |_, cluster| cluster.kill(2)).await);
+}
+
+/// What the callee says of itself while it rings it says once: the 200 has no description (RFC 3262 §5).
+#[test]
+fn the_process_is_killed_while_phones_ring_reliably() {
+    net::run(3, async |net| {
+        let cluster = Cluster::at(&net, 2).await;
+        let mut phones = [call::phone(&cluster, 0, 2).await, call::phone(&cluster, 1, 1).await];
+        phones.iter_mut().for_each(|(phone, _)| phone.set_reliable());
+        rings_between(phones, cluster, net, Then::Other, async |_, cluster| cluster.kill(2)).await;
+    });
 }
 
 #[test]

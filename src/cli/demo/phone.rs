@@ -4,6 +4,7 @@
 //! its connection again when that has ended, and registers by it: that is how a phone lives through a takeover.
 
 mod callee;
+mod reliable;
 mod watch;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::reliable::Owed;
 use self::watch::Watching;
 use super::wire::{Over, Wire};
 
@@ -53,6 +55,10 @@ pub struct Phone {
     media: SocketAddr,
     dialog: Option<Dialog>,
     watching: Option<Watching>,
+    /// It says and hears provisional answers reliably (RFC 3262).
+    reliable: bool,
+    /// How a callee has described itself reliably while it rang.
+    early: Option<Bytes>,
     repeated: u64,
     /// Where the last message came from.
     source: SocketAddr,
@@ -68,6 +74,8 @@ pub struct Phone {
 pub struct Ringing {
     invite: Request,
     tag: String,
+    /// It has described itself, and that was acknowledged.
+    described: bool,
 }
 
 impl Ringing {
@@ -129,6 +137,8 @@ impl Phone {
             media,
             dialog: None,
             watching: None,
+            reliable: false,
+            early: None,
             repeated: 0,
             source: server,
             thinking: Duration::ZERO,
@@ -286,10 +296,16 @@ impl Phone {
         let uri = if callee.starts_with("sip:") { callee.to_owned() } else { format!("sip:{callee}@{}", self.domain) };
         let call_id = random();
         let from = format!("<sip:{}@{}>;tag={}", self.user, self.domain, random());
-        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n{more}");
-        let response = self.ask(Method::Invite, &uri, &headers, sdp).await?;
+        let supported = if self.reliable { "Supported: 100rel\r\nAllow: PRACK, UPDATE\r\n" } else { "" };
+        let headers = format!("From: {from}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n{supported}{more}");
+        self.early = None;
+        let mut response = self.ask(Method::Invite, &uri, &headers, sdp).await?;
         if response.status.class() != Class::Success {
             return Ok(response);
+        }
+        // RFC 3262 §5: what came reliably is the answer.
+        if let Some(early) = self.early.take() {
+            response.body = early;
         }
         let to = response.headers.text(&Name::To).context("no To")?.to_string();
         let target = response.headers.contacts()?.first().context("no Contact")?.uri.to_string();
@@ -297,7 +313,8 @@ impl Phone {
         let mut dialog = Dialog { call_id, from, to, target, answer: None, ack: None, number: 0, version };
         // RFC 3261 §13.2.2.4: an offer in the 2xx is answered by the ACK.
         let answer = if sdp.is_empty() { self.sdp() } else { String::new() };
-        dialog.ack = Some((self.cseq, self.in_dialog_with(&dialog, &Method::Ack, self.cseq, "", &answer)));
+        let number = response.headers.cseq()?.number;
+        dialog.ack = Some((number, self.in_dialog_with(&dialog, &Method::Ack, number, "", &answer)));
         self.dialog = Some(dialog);
         Ok(response)
     }
@@ -494,8 +511,10 @@ impl Phone {
         // When the CANCEL is due (again).
         let mut cancel: Option<Instant> = None;
         let mut cancelled = false;
+        let mut owed: Option<Owed> = None;
         loop {
-            let message = self.receive(again.min(give_up).min(cancel.unwrap_or(give_up))).await;
+            let due = [Some(again), cancel, owed.as_ref().and_then(Owed::due)].into_iter().flatten().min().unwrap_or(give_up);
+            let message = self.receive(due.min(give_up)).await;
             match message {
                 Ok(Message::Response(response)) => {
                     let ours = response.headers.top_via().is_ok_and(|via| via.branch() == Some(&branch));
@@ -504,12 +523,13 @@ impl Phone {
                         Some(of) if of == *method && response.status.is_final() => return Ok(response),
                         Some(of) if of == *method => {
                             proceeding = true;
+                            self.owe(&response, &mut owed).await?;
                             if response.status != StatusCode::TRYING && !cancelled && cancel.is_none() {
                                 cancel = self.patience.map(|patience| Instant::now() + patience);
                             }
                         }
                         Some(Method::Cancel) => (cancelled, cancel) = (true, None),
-                        Some(_) | None => {}
+                        Some(_) | None => owed.iter_mut().for_each(|owed| owed.answered(&response)),
                     }
                 }
                 Ok(Message::Request(request)) => self.respond(&request, StatusCode::OK).await?,
@@ -517,6 +537,10 @@ impl Phone {
                 Err(_) if cancel.is_some_and(|at| at <= Instant::now()) => {
                     self.wire.send(beside(request, "CANCEL", "").as_bytes(), self.server).await?;
                     cancel = Some(Instant::now() + T1);
+                }
+                Err(_) if let Some(prack) = owed.as_mut().and_then(Owed::again) => {
+                    self.wire.send(prack.as_bytes(), self.server).await?;
+                    self.repeated += 1;
                 }
                 Err(_) => {
                     // A provisional answer ends the repeating of an INVITE.

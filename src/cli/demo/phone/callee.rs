@@ -23,32 +23,56 @@ impl Phone {
     pub async fn ring(&mut self, span: Duration) -> anyhow::Result<Ringing> {
         let mut ringing: Option<Ringing> = None;
         let mut end = Instant::now() + PATIENCE;
+        // What has to be acknowledged, and when it is said again.
+        let mut owed: Option<(Bytes, Instant)> = None;
         loop {
-            let request = match self.receive(end).await {
+            let request = match self.receive(owed.as_ref().map_or(end, |(_, again)| end.min(*again))).await {
                 Ok(Message::Request(request)) => request,
                 Ok(Message::Response(_)) => continue,
-                Err(error) => return ringing.ok_or(error),
+                Err(error) if Instant::now() >= end => return ringing.filter(|_| owed.is_none()).ok_or(error),
+                Err(_) => {
+                    if let Some((ring, again)) = &mut owed {
+                        self.wire.send(ring, self.server).await?;
+                        *again = Instant::now() + T1;
+                    }
+                    continue;
+                }
             };
+            if request.method == Method::Prack {
+                owed = None;
+                ringing.iter_mut().for_each(|ringing| ringing.described = true);
+            }
+            if request.method == Method::Update && !request.body.is_empty() {
+                let taken = request.response(StatusCode::OK, None).with(Name::Contact, self.contact());
+                let taken = taken.with_body("application/sdp", Bytes::from(self.sdp()));
+                self.wire.send(&encode_response(&taken), self.server).await?;
+                continue;
+            }
             if request.method != Method::Invite {
                 self.respond(&request, StatusCode::OK).await?;
                 continue;
             }
             // One that comes again is rung for with the same tag.
-            let tag = ringing.take().map_or_else(random, |ringing| ringing.tag);
-            let response = request.response(StatusCode::RINGING, Some(&tag)).with(Name::Contact, self.contact());
-            self.wire.send(&encode_response(&response), self.server).await?;
+            let (tag, described) = ringing.take().map_or_else(|| (random(), false), |ringing| (ringing.tag, ringing.described));
+            let ring = encode_response(&self.rings(&request, &tag));
+            self.wire.send(&ring, self.server).await?;
+            if self.describes_itself_to(&request) && !described {
+                owed = Some((ring, Instant::now() + T1));
+            }
             if end > Instant::now() + span {
                 end = Instant::now() + span;
             }
-            ringing = Some(Ringing { invite: request, tag });
+            ringing = Some(Ringing { invite: request, tag, described });
         }
     }
 
     /// Answers a call that rings, until that is acknowledged; gives the other side's RTP address.
     pub async fn pick_up(&mut self, ringing: &Ringing) -> anyhow::Result<SocketAddr> {
-        let Ringing { invite, tag } = ringing;
-        let ok = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, self.contact());
-        let ok = ok.with_body("application/sdp", Bytes::from(self.sdp()));
+        let Ringing { invite, tag, described } = ringing;
+        let mut ok = invite.response(StatusCode::OK, Some(tag)).with(Name::Contact, self.contact());
+        if !described {
+            ok = ok.with_body("application/sdp", Bytes::from(self.sdp()));
+        }
         let bytes = encode_response(&ok);
         self.dialog = Some(Dialog {
             call_id: invite.headers.call_id()?.to_string(),
