@@ -41,6 +41,11 @@ fn transactions() {
 }
 
 #[test]
+fn watchers() {
+    replay("events", targets::events);
+}
+
+#[test]
 fn calls() {
     replay("b2bua", targets::b2bua);
 }

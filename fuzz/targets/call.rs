@@ -37,6 +37,8 @@ struct World {
     cdrs: usize,
     begun: bool,
     fails: bool,
+    /// One phone is called, and not all.
+    alone: bool,
     incarnation: u32,
     said: usize,
     /// The branch of what a leg sent last.
@@ -44,7 +46,7 @@ struct World {
 }
 
 /// Orders, with a 0 between them: `0`, `1`, `2` a message from a phone (`@0` in it is a leg's tag, `!1` the branch of what a leg sent
-/// last), `x` the owner dies, `n` the next commit fails, `r` a phone has come back, `h` an operator hangs up, `t` time.
+/// last), `x` the owner dies, `n` the next commit fails, `o` the call is to one phone alone, `r` a phone has come back, `h` an operator hangs up, `t` time.
 pub fn b2bua(input: &[u8]) {
     let mut world = World {
         now: Timestamp(1_700_000_000_000),
@@ -54,6 +56,7 @@ pub fn b2bua(input: &[u8]) {
         cdrs: 0,
         begun: false,
         fails: false,
+        alone: false,
         incarnation: 1,
         said: 0,
         branches: Default::default(),
@@ -64,6 +67,7 @@ pub fn b2bua(input: &[u8]) {
             b'0'..=b'2' => world.arrives(what - b'0', &String::from_utf8_lossy(rest)),
             b'x' => world.dies(),
             b'n' => world.fails = true,
+            b'o' => world.alone = true,
             b'r' => {
                 let phone = rest.first().copied().unwrap_or(0) % PHONES;
                 world.input(CallInput::Rebind(LegId(phone), flow(phone, true)));
@@ -129,7 +133,7 @@ impl World {
             self.now,
             &mut Vec::new(),
         );
-        let targets = (1..PHONES).map(|phone| Target {
+        let targets = (1..if self.alone { 2 } else { PHONES }).map(|phone| Target {
             contact: format!("sip:{phone}@198.51.100.{phone}").into(),
             path: Vec::new(),
             flow: flow(phone, false),

@@ -3,10 +3,12 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs, reason = "each of the fuzzer's programs uses one")]
 
 mod call;
+mod events;
 mod leg;
 mod text;
 
 pub use call::b2bua;
+pub use events::events;
 pub use leg::transactions;
 pub use text::{framing, message, sdp};
 
