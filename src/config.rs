@@ -139,6 +139,10 @@ pub struct Sip {
     pub min_se: u32,
     #[serde(default = "nat_keepalive")]
     pub nat_keepalive: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<SocketAddr>,
+    #[serde(default = "yes")]
+    pub long_by_tcp: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<SipTls>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -150,10 +154,35 @@ pub struct Sip {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
 pub struct SipPeer {
-    pub net: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     pub user: String,
     #[serde(default)]
     pub registers: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<PeerTransport>,
+}
+
+impl SipPeer {
+    /// One that is known by its address.
+    pub fn at(net: &str, user: &str) -> Self {
+        let (net, user) = (Some(net.into()), user.into());
+        Self { net, certificate: None, user, registers: false, domain: None, transport: None }
+    }
+}
+
+/// What is spoken with a peer's servers, whatever the DNS says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are the transports")]
+pub enum PeerTransport {
+    Udp,
+    Tcp,
+    Tls,
 }
 
 /// `[sip.tls]`
@@ -169,6 +198,8 @@ pub struct SipTls {
     pub key: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<PathBuf>,
 }
 
 /// A hash that users may prove their passwords with.
@@ -293,6 +324,10 @@ fn session_expires() -> u32 {
     1800
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn nat_keepalive() -> u16 {
     25
 }
@@ -412,9 +447,7 @@ impl Config {
         if !(10..=2000).contains(&self.sip.t1) {
             return Err(("sip.t1", format!("is {}, and must be from 10 to 2000", self.sip.t1)));
         }
-        if let Some(peer) = self.sip.peer.iter().find(|peer| !is_net(&peer.net) || peer.user.is_empty()) {
-            return Err(("sip.peer", format!("{:?} wants an address or a network, and a user", peer.net)));
-        }
+        self.check_peers()?;
         let is_route = |uri: &&String| {
             uri.starts_with("sip:")
                 && uri.ends_with(";lr")
@@ -468,6 +501,27 @@ impl Config {
             let shared = ports[..at].iter().find(|(_, other)| other.abs_diff(*first) < count);
             if let Some((other, _)) = shared {
                 return Err((key, format!("is {first}, which leaves no room for {other}, for each vnode")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_peers(&self) -> Result<(), (&'static str, String)> {
+        for peer in &self.sip.peer {
+            let is_known = peer.net.is_some() || peer.certificate.is_some() || peer.domain.is_some();
+            if peer.user.is_empty() || !is_known || peer.net.as_ref().is_some_and(|net| !is_net(net)) {
+                let name = peer.net.as_ref().or(peer.certificate.as_ref()).or(peer.domain.as_ref());
+                let text = "wants a user, and an address or a network, the name in a certificate, or a domain";
+                return Err(("sip.peer", format!("{:?} {text}", name.map_or("", String::as_str))));
+            }
+            if peer.certificate.is_some() && self.sip.tls.as_ref().is_none_or(|tls| tls.ca.is_none()) {
+                return Err(("sip.peer", "certificate wants sip.tls.ca, which such certificates are of".into()));
+            }
+            if peer.transport == Some(PeerTransport::Tls) && self.sip.tls.is_none() {
+                return Err(("sip.peer", "transport tls wants sip.tls".into()));
+            }
+            if peer.domain.as_ref().is_some_and(|domain| *domain == self.sip.domain || self.sip.aliases.contains(domain)) {
+                return Err(("sip.peer", "domain is our own".into()));
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::actors::certificates::{Certificate, CertificateError};
 use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
 use crate::actors::repeat;
-use crate::actors::services::Services;
+use crate::actors::services::{Services, Tls};
 use crate::api::{self, Api};
 use crate::cluster::address::Mover;
 use crate::cluster::state::Member;
@@ -85,7 +85,8 @@ impl Node {
         let phones = match &config.sip.tls {
             Some(files) => {
                 let certificate = Certificate::load(files)?;
-                Some((certificate.acceptor(files)?, certificate))
+                let (acceptor, connector) = (certificate.acceptor(files)?, certificate.connector(files)?);
+                Some((Tls { acceptor, connector }, certificate))
             }
             None => None,
         };
@@ -111,8 +112,7 @@ impl Node {
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };
-        let services =
-            Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(acceptor, _)| acceptor.clone())));
+        let services = Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(tls, _)| tls.clone())));
         let start = Start { services: services.clone(), events, links };
         let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
         let router = Api::new(services.clone(), &token, metrics).router();

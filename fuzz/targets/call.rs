@@ -137,6 +137,7 @@ impl World {
             contact: format!("sip:{phone}@198.51.100.{phone}").into(),
             path: Vec::new(),
             flow: flow(phone, false),
+            long: None,
             phone: None,
             q: 1000,
         });

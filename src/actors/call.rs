@@ -406,7 +406,15 @@ impl Running {
     async fn came_back(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, flow: Option<Flow>) {
         match (flow, self.legs.get(&leg)) {
             (Some(flow), _) => drop(self.input(myself, CallInput::Rebind(leg, flow)).await),
-            (None, Some(leg)) => drop(leg.dialog.cast(DialogMsg::Lost)),
+            (None, Some(actor)) => {
+                // Who can't be connected to is not waited for.
+                let dialed = self
+                    .core
+                    .as_ref()
+                    .is_some_and(|core| core.state().has_leg(leg) && core.state().leg(leg).dialog.flow.is_dialed());
+                let failed = DialogMsg::Command(Box::new(LegCommand::FlowFailed));
+                drop(actor.dialog.cast(if dialed { failed } else { DialogMsg::Lost }));
+            }
             (None, None) => {}
         }
     }

@@ -9,16 +9,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use webpki::EndEntityCert;
 
 use crate::config::SipTls;
 
+/// The CAs that the system trusts.
+const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -83,6 +87,22 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
+impl ResolvesClientCert for Certificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a certificate is for a name, among others perhaps (RFC 5922 §7.1). That it is of a CA of ours the handshake has seen to.
+pub fn is_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else { return false };
+    EndEntityCert::try_from(certificate).is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
 impl Certificate {
     /// Reads the files.
     pub fn load(files: &SipTls) -> Result<Arc<Self>, CertificateError> {
@@ -111,6 +131,26 @@ impl Certificate {
             None => builder.with_no_client_auth(),
         };
         Ok(TlsAcceptor::from(Arc::new(builder.with_cert_resolver(self.clone()))))
+    }
+
+    /// Makes the handshakes with servers: they must prove who they are by a CA that is trusted, and are shown the same certificate as phones.
+    pub fn connector(self: &Arc<Self>, files: &SipTls) -> Result<TlsConnector, CertificateError> {
+        let unusable = |source| CertificateError::Unusable { path: files.cert.clone(), source };
+        let mut roots = RootCertStore::empty();
+        match files.trust.as_ref().or(files.ca.as_ref()) {
+            Some(path) => {
+                for certificate in read_chain(path)? {
+                    roots.add(certificate).map_err(|source| CertificateError::Unusable { path: path.clone(), source })?;
+                }
+            }
+            // Without one nobody is trusted.
+            None => drop(read_chain(Path::new(SYSTEM)).map(|all| roots.add_parsable_certificates(all))),
+        }
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12, &rustls::version::TLS13])
+            .map_err(unusable)?;
+        let config = builder.with_root_certificates(roots).with_client_cert_resolver(self.clone());
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     /// Looks at the files for ever, and shows what is new.
@@ -183,7 +223,7 @@ pub fn development(dir: &Path, names: &[String], addresses: &[IpAddr]) -> Result
     let mut params = CertificateParams::new(names.to_vec())?;
     params.subject_alt_names.extend(addresses.iter().map(|ip| rcgen::SanType::IpAddress(*ip)));
     params.distinguished_name.push(DnType::CommonName, names.first().map_or("tandem", String::as_str));
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let own = KeyPair::generate()?;
     write(&cert, &params.signed_by(&own, &ca)?.pem())?;
     write(&key, &own.serialize_pem())?;
@@ -201,7 +241,7 @@ mod tests {
 
     fn files(dir: &Path) -> SipTls {
         let (cert, key) = development(dir, &["x.test".into()], &[]).unwrap();
-        SipTls { port: 5061, wss_port: 0, cert, key, ca: None }
+        SipTls { port: 5061, wss_port: 0, cert, key, ca: None, trust: None }
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub async fn back(services: &Services, phone: &Phone, flow: Flow, target: &str) 
     if is_connected(services, flow).await != Some(false) {
         return None;
     }
+    // We make it again as soon as there is something to say.
+    if flow.is_dialed() {
+        return Some(None);
+    }
     Some(match way(services, phone, flow, target).await {
         // One that has ended as well is no way.
         Some(flow) if flow.transport.is_reliable() && is_connected(services, flow).await != Some(true) => None,

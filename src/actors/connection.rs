@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -31,6 +32,8 @@ use crate::sip::framing::{Frame, Framer};
 use crate::sip::guard::Outcome;
 use crate::sip::headers::Transport;
 
+/// A connection of ours must be there within this.
+const DIAL: Duration = Duration::from_secs(4);
 /// The first message must come within this, and one that was begun must get whole.
 pub(super) const WHOLE: Duration = Duration::from_secs(10);
 /// Somebody on it must prove to be a user within this.
@@ -79,7 +82,7 @@ pub async fn accept(
             match ended {
                 Ended::NoSip | Ended::NoTls | Ended::TooSlow => served.learn(transport, remote, Outcome::Rubbish),
                 // Free to users.
-                Ended::ByPeer | Ended::Stranger | Ended::Idle | Ended::Fenced => {
+                Ended::ByPeer | Ended::Stranger | Ended::Idle | Ended::Fenced | Ended::Unreached => {
                     served.learn(transport, remote, Outcome::Nothing)
                 }
             }
@@ -90,14 +93,72 @@ pub async fn accept(
     }
 }
 
+/// Connects to a server, or to a phone that listens. What is for it waits meanwhile.
+pub fn dial(services: &Arc<Services>, flow: Flow) {
+    let served = services.clone();
+    transport::connect(services, flow, |place, out| async move {
+        let ended = Box::pin(call(&served, flow, out)).await;
+        tracing::debug!(vnode = %flow.vnode, remote = %flow.remote, ended = ended.as_str(), "connection of ours");
+        metrics::counter!("tandem_sip_connections_ended_total", "why" => ended.as_str()).increment(1);
+        drop(place);
+    });
+}
+
+async fn call(services: &Arc<Services>, flow: Flow, out: mpsc::Receiver<Bytes>) -> Ended {
+    let stream = match timeout(DIAL, reach(flow)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::info!(vnode = %flow.vnode, remote = %flow.remote, %error, "no connection");
+            return Ended::Unreached;
+        }
+        Err(_) => return Ended::Unreached,
+    };
+    services.learn(flow.transport, flow.remote, Outcome::Welcome);
+    if flow.transport != Transport::Tls {
+        return Box::pin(carry(services, flow, stream, out)).await;
+    }
+    let name = services.elsewhere.name_of(&services.config, flow.vnode, flow.remote).await;
+    let (Some(tls), Some(name)) = (&services.tls, name.and_then(|name| ServerName::try_from(name).ok())) else {
+        return Ended::NoTls;
+    };
+    match timeout(WHOLE, Box::pin(tls.connector.connect(name, stream))).await {
+        Ok(Ok(stream)) => Box::pin(carry(services, flow, stream, out)).await,
+        Ok(Err(error)) => {
+            tracing::warn!(vnode = %flow.vnode, remote = %flow.remote, %error, "no TLS with a server");
+            Ended::NoTls
+        }
+        Err(_) => Ended::TooSlow,
+    }
+}
+
+/// A connection from the vnode's address. One that is refused is refused; anything else may be over in a moment, as when the address has
+/// just come.
+async fn reach(flow: Flow) -> io::Result<TcpStream> {
+    loop {
+        let socket = if flow.remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let connected = match socket.bind(SocketAddr::new(flow.local.ip(), 0)) {
+            Ok(()) => socket.connect(flow.remote).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(stream) => {
+                prepare(&stream)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
 /// What a transport's connections begin with, and then what all of them do. Boxed: one is as large as it must be.
 async fn begin(services: &Arc<Services>, flow: Flow, stream: TcpStream, out: mpsc::Receiver<Bytes>) -> Ended {
     match flow.transport {
         Transport::Udp | Transport::Tcp => Box::pin(carry(services, flow, stream, out)).await,
         Transport::Ws => Box::pin(websocket::carry(services, flow, stream, out)).await,
         Transport::Tls | Transport::Wss => {
-            let Some(acceptor) = &services.tls else { return Ended::NoTls };
-            let stream = match timeout(WHOLE, Box::pin(acceptor.accept(stream))).await {
+            let Some(tls) = &services.tls else { return Ended::NoTls };
+            let stream = match timeout(WHOLE, Box::pin(tls.acceptor.accept(stream))).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(vnode = %flow.vnode, %error, "no TLS");
@@ -105,6 +166,10 @@ async fn begin(services: &Arc<Services>, flow: Flow, stream: TcpStream, out: mps
                 }
                 Err(_) => return Ended::TooSlow,
             };
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            if let Some(peer) = shown.and_then(|certificate| services.peer_with(certificate)) {
+                services.sockets.identify(&flow, peer);
+            }
             if flow.transport == Transport::Tls {
                 Box::pin(carry(services, flow, stream, out)).await
             } else {
@@ -134,6 +199,8 @@ pub(super) enum Ended {
     Idle,
     /// Its vnode is, or may be, another node's.
     Fenced,
+    /// There was none: nobody is there.
+    Unreached,
 }
 
 impl Ended {
@@ -146,6 +213,7 @@ impl Ended {
             Self::Stranger => "stranger",
             Self::Idle => "idle",
             Self::Fenced => "fenced",
+            Self::Unreached => "unreached",
         }
     }
 }
@@ -159,8 +227,12 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Ended {
     let fence = services.fence(flow.vnode);
     let mut framer = Framer::default();
-    let mut whole_by = Some(Instant::now() + WHOLE);
+    // Whom we have called speaks when asked.
+    let mut whole_by = Some(Instant::now() + WHOLE).filter(|_| !flow.is_dialed());
     let mut patience = Patience::new(services);
+    if flow.is_dialed() {
+        patience.stranger = None;
+    }
     loop {
         tokio::select! {
             read = poll_fn(|context| poll_read(context, &mut stream, &mut framer)) => {

@@ -144,7 +144,7 @@ pub(super) mod tests {
             from: flow,
             session: None,
             phone: None,
-            targets: vec![Target { contact: "sip:b@10.0.0.2".into(), path: Vec::new(), flow, phone: None, q: 1000 }],
+            targets: vec![Target { contact: "sip:b@10.0.0.2".into(), path: Vec::new(), flow, long: None, phone: None, q: 1000 }],
             body: None,
             caller: String::new(),
             trusted: false,

@@ -5,6 +5,7 @@
 //! themselves (RFC 5626), and those on connections, are not asked.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -25,7 +26,7 @@ pub struct Round {
 
 impl Round {
     /// A second's share of the phones of a vnode's users: all of them have had their turn after `every` seconds.
-    pub fn turn(&mut self, services: &Services, vnode: VnodeId, every: u16) {
+    pub fn turn(&mut self, services: &Arc<Services>, vnode: VnodeId, every: u16) {
         let page = services.cluster.read(vnode, |state| {
             let from = self.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
             let share = state.bindings_len().div_ceil(usize::from(every.max(1)));
@@ -42,7 +43,7 @@ impl Round {
     }
 }
 
-fn ask(services: &Services, record: &Bytes) {
+fn ask(services: &Arc<Services>, record: &Bytes) {
     let now = clock::now();
     for binding in records::decode_bindings(record).unwrap_or_default().iter().filter(|binding| is_asked(binding, now)) {
         metrics::counter!("tandem_nat_keepalives_total").increment(1);

@@ -26,6 +26,7 @@ pub mod descriptions;
 pub mod dialog;
 pub mod directory;
 pub mod edge;
+pub mod elsewhere;
 pub mod gateway;
 pub mod keepalive;
 pub mod lookup;

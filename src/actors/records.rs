@@ -193,6 +193,7 @@ fn target_record(target: &Target) -> TargetRecord {
         contact: target.contact.to_string(),
         path: target.path.iter().map(Text::to_string).collect(),
         flow: target.flow.into(),
+        long: target.long.map(FlowRecord::from),
         phone: target.phone.as_ref().map(phone_record),
         q: target.q,
     }
@@ -203,6 +204,7 @@ fn target(record: TargetRecord) -> Result<Target, RestoreError> {
         contact: record.contact.into(),
         path: record.path.into_iter().map(Text::from).collect(),
         flow: record.flow.try_into()?,
+        long: record.long.map(Flow::try_from).transpose()?,
         phone: record.phone.map(phone),
         q: record.q,
     })
@@ -263,6 +265,7 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
             request: encode_request(&out.request),
             stage: stage_out(out.stage).into(),
             late_offer: out.late_offer,
+            datagram: out.datagram.map(FlowRecord::from),
         }),
         bye: leg.bye.as_ref().map(encode_request),
         phone: leg.phone.as_ref().map(phone_record),
@@ -285,6 +288,7 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
             request: request(&out.request)?,
             stage: stage_out_of(&out.stage)?,
             late_offer: out.late_offer,
+            datagram: out.datagram.map(Flow::try_from).transpose()?,
         })
     });
     Ok(CallLeg {

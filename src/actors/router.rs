@@ -14,6 +14,7 @@ use ractor::ActorRef;
 use super::call::{CallMsg, Incoming};
 use super::calls::{self, CallsMsg, Errand};
 use super::dialog::DialogMsg;
+use super::elsewhere::dialed;
 use super::gateway::{self, Answer, Parcel, Question};
 use super::notifiers::NotifiersMsg;
 use super::pager::PagerMsg;
@@ -33,7 +34,7 @@ use crate::sip::endpoint::{self, Arrival, Why};
 use crate::sip::events::{self, event_of};
 use crate::sip::gruu::Gruu;
 use crate::sip::guard::Outcome;
-use crate::sip::headers::NameAddr;
+use crate::sip::headers::{NameAddr, Transport};
 use crate::sip::identity::is_anonymous;
 use crate::sip::message::{Message, Request, Response};
 use crate::sip::pager::{self, NewPage};
@@ -118,7 +119,7 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
 }
 
 /// What came led to this: for who is listened to, where it came.
-fn learn(services: &Services, packet: &Packet, outcome: Outcome) {
+fn learn(services: &Arc<Services>, packet: &Packet, outcome: Outcome) {
     if packet.passed_on.is_none() {
         services.learn(packet.flow.transport, packet.flow.remote, outcome);
     }
@@ -162,7 +163,7 @@ fn to_leg(services: &Arc<Services>, token: Token, message: Message, packet: &Pac
 }
 
 /// Something came for a MESSAGE outside of calls: only answers have to do with it, and only where it is.
-fn to_page(services: &Services, token: Token, message: Message, packet: &Packet) {
+fn to_page(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     let response = match message {
         Message::Response(response) => response,
         Message::Request(request) => {
@@ -178,7 +179,7 @@ fn to_page(services: &Services, token: Token, message: Message, packet: &Packet)
 }
 
 /// Something came with a subscription's token.
-fn to_subscription(services: &Services, token: Token, message: Message, packet: &Packet) {
+fn to_subscription(services: &Arc<Services>, token: Token, message: Message, packet: &Packet) {
     match services.vnode(token.vnode) {
         Some(open) => drop(open.notifiers.cast(NotifiersMsg::Within(token.call, Box::new(message), packet.flow))),
         None => pass_on(services, token, packet),
@@ -186,7 +187,7 @@ fn to_subscription(services: &Services, token: Token, message: Message, packet: 
 }
 
 /// To whoever owns a token's vnode, once.
-fn pass_on(services: &Services, token: Token, packet: &Packet) {
+fn pass_on(services: &Arc<Services>, token: Token, packet: &Packet) {
     let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
     if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
         let bytes = packet.bytes.clone();
@@ -197,7 +198,7 @@ fn pass_on(services: &Services, token: Token, packet: &Packet) {
 
 /// Something came for a call that isn't here: whoever asked is told.
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
-pub fn no_such_call(services: &Services, call: CallId, errand: Errand) {
+pub fn no_such_call(services: &Arc<Services>, call: CallId, errand: Errand) {
     let (request, flow) = match errand {
         Errand::Dialog(_, DialogMsg::Request(request, flow)) => (request, flow),
         Errand::Dialog(_, DialogMsg::Response(_)) => return count(Why::StrayResponse),
@@ -246,7 +247,7 @@ enum Denied {
 }
 
 /// Who sent a request.
-fn authenticate(services: &Services, packet: &Packet, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
+fn authenticate(services: &Arc<Services>, packet: &Packet, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
     let realm = &services.config.sip.domain;
     let (status, asks, answers) = match challenge {
         Challenge::Registrar => (StatusCode::UNAUTHORIZED, Name::WwwAuthenticate, Name::Authorization),
@@ -276,7 +277,7 @@ fn authenticate(services: &Services, packet: &Packet, request: &Request, challen
 }
 
 /// Who a request says that it is of: somebody else has checked it.
-fn said_user(services: &Services, request: &Request) -> Option<Aor> {
+fn said_user(services: &Arc<Services>, request: &Request) -> Option<Aor> {
     let realm = &services.config.sip.domain;
     let credentials = credentials_of(request, &Name::Authorization, realm)?;
     Some(Aor::new(credentials.username.split('@').next().unwrap_or(""), realm))
@@ -290,7 +291,7 @@ fn credentials_of(request: &Request, answers: &Name, realm: &str) -> Option<Cred
 
 /// Whether nobody has shown these credentials before, with anything else or from anywhere else; and whether it is for what is asked, as far
 /// as they say.
-fn is_fresh(services: &Services, packet: &Packet, request: &Request, credentials: &Credentials) -> bool {
+fn is_fresh(services: &Arc<Services>, packet: &Packet, request: &Request, credentials: &Credentials) -> bool {
     let user = |uri: &Text| Uri::parse(uri).ok().and_then(|uri| uri.user_text());
     if user(&credentials.uri.as_str().into()).is_some_and(|meant| user(&request.uri).is_some_and(|asked| asked != meant)) {
         return false;
@@ -301,14 +302,14 @@ fn is_fresh(services: &Services, packet: &Packet, request: &Request, credentials
 }
 
 /// The peer that sent a request, unless it comes with credentials: then it is somebody's who shares its address.
-fn peer_of<'a>(services: &'a Services, request: &Request, flow: Flow) -> Option<&'a Peer> {
-    let peer = services.peer_at(flow.remote.ip())?;
+fn peer_of(services: &Arc<Services>, request: &Request, flow: Flow) -> Option<Peer> {
     let bare = request.headers.get(&Name::Authorization).is_none() && request.headers.get(&Name::ProxyAuthorization).is_none();
-    bare.then_some(peer)
+    let certified = || services.sockets.peer_of(&flow).map(|peer| Peer::clone(&peer));
+    services.peer_at(flow.remote.ip()).cloned().or_else(certified).filter(|_| bare)
 }
 
 /// Asks for credentials, if it is worth it.
-fn ask(services: &Services, packet: &Packet, request: &Request, response: Response) {
+fn ask(services: &Arc<Services>, packet: &Packet, request: &Request, response: Response) {
     if is_scanner(request) {
         return learn(services, packet, Outcome::Scanner);
     }
@@ -339,7 +340,7 @@ fn turn_away(services: &Arc<Services>, packet: &Packet, request: Request, respon
 }
 
 /// The AoR that a URI means, if it is one of our domain (or one of our addresses, as phones without DNS say).
-fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
+fn aor_of(services: &Arc<Services>, uri: &Uri) -> Option<Aor> {
     let domain = &services.config.sip.domain;
     let user = uri.user_text().filter(|user| !user.is_empty())?;
     let host = uri.host_text();
@@ -438,7 +439,13 @@ fn admit(services: &Arc<Services>, request: Request, packet: &Packet) -> Option<
         refuse(&request, StatusCode::NOT_FOUND);
         return None;
     };
-    if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
+    if services.elsewhere.serves(callee.domain()) {
+        // Nobody else's calls are passed on to others.
+        if trusted {
+            refuse(&request, StatusCode::FORBIDDEN);
+            return None;
+        }
+    } else if services.cluster.read_meta(|meta| meta.user(&callee).is_none()) {
         let response = endpoint::stateless(&request, StatusCode::NOT_FOUND);
         turn_away(services, packet, request, response);
         return None;
@@ -462,6 +469,15 @@ fn find(
     gruu: Option<&Gruu>,
     then: impl FnOnce(&Arc<Services>, Result<Vec<Target>, StatusCode>) + Send + 'static,
 ) {
+    if services.elsewhere.serves(callee.domain()) {
+        let (services, callee) = (services.clone(), callee.clone());
+        tokio::spawn(async move {
+            let found = services.elsewhere.targets(&services.config, vnode, &callee).await;
+            // RFC 3263 §4.3: nobody to try is as if all had failed.
+            then(&services, if found.is_empty() { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(found) });
+        });
+        return;
+    }
     let Some(home) = callee.vnode(&services.cluster.vnodes()) else { return then(services, Err(StatusCode::NOT_FOUND)) };
     let here = targets(services, vnode, callee, &gateway::local_bindings(services, home, callee), gruu);
     if !here.is_empty() {
@@ -583,7 +599,7 @@ fn event(services: &Arc<Services>, request: Request, packet: &Packet) {
 }
 
 /// To the owner of the vnode that has a user's records; its user is known.
-fn pass_to_home(services: &Services, vnode: VnodeId, request: &Request, packet: &Packet) {
+fn pass_to_home(services: &Arc<Services>, vnode: VnodeId, request: &Request, packet: &Packet) {
     let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node && packet.passed_on.is_none());
     let parcel = Parcel::Packet { vnode, flow: packet.flow.into(), authenticated: true, bytes: packet.bytes.clone() };
     let sent = owner.is_some_and(|owner| services.gateways.send(services, owner, &parcel));
@@ -595,12 +611,12 @@ fn pass_to_home(services: &Services, vnode: VnodeId, request: &Request, packet: 
 }
 
 /// What was about to begin doesn't.
-fn turn_back(services: &Services, id: CallId, flow: Flow, request: &Request, status: StatusCode) {
+fn turn_back(services: &Arc<Services>, id: CallId, flow: Flow, request: &Request, status: StatusCode) {
     services.directory.remove(id);
     refuse(services, flow, request, status);
 }
 
-fn refuse(services: &Services, flow: Flow, request: &Request, status: StatusCode) {
+fn refuse(services: &Arc<Services>, flow: Flow, request: &Request, status: StatusCode) {
     let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
     let response = if is_unavailable { unavailable(request) } else { endpoint::stateless(request, status) };
     transport::respond(services, flow, response);
@@ -608,12 +624,20 @@ fn refuse(services: &Services, flow: Flow, request: &Request, status: StatusCode
 
 /// By what flow a call reaches a phone: the one that the phone opened. Where addresses are fixed a phone that is behind no NAT is
 /// reached from the call's own vnode, so that one owner has both legs and can ask them to come along.
-fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
+fn way_to(services: &Arc<Services>, vnode: VnodeId, binding: &Binding) -> Flow {
     // A connection can be used only where it ends.
     let direct =
         !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
     let own = services.config.sip_address_of(vnode).filter(|_| services.config.is_fixed() && direct);
     own.map_or(binding.flow, |local| Flow { vnode, local, ..binding.flow })
+}
+
+/// By what connection a call reaches a phone with what is too long for a datagram (RFC 3261 §18.1.1): one that is behind no NAT may listen.
+fn long_way_to(services: &Arc<Services>, vnode: VnodeId, binding: &Binding) -> Option<Flow> {
+    let wanted = services.config.sip.long_by_tcp && binding.flow.transport == Transport::Udp && binding.path.is_empty();
+    let uri = Uri::parse(&binding.contact).ok().filter(|uri| wanted && binding.flow.is_direct(uri))?;
+    // Who says over what is meant so.
+    uri.param("transport").is_none().then(|| dialed(&services.config, vnode, Transport::Tcp, binding.flow.remote))?
 }
 
 /// The phone that calls. Where the caller's bindings are not at hand it is known by what its INVITE says.
@@ -628,13 +652,16 @@ fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone 
 }
 
 /// Whom an INVITE is for, and which of their phones if it says so.
-fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu>)> {
+fn callee_of(services: &Arc<Services>, request: &Request) -> Option<(Aor, Option<Gruu>)> {
     let uri = Uri::parse(&request.uri).ok()?;
     // A phone was told of another by what it knows of it: our Contact.
     if let Some(token) = uri.user_text().and_then(|user| user.parse::<Token>().ok()) {
         return transfer::user_behind(services, token).map(|aor| (aor, None));
     }
-    let aor = aor_of(services, &uri)?;
+    let Some(aor) = aor_of(services, &uri) else {
+        let user = uri.user_text().filter(|user| !user.is_empty())?;
+        return services.elsewhere.serves(&uri.host_text()).then(|| (Aor::new(&user, &uri.host_text()), None));
+    };
     match services.gruus.read(&uri, &services.config.sip.domain) {
         None => Some((aor, None)),
         Some(gruu) => gruu.ok().map(|gruu| (gruu.aor.clone(), Some(gruu))),
@@ -642,7 +669,7 @@ fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu
 }
 
 /// The phones of an AoR that a call of a vnode's may reach; of a GRUU's the one that registered last.
-fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: Option<&Gruu>) -> Vec<Target> {
+fn targets(services: &Arc<Services>, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: Option<&Gruu>) -> Vec<Target> {
     let (bindings, now) = (records::decode_bindings(record).unwrap_or_default(), clock::now());
     let live = bindings.iter().rev().filter(|binding| binding.expires > now);
     let meant = live.filter(|binding| gruu.is_none_or(|gruu| gruu.is_of(binding)));
@@ -650,6 +677,7 @@ fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: 
         contact: binding.contact.clone(),
         path: binding.path.clone(),
         flow: way_to(services, vnode, binding),
+        long: long_way_to(services, vnode, binding),
         phone: Some(Phone::of(aor.clone(), binding)),
         q: binding.q,
     };
@@ -677,7 +705,7 @@ pub fn locate(services: &Arc<Services>, vnode: VnodeId, contacts: Vec<Text>, cal
 /// A replica may lag: nobody is told 480 before the owner has said so (design, *Tokens*). The error is that there
 /// was no owner to ask, not even after a takeover's time.
 async fn ask_for_targets(
-    services: &Services,
+    services: &Arc<Services>,
     vnode: VnodeId,
     home: VnodeId,
     aor: &Aor,

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ractor::ActorRef;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::calls::CallsMsg;
+use super::certificates;
 use super::directory::Directory;
+use super::elsewhere::Elsewhere;
 use super::gateway::Gateways;
 use super::notifiers::NotifiersMsg;
 use super::pager::PagerMsg;
@@ -53,7 +56,9 @@ pub struct Services {
     /// SIP's sockets here.
     pub sockets: Sockets,
     /// The handshakes of TLS, if phones may use it.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Tls>,
+    /// Other domains.
+    pub elsewhere: Elsewhere,
     /// The other nodes' gateways.
     pub gateways: Gateways,
     /// Digest's nonces.
@@ -74,6 +79,8 @@ pub struct Services {
     pub repeats: Repeats,
     /// Who calls without credentials, by where its packets come from.
     peers: Vec<(Net, Peer)>,
+    /// The same by a name in the certificate that it shows.
+    certified: Vec<(String, Arc<Peer>)>,
     /// How many requests may wait at once for a second look at who their user is.
     pub second_looks: Arc<Semaphore>,
     /// The vnodes whose actors run here.
@@ -87,7 +94,16 @@ fn algorithm(digest: Digest) -> Algorithm {
     }
 }
 
-/// A server that is known by its address.
+/// The handshakes of TLS.
+#[derive(Clone)]
+pub struct Tls {
+    /// Those of who comes to us.
+    pub acceptor: TlsAcceptor,
+    /// Those of who we go to.
+    pub connector: TlsConnector,
+}
+
+/// A server that is known by its address, or its certificate.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The user that its calls are of.
@@ -113,16 +129,17 @@ pub struct OpenVnode {
 
 impl Services {
     /// Puts them together.
-    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, tls: Option<TlsAcceptor>) -> Self {
+    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, tls: Option<Tls>) -> Self {
         let standby = (config.address.mode != AddressMode::Loopback).then(Standby::default);
         let session = SessionPolicy { expires: config.sip.session_expires, min: config.sip.min_se };
         let session = Some(session).filter(|session| session.expires > 0);
         let trusted = config.guard.trusted.iter().filter_map(|text| text.parse().ok()).collect();
         let config_guard = config.guard.enabled.then(|| Mutex::new(Guard::new(trusted)));
-        let peer = |peer: &SipPeer| {
-            Some((peer.net.parse().ok()?, Peer { user: Aor::new(&peer.user, &config.sip.domain), registers: peer.registers }))
-        };
-        let peers = config.sip.peer.iter().filter_map(peer).collect();
+        let peer = |peer: &SipPeer| Peer { user: Aor::new(&peer.user, &config.sip.domain), registers: peer.registers };
+        let all = || config.sip.peer.iter();
+        let peers = all().filter_map(|own| Some((own.net.as_ref()?.parse().ok()?, peer(own)))).collect();
+        let certified = all().filter_map(|own| Some((own.certificate.clone()?, Arc::new(peer(own))))).collect();
+        let elsewhere = Elsewhere::new(&config);
         let timers = Timers { t1: Duration::from_millis(config.sip.t1.into()), ..Timers::RFC };
         Self {
             node: config.node.id,
@@ -137,12 +154,14 @@ impl Services {
             directory: Directory::default(),
             sockets: Sockets::default(),
             tls,
+            elsewhere,
             gateways: Gateways,
             timers,
             guard: config_guard,
             session,
             repeats: Repeats::default(),
             peers,
+            certified,
             second_looks: Arc::new(Semaphore::new(SECOND_LOOKS)),
             open: RwLock::default(),
         }
@@ -166,6 +185,11 @@ impl Services {
     /// Who sends from there and needs no credentials.
     pub fn peer_at(&self, ip: IpAddr) -> Option<&Peer> {
         self.peers.iter().find(|(net, _)| net.holds(ip)).map(|(_, peer)| peer)
+    }
+
+    /// Who has shown this certificate, if it needs no credentials.
+    pub fn peer_with(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Peer>> {
+        self.certified.iter().find(|(name, _)| certificates::is_for(certificate, name)).map(|(_, peer)| peer.clone())
     }
 
     fn guard(&self) -> Option<MutexGuard<'_, Guard>> {

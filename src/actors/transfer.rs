@@ -53,6 +53,7 @@ pub fn replaced(services: &Services, header: &str) -> Result<Replaced, StatusCod
         contact: dialog.remote_target.clone(),
         path: dialog.route_set.iter().map(|route| Text::from(route.to_string())).collect(),
         flow: dialog.flow,
+        long: None,
         phone: leg.phone.clone(),
         q: 1000,
     };

@@ -10,8 +10,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::connection;
 use super::gateway::Parcel;
-use super::services::Services;
+use super::services::{self, Services};
 use crate::clock;
 use crate::fence::Fence;
 use crate::ids::VnodeId;
@@ -55,6 +56,8 @@ struct Connection {
     id: u32,
     /// Full when the peer doesn't read.
     out: mpsc::Sender<Bytes>,
+    /// Who has proved to be at the other end, by a certificate.
+    peer: Option<Arc<services::Peer>>,
     task: JoinHandle<()>,
 }
 
@@ -126,6 +129,23 @@ impl Sockets {
         Some(self.read().get(&flow.vnode)?.connection(flow).is_some())
     }
 
+    /// Whoever is at the other end of a flow's connection has proved to be this peer.
+    pub fn identify(&self, flow: &Flow, peer: Arc<services::Peer>) {
+        let mut all = self.write();
+        let connection = all.get_mut(&flow.vnode).and_then(|open| open.connections.get_mut(&(flow.transport, flow.remote)));
+        if let Some(connection) = connection.filter(|connection| connection.id == flow.connection) {
+            connection.peer = Some(peer);
+        }
+    }
+
+    /// Who has proved to be there.
+    pub fn peer_of(&self, flow: &Flow) -> Option<Arc<services::Peer>> {
+        if !flow.transport.is_reliable() {
+            return None;
+        }
+        self.read().get(&flow.vnode)?.connection(flow)?.peer.clone()
+    }
+
     /// How many connections are here.
     pub fn connections(&self) -> usize {
         self.read().values().map(|open| open.connections.len()).sum()
@@ -171,19 +191,23 @@ impl Open {
 }
 
 /// Sends a message by a flow. False when it is known that it didn't leave.
-pub fn send(services: &Services, flow: Flow, message: &Message) -> bool {
+pub fn send(services: &Arc<Services>, flow: Flow, message: &Message) -> bool {
     send_bytes(services, flow, encode(message), true)
 }
 
 /// Sends a response by a flow: by the connection that its request came by, or to where its Via wants it (RFC 3261 §18.2.2).
-pub fn respond(services: &Services, flow: Flow, response: Response) {
+pub fn respond(services: &Arc<Services>, flow: Flow, response: Response) {
     let flow = flow.of_answer(&response.headers);
     send(services, flow, &Message::Response(response));
 }
 
 /// Sends bytes by a flow; `onward` lets another node do it. What can't be sent now is lost, as on any network: false when that is known.
-pub fn send_bytes(services: &Services, flow: Flow, bytes: Bytes, onward: bool) -> bool {
-    let sent = match services.sockets.send(&flow, &services.fence(flow.vnode), &bytes) {
+pub fn send_bytes(services: &Arc<Services>, flow: Flow, bytes: Bytes, onward: bool) -> bool {
+    let fence = services.fence(flow.vnode);
+    if flow.is_dialed() && services.sockets.has(&flow) == Some(false) && fence.may_send(clock::uptime()) {
+        connection::dial(services, flow);
+    }
+    let sent = match services.sockets.send(&flow, &fence, &bytes) {
         Some(sent) => sent,
         None if onward => match services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node) {
             Some(owner) => services.gateways.send(services, owner, &Parcel::Send { flow: flow.into(), bytes: bytes.clone() }),
@@ -221,7 +245,7 @@ pub fn connect<F: Future<Output = ()> + Send + 'static>(
     connections(flow.transport).increment(1);
     // It can't end before it is in: it would have to take itself out.
     let task = tokio::spawn(carry(Place { services: services.clone(), flow }, waiting));
-    let connection = Connection { id: flow.connection, out, task };
+    let connection = Connection { id: flow.connection, out, peer: None, task };
     match open.connections.insert((flow.transport, flow.remote), connection) {
         // Its task finds another in its place.
         Some(former) => former.task.abort(),

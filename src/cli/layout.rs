@@ -97,7 +97,7 @@ impl Layout {
         let addresses: Vec<IpAddr> = self.sip().iter().map(SocketAddr::ip).collect();
         let (cert, key) = development(&dir.join("tls"), &[self.domain.clone(), "localhost".into()], &addresses)?;
         let (port, _, wss_port) = self.more_ports();
-        let phones = SipTls { port, wss_port, cert, key, ca: None };
+        let phones = SipTls { port, wss_port, cert, key, ca: None, trust: None };
         let secret = api::token(&dir.join("secret")).context("cannot make the cluster's secret")?;
         let token = api::token(&dir.join("token")).context("cannot make the API's token")?;
         for (node, tls) in (1..=self.all()).zip(tls) {
@@ -141,6 +141,8 @@ impl Layout {
                 t1: 500,
                 session_expires: 1800,
                 min_se: 90,
+                dns: Vec::new(),
+                long_by_tcp: true,
                 nat_keepalive: 25,
                 ws_port: self.more_ports().1,
                 tls: Some(phones),

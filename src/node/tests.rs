@@ -374,7 +374,7 @@ async fn a_message_reaches_a_users_phones_and_leaves_nothing() {
 /// What callees are told of who calls: what was proved, nobody if that is wished, and what a peer says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_calls_is_who_has_proved_it_unless_a_peer_says_so_or_nobody_is_to_know() {
-    let peer = crate::config::SipPeer { net: "127.0.0.2".into(), user: "1003".into(), registers: false };
+    let peer = crate::config::SipPeer::at("127.0.0.2", "1003");
     let world = World::start_with(11, |config| config.sip.peer = vec![peer]).await;
     let (mut b, _) = world.phone("1002", "secret").await;
     b.register().await.unwrap();

@@ -16,13 +16,14 @@ use crate::ids::VnodeId;
 pub struct Flow {
     /// The vnode that holds `local`: its owner sends for us.
     pub vnode: VnodeId,
-    /// What it goes over; anything but UDP is a connection, which the phone opened.
+    /// What it goes over; anything but UDP is a connection.
     pub transport: Transport,
     /// Our address.
     pub local: SocketAddr,
     /// The phone's address as packets see it.
     pub remote: SocketAddr,
-    /// Which connection it is, since another phone may have that address after this one (RFC 5626 §5.3); zero for datagrams.
+    /// Which connection it is, since another phone may have that address after this one (RFC 5626 §5.3); zero for datagrams, and for one that
+    /// we make.
     pub connection: u32,
 }
 
@@ -65,6 +66,11 @@ impl Flow {
     /// The Via of a request that leaves by it.
     pub fn via(&self, branch: &str) -> String {
         format!("SIP/2.0/{} {};branch={branch};rport", self.transport, self.local)
+    }
+
+    /// Whether it is a connection that we make, and make again when it has ended: at the other end is a server, or a phone that listens.
+    pub fn is_dialed(&self) -> bool {
+        self.transport.is_reliable() && self.connection == 0
     }
 
     /// Whether the phone is where its contact says: no NAT is in between.

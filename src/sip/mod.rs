@@ -16,6 +16,7 @@ pub mod guard;
 pub mod headers;
 pub mod identity;
 pub mod leg;
+pub mod locate;
 pub mod message;
 pub mod method;
 pub mod name;

@@ -314,7 +314,14 @@ mod tests {
 
     fn target(instance: &str, flow: Flow) -> Target {
         let phone = Phone { aor: Aor::new("b", "x"), instance: Some(instance.into()) };
-        Target { contact: "sip:b@192.0.2.7".into(), path: vec!["<sip:p;lr>".into()], flow, phone: Some(phone), q: 1000 }
+        Target {
+            contact: "sip:b@192.0.2.7".into(),
+            path: vec!["<sip:p;lr>".into()],
+            flow,
+            long: None,
+            phone: Some(phone),
+            q: 1000,
+        }
     }
 
     fn page(targets: Vec<Target>) -> (Page, Vec<PageOutput>) {

@@ -52,7 +52,20 @@ pub struct Phone {
     pub instance: Option<Text>,
 }
 
+/// The instance of who is no phone.
+const SERVER: Text = Text::from_static("server");
+
 impl Phone {
+    /// Somebody of another domain, whose servers are so many ways to them (RFC 3263).
+    pub fn elsewhere(aor: Aor) -> Self {
+        Self { aor, instance: Some(SERVER) }
+    }
+
+    /// Whether it is somebody of another domain.
+    pub fn is_elsewhere(&self) -> bool {
+        self.instance.as_ref() == Some(&SERVER)
+    }
+
     /// The phone of a binding.
     pub fn of(aor: Aor, binding: &Binding) -> Self {
         Self { aor, instance: binding.instance.clone() }

@@ -10,6 +10,7 @@ mod clock;
 mod comeback;
 mod connections;
 mod disk;
+mod elsewhere;
 mod forking;
 mod hosts;
 mod load;

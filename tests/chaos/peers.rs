@@ -41,7 +41,7 @@ fn sipps_own_scenarios_run() {
         let users = ["service", "ua1", "ua2", PEER].map(|name| (name.to_owned(), name.to_owned()));
         let cluster = Cluster::at_with(&net, users.to_vec(), |config| {
             config.sip.aliases = ALIASES.map(str::to_owned).to_vec();
-            config.sip.peer = vec![SipPeer { net: address(100).to_string(), user: PEER.into(), registers: true }];
+            config.sip.peer = vec![SipPeer { registers: true, ..SipPeer::at(&address(100).to_string(), PEER) }];
         })
         .await;
         let callee = Sipp::bundled_waiting();

@@ -17,6 +17,7 @@ pub mod baresip;
 pub mod browser;
 pub mod call;
 pub mod cluster;
+pub mod elsewhere;
 pub mod floor;
 pub mod history;
 pub mod load;

@@ -365,6 +365,7 @@ impl World {
             contact: format!("sip:{}@{}", if phone == 1 { "b" } else { "c" }, remote(phone)).into(),
             path: Vec::new(),
             flow: self.flow(phone),
+            long: None,
             phone: None,
             q: if self.story == Story::Serial && phone > 1 { 500 } else { 1000 },
         };

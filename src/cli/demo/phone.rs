@@ -177,6 +177,11 @@ impl Phone {
         self.reconnected
     }
 
+    /// Where it is reached.
+    pub fn address(&self) -> SocketAddr {
+        self.local
+    }
+
     /// From the next call on the phone's RTP is at `media`.
     pub fn set_media(&mut self, media: SocketAddr) {
         self.media = media;

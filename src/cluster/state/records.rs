@@ -127,6 +127,8 @@ pub struct TargetRecord {
     pub path: Vec<String>,
     pub flow: FlowRecord,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long: Option<FlowRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<PhoneRecord>,
     pub q: u16,
 }
@@ -306,6 +308,8 @@ pub struct InviteOutRecord {
     /// `calling`, `proceeding`, `cancelling`, `ack_waits` or `refused`.
     pub stage: String,
     pub late_offer: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagram: Option<FlowRecord>,
 }
 
 /// A request on its way from one side to the other.

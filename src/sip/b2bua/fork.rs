@@ -15,7 +15,8 @@ use super::timer::{MOST, least_of};
 use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
-use crate::sip::dialog::Dialog;
+use crate::sip::dialog::{Dialog, Flow};
+use crate::sip::encode::encode_request;
 use crate::sip::headers::SessionExpires;
 use crate::sip::identity::Identity;
 use crate::sip::leg::{LegCommand, TxKey};
@@ -30,6 +31,10 @@ pub(super) const MAX_TARGETS: usize = 24;
 const BREADTH: u32 = 60;
 /// A call is sent on so often at most.
 const MAX_REDIRECTS: usize = 5;
+/// The longest request that is sent as a datagram, unless there is no other way (RFC 3261 §18.1.1).
+const LONGEST_DATAGRAM: usize = 1300;
+/// A server is given up that has said nothing for so long when its domain has another: before its caller gives up.
+pub(super) const SILENT: Duration = Duration::from_secs(4);
 /// How long those who are called may ring while others wait for their turn.
 pub(super) const TURN: Duration = Duration::from_secs(20);
 
@@ -163,18 +168,57 @@ impl Call {
             target.flow.contact(&token),
             target.flow,
         );
-        let last = target.phone.as_ref().map(|phone| phone.aor.to_string()).filter(|aor| *aor != self.state.callee);
         self.state.add_leg(leg, dialog, target.phone);
-        let mut invite = self.first_invite(leg, &target.path, onward);
+        let mut invite = self.invite_for(leg, &target.path, onward, breadth);
+        let mut datagram = None;
+        if let Some(long) = target.long.filter(|_| encode_request(&invite).len() > LONGEST_DATAGRAM) {
+            datagram = Some(target.flow);
+            self.go_by(leg, long);
+            invite = self.invite_for(leg, &target.path, onward, breadth);
+        }
+        self.send_invite(leg, invite, onward.body.is_none(), datagram)
+    }
+
+    /// A leg that has said nothing yet goes another way.
+    fn go_by(&mut self, leg: LegId, flow: Flow) {
+        let token = self.state.token(leg);
+        let dialog = &mut self.state.leg_mut(leg).dialog;
+        (dialog.flow, dialog.contact) = (flow, flow.contact(&token));
+    }
+
+    fn invite_for(&mut self, leg: LegId, path: &[Text], onward: &Onward, breadth: Option<u32>) -> Request {
+        let mut invite = self.first_invite(leg, path, onward);
         if let Some(breadth) = breadth {
             invite.headers.push_text(Name::MaxBreadth, breadth.to_string());
         }
-        if let Some(last) = last {
+        let last = self.state.leg(leg).phone.as_ref().map(|phone| phone.aor.to_string());
+        if let Some(last) = last.filter(|aor| *aor != self.state.callee) {
             say_diverted(&mut invite, &self.state.diverted, &last);
         }
-        let late_offer = onward.body.is_none();
-        self.state.leg_mut(leg).out = Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer });
-        Effect::Leg(leg, LegCommand::Send(invite, target.flow))
+        invite
+    }
+
+    fn send_invite(&mut self, leg: LegId, invite: Request, late_offer: bool, datagram: Option<Flow>) -> Effect {
+        let this = self.state.leg_mut(leg);
+        this.out = Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer, datagram });
+        Effect::Leg(leg, LegCommand::Send(invite, this.dialog.flow))
+    }
+
+    /// There is no connection for what is too long for a datagram (RFC 3261 §18.1.1): it goes as one all the same.
+    fn too_long_for_nobody(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
+        let out = self.state.leg(leg).out.clone().filter(|out| out.stage == StageOut::Calling)?;
+        let flow = out.datagram.filter(|_| response.status == StatusCode::FLOW_FAILED)?;
+        self.go_by(leg, flow);
+        let invite = self.same_invite(leg, &out.request);
+        Some(self.send_invite(leg, invite, out.late_offer, None))
+    }
+
+    /// A leg's INVITE once more, as another transaction.
+    fn same_invite(&mut self, leg: LegId, sent: &Request) -> Request {
+        let route: Vec<Text> = sent.headers.list(&Name::Route).collect();
+        let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]));
+        invite.headers.copy(&sent.headers, &Name::MaxBreadth);
+        invite
     }
 
     fn first_invite(&mut self, leg: LegId, path: &[Text], onward: &Onward) -> Request {
@@ -197,7 +241,7 @@ impl Call {
     /// A phone doesn't take the call.
     pub(super) fn refused(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
         let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
-        if let Some(again) = self.asked_too_often(leg, response) {
+        if let Some(again) = self.asked_too_often(leg, response).or_else(|| self.too_long_for_nobody(leg, response)) {
             return self.put(vec![acknowledge, again]);
         }
         let this = self.state.leg_mut(leg);
@@ -233,16 +277,10 @@ impl Call {
         if least <= asked || least > MOST {
             return None;
         }
-        let onward = Onward::again(&out.request, &[]);
-        let route: Vec<Text> = out.request.headers.list(&Name::Route).collect();
-        let mut invite = self.first_invite(leg, &route, &onward);
-        invite.headers.copy(&out.request.headers, &Name::MaxBreadth);
+        let mut invite = self.same_invite(leg, &out.request);
         invite.headers.set(Name::SessionExpires, least.to_string());
         invite.headers.set(Name::MinSe, least.to_string());
-        let flow = self.state.leg(leg).dialog.flow;
-        self.state.leg_mut(leg).out =
-            Some(InviteOut { request: invite.clone(), stage: StageOut::Calling, late_offer: out.late_offer });
-        Some(Effect::Leg(leg, LegCommand::Send(invite, flow)))
+        Some(self.send_invite(leg, invite, out.late_offer, out.datagram))
     }
 
     /// Nothing came back from a phone (RFC 3261 §16.7: that counts as 408).
@@ -252,6 +290,12 @@ impl Call {
             return self.put(then);
         }
         self.give_up_on(leg, StatusCode::REQUEST_TIMEOUT, Vec::new(), now)
+    }
+
+    /// A server says nothing: the next of its domain's has its turn. Should it answer after all, it has the call.
+    pub(super) fn is_silent(&mut self, leg: LegId, now: Timestamp) -> Step {
+        let cancel = Effect::Leg(leg, LegCommand::Cancel);
+        self.give_up_on(leg, StatusCode::REQUEST_TIMEOUT, vec![cancel], now)
     }
 
     /// A phone that has not got the call hangs up in the dialog that it has with us: that is its own end, and nobody else's.

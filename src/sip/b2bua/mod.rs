@@ -279,6 +279,9 @@ impl Call {
         for leg in &mut self.state.legs {
             leg.not_before = leg.not_before.filter(|at| now < *at);
         }
+        if let Some((leg, _)) = self.state.silent().filter(|(_, at)| *at <= now) {
+            return self.is_silent(leg, now);
+        }
         if self.state.next_at().is_some_and(|at| at <= now) {
             return self.give_others_a_turn(now);
         }

@@ -40,6 +40,7 @@ impl Call {
     /// Whether a request of the peer's came by another connection than the one that the leg knows.
     pub(super) fn comes_back(&self, leg: LegId, request: &Request, flow: Flow) -> bool {
         let known = &self.state.leg(leg).dialog;
-        flow.transport.is_reliable() && known.flow != flow && known.is_from_peer(request)
+        // Whom we connect to we reach as ever, however they come to us.
+        flow.transport.is_reliable() && known.flow != flow && !known.flow.is_dialed() && known.is_from_peer(request)
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::fork::{MAX_TARGETS, TURN};
+use super::fork::{MAX_TARGETS, SILENT, TURN};
 use super::reliable::Pracked;
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
@@ -80,7 +80,9 @@ pub struct Target {
     pub path: Vec<Text>,
     /// How to reach it.
     pub flow: Flow,
-    /// Who it is, if it is registered.
+    /// How to reach it with what is too long for a datagram (RFC 3261 §18.1.1).
+    pub long: Option<Flow>,
+    /// Who it is, if it is registered, or of another domain.
     pub phone: Option<Phone>,
     /// Thousandths of q: the higher is called first.
     pub q: u16,
@@ -183,6 +185,8 @@ pub struct InviteOut {
     pub stage: StageOut,
     /// It had no offer: the answer comes with the caller's ACK.
     pub late_offer: bool,
+    /// It was too long for a datagram: this is where it goes if there is no other way (RFC 3261 §18.1.1).
+    pub datagram: Option<Flow>,
 }
 
 /// How far an INVITE of ours got.
@@ -482,6 +486,8 @@ impl CallState {
         let of = |leg: &CallLeg| match leg.refused {
             None => OtherFlow::Open,
             Some(StatusCode::REQUEST_TIMEOUT | StatusCode::FLOW_FAILED) => OtherFlow::None,
+            // RFC 3263 §4.3: the next server may take it.
+            Some(StatusCode::SERVICE_UNAVAILABLE) if leg.phone.as_ref().is_some_and(Phone::is_elsewhere) => OtherFlow::None,
             Some(_) => OtherFlow::Refused,
         };
         flows.map(of).max().unwrap_or(OtherFlow::None)
@@ -506,6 +512,16 @@ impl CallState {
         let begins = self.is_ringing() && self.answered.is_none() && self.ended.is_none();
         let waits = begins && self.waiting.iter().any(has_turn);
         waits.then(|| self.called + TURN)
+    }
+
+    /// A server that has said nothing at all, not even 100, when another of its domain's waits: since when it is too late.
+    pub(super) fn silent(&self) -> Option<(LegId, Timestamp)> {
+        let calls = |leg: &CallLeg| leg.refused.is_none() && leg.out.as_ref().is_some_and(|out| out.stage == StageOut::Calling);
+        let waits = |leg: &CallLeg| self.waiting.iter().any(|target| is_same_phone(target.phone.as_ref(), leg.phone.as_ref()));
+        let server = |leg: &CallLeg| leg.phone.as_ref().is_some_and(Phone::is_elsewhere);
+        let open = self.answered.is_none() && self.ended.is_none();
+        let silent = self.branches().find(|leg| open && server(leg) && calls(leg) && waits(leg))?;
+        Some((silent.id, self.called + SILENT))
     }
 
     /// What the caller is told of those who all refused (RFC 3261 §16.7 step 6): what says most.
@@ -635,7 +651,7 @@ impl CallState {
             let timer = leg.timer.filter(|timer| !timer.ours || self.can_refresh(leg))?;
             Some(timer.due().max(leg.not_before.filter(|_| timer.ours).unwrap_or(Timestamp(0))))
         });
-        own.into_iter().chain(asks).chain(timers).chain(self.next_at()).min()
+        own.into_iter().chain(asks).chain(timers).chain(self.next_at()).chain(self.silent().map(|(_, at)| at)).min()
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).

@@ -8,6 +8,7 @@ use crate::sip::message::Message;
 use crate::sip::parse;
 
 mod branches;
+mod elsewhere;
 mod reliable;
 mod sessions;
 
@@ -41,7 +42,14 @@ fn invite() -> Request {
 
 /// A phone that may be called.
 fn target(phone: usize) -> Target {
-    Target { contact: format!("sip:b@10.0.0.{}", phone + 1).into(), path: Vec::new(), flow: flow(phone), phone: None, q: 1000 }
+    Target {
+        contact: format!("sip:b@10.0.0.{}", phone + 1).into(),
+        path: Vec::new(),
+        flow: flow(phone),
+        long: None,
+        phone: None,
+        q: 1000,
+    }
 }
 
 /// The callee's answer.
