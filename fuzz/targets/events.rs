@@ -114,7 +114,14 @@ impl World {
                     false => Input::Subscribe { request, flow, id, phone },
                 });
             }
-            _ => {}
+            Arrival::Leg(..)
+            | Arrival::Invite(_)
+            | Arrival::Cancel(_)
+            | Arrival::Register(_)
+            | Arrival::Message(_)
+            | Arrival::Options(_)
+            | Arrival::Answer(..)
+            | Arrival::Drop(_) => {}
         }
     }
 

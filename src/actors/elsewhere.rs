@@ -152,28 +152,28 @@ impl Elsewhere {
 
     async fn naptr(&self, name: &str) -> Vec<Service> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let records = self.ask(name, RecordType::NAPTR, |data| match data {
-            RData::NAPTR(record) => Some(Naptr {
+        let records = self.ask(name, RecordType::NAPTR, |data| {
+            let RData::NAPTR(record) = data else { return None };
+            Some(Naptr {
                 order: record.order,
                 preference: record.preference,
                 flags: text(&record.flags),
                 services: text(&record.services),
                 replacement: host_of(&record.replacement.to_ascii()),
-            }),
-            _ => None,
+            })
         });
         services(records.await)
     }
 
     async fn srv(&self, name: &str) -> Vec<Srv> {
-        let records = self.ask(name, RecordType::SRV, |data| match data {
-            RData::SRV(record) => Some(Srv {
+        let records = self.ask(name, RecordType::SRV, |data| {
+            let RData::SRV(record) = data else { return None };
+            Some(Srv {
                 priority: record.priority,
                 weight: record.weight,
                 port: record.port,
                 target: host_of(&record.target.to_ascii()),
-            }),
-            _ => None,
+            })
         });
         records.await
     }
@@ -185,12 +185,7 @@ impl Elsewhere {
             return Some(ip).filter(fits).into_iter().collect();
         }
         let kind = if own.is_ipv4() { RecordType::A } else { RecordType::AAAA };
-        let records = self.ask(host, kind, |data| match data {
-            RData::A(ip) => Some(IpAddr::V4(ip.0)),
-            RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
-            _ => None,
-        });
-        records.await
+        self.ask(host, kind, RData::ip_addr).await
     }
 
     async fn ask<T>(&self, name: &str, kind: RecordType, read: impl Fn(&RData) -> Option<T>) -> Vec<T> {

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tandem::cli::demo::talk::Talk;
 use tandem::config::{PeerTransport, SipPeer};
-use tandem::sip::{Method, StatusCode};
+use tandem::sip::{Method, Name, StatusCode};
 
 use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
-use crate::lab::elsewhere::{By, Ca, Dns, Says, Server};
+use crate::lab::elsewhere::{By, Ca, Dns, Line, Says, Server};
 use crate::lab::net::{self, Net};
-use crate::lab::{TLS, call, own_address, until};
+use crate::lab::{SIP, TLS, call, own_address, until};
 
 const CARRIER: &str = "carrier.test";
 /// What is heard all along, a process killed: twice what is promised, since this is no bench.
@@ -144,6 +144,47 @@ fn who_shows_its_certificate_is_known_by_it() {
             let response = ca.asks(server, &cluster.ca(), shows, &request).await;
             assert_eq!(response.status.code(), status, "shows: {shows}");
         }
+    });
+}
+
+/// Its connection has ended with the call's owner; it listens, so we make the next one.
+#[test]
+fn a_server_that_has_called_is_connected_to_when_its_connection_has_ended() {
+    net::run(3, async |net| {
+        let own = own_address();
+        let users = (1..=2).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let mut cluster =
+            Cluster::at_with(&net, users, |config| config.sip.peer = vec![SipPeer::at(&own.to_string(), "u0001")]).await;
+        let server = Server::start_at((own, SIP).into(), By::Tcp, Says::Yes).await;
+        let (mut b, _media) = call::phone(&cluster, 1, 1).await;
+        b.register().await.unwrap();
+        let mut line = Line::to(cluster.sip_of(2), own.into()).await;
+        let request = |method: &str, uri: &str, to: &str, body: &str| {
+            format!(
+                "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TCP {own};branch=z9hG4bK{method}\r\nMax-Forwards: 70\r\n\
+                 From: <sip:+49@{CARRIER}>;tag=1\r\nTo: {to}\r\nCall-ID: line\r\nCSeq: 1 {method}\r\n\
+                 Contact: <sip:x@{own};transport=tcp>\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let uri = format!("sip:u0002@{DOMAIN}");
+        let sdp = format!("v=0\r\no=- 1 1 IN IP4 {own}\r\ns=-\r\nc=IN IP4 {own}\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n");
+        line.say(&request("INVITE", &uri, &format!("<{uri}>"), &sdp)).await;
+        let (answer, answered) = tokio::join!(line.hear(), async {
+            let ringing = b.ring(Duration::from_millis(300)).await?;
+            // The 200 is repeated until the server acknowledges it.
+            b.pick_up(&ringing).await
+        });
+        answered.unwrap();
+        assert_eq!(answer.status, StatusCode::OK);
+        let target = answer.headers.contacts().unwrap()[0].uri.to_string();
+        line.say(&request("ACK", &target, &answer.headers.text(&Name::To).unwrap(), "")).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.kill(2);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        b.hang_up().await.unwrap();
+        until("the server has heard the end", PATIENCE, || async { server.saw(&Method::Bye) == 1 }).await;
+        until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
     });
 }
 

@@ -16,7 +16,7 @@ use tandem::sip::encode::encode_response;
 use tandem::sip::framing::{Frame, Framer};
 use tandem::sip::{Message, Method, Name, Request, Response, StatusCode, parse};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -175,6 +175,41 @@ impl Ca {
             {
                 return response;
             }
+        }
+    }
+}
+
+/// What a server sends by a connection of its own, and hears.
+pub struct Line {
+    stream: TcpStream,
+    framer: Framer,
+}
+
+impl Line {
+    pub async fn to(server: SocketAddr, own: IpAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        Self { stream: socket.connect(server).await.unwrap(), framer: Framer::default() }
+    }
+
+    pub async fn say(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// The next response with a final status.
+    pub async fn hear(&mut self) -> Response {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(Frame::Message(bytes)) = self.framer.next_frame().unwrap() {
+                if let Message::Response(response) = parse::datagram(&bytes).unwrap()
+                    && response.status.is_final()
+                {
+                    return response;
+                }
+                continue;
+            }
+            let length = tokio::time::timeout(Duration::from_secs(10), self.stream.read(&mut buffer)).await.unwrap().unwrap();
+            self.framer.push(&buffer[..length]);
         }
     }
 }
