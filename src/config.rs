@@ -141,7 +141,7 @@ pub struct Sip {
     pub nat_keepalive: u16,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<SocketAddr>,
-    #[serde(default = "yes")]
+    #[serde(default)]
     pub long_by_tcp: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<SipTls>,
@@ -322,10 +322,6 @@ fn t1() -> u16 {
 
 fn session_expires() -> u32 {
     1800
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn nat_keepalive() -> u16 {

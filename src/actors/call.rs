@@ -407,13 +407,9 @@ impl Running {
         match (flow, self.legs.get(&leg)) {
             (Some(flow), _) => drop(self.input(myself, CallInput::Rebind(leg, flow)).await),
             (None, Some(actor)) => {
-                // Who can't be connected to is not waited for.
-                let dialed = self
-                    .core
-                    .as_ref()
-                    .is_some_and(|core| core.state().has_leg(leg) && core.state().leg(leg).dialog.flow.is_dialed());
-                let failed = DialogMsg::Command(Box::new(LegCommand::FlowFailed));
-                drop(actor.dialog.cast(if dialed { failed } else { DialogMsg::Lost }));
+                let state = self.core.as_ref().map(Call::state).filter(|state| state.has_leg(leg));
+                let dialed = state.map(|state| state.leg(leg).dialog.flow).filter(Flow::is_dialed);
+                drop(actor.dialog.cast(DialogMsg::Lost(dialed)));
             }
             (None, None) => {}
         }
@@ -738,8 +734,8 @@ impl Running {
             metrics::counter!("tandem_actor_restarts_total", "actor" => "dialog").increment(1);
             self.make_leg(myself, leg).await?;
             if self.leg(leg).is_some_and(|leg| leg.budget.failed(clock::now())) {
-                let core = self.core.as_ref().filter(|core| core.state().has_leg(leg));
-                let open = core.map(|core| core.resume_leg(leg)).unwrap_or_default();
+                let core = self.core.as_mut().filter(|core| core.state().has_leg(leg));
+                let open = core.map(|core| core.remake_leg(leg)).unwrap_or_default();
                 self.perform(myself, open).await;
             } else {
                 self.give_up(myself).await;

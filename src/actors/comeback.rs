@@ -53,7 +53,7 @@ pub async fn back(services: &Services, phone: &Phone, flow: Flow, target: &str) 
     }
     // We make it again as soon as there is something to say.
     if flow.is_dialed() {
-        return Some(None);
+        return services.fence(flow.vnode).may_send(clock::uptime()).then_some(None);
     }
     let found = way(services, phone, flow, target).await.or_else(|| way_to_peer(services, flow, target));
     Some(match found {

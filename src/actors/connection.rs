@@ -33,7 +33,7 @@ use crate::sip::guard::Outcome;
 use crate::sip::headers::Transport;
 
 /// A connection of ours must be there within this.
-const DIAL: Duration = Duration::from_secs(4);
+const DIAL: Duration = Duration::from_secs(2);
 /// The first message must come within this, and one that was begun must get whole.
 pub(super) const WHOLE: Duration = Duration::from_secs(10);
 /// Somebody on it must prove to be a user within this.

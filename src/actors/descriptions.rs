@@ -47,17 +47,23 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
                 && has_sdp(&request.headers, &request.body)
                 && state.takes_early_offer(leg).is_some() =>
         {
-            request.body = media.offer(leg, &request.body).map_err(|error| {
+            request.body = media.offer(leg, &request.body).unwrap_or_else(|error| {
                 tracing::info!(%error, "an offer that can't be taken");
-                Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
-            })?;
+                Bytes::new()
+            });
             Ok(LegEvent::Request(key, request, flow))
         }
         LegEvent::Response(response) if !over && answers_an_offer(state, leg, &response) => {
-            translate_response(media, leg, response).map(LegEvent::Response)
+            // With a phone that refuses the call goes what it was asked, or has asked, besides.
+            let of_it = |relay: &Relay| relay.is_offer() && (relay.from == leg || relay.to == leg);
+            let refuses = response.status.class() > Class::Success && state.relays.iter().any(of_it);
+            let to_offer = refuses || answers_a_later_offer(state, leg, &response.headers);
+            translate_response(media, leg, response, to_offer).map(LegEvent::Response)
         }
-        LegEvent::NoResponse(request) if !over && matches!(request.method, Method::Invite | Method::Update) => {
-            media.offer_answered(false);
+        LegEvent::NoResponse(request) if !over => {
+            if answers_a_later_offer(state, leg, &request.headers) {
+                media.offer_answered(false);
+            }
             Ok(LegEvent::NoResponse(request))
         }
         LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && state.awaits_answer_of(leg) => {
@@ -68,7 +74,7 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
     }
 }
 
-fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response) -> Result<Response, Refused> {
+fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response, to_offer: bool) -> Result<Response, Refused> {
     let class = response.status.class();
     if has_sdp(&response.headers, &response.body) && class <= Class::Success {
         match media.translate(leg, &response.body) {
@@ -81,10 +87,12 @@ fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response)
                 // The phone rings all the same, and what it says in the end may be better.
                 response.body = Bytes::new();
                 response.headers.remove(&Name::ContentType);
+                // It isn't acknowledged: then it would not be said again.
+                response.headers.remove(&Name::RSeq);
             }
         }
     }
-    if response.status.is_final() {
+    if response.status.is_final() && to_offer {
         media.offer_answered(class == Class::Success);
     }
     Ok(response)
@@ -92,9 +100,15 @@ fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response)
 
 /// Whether a response may describe something: to an INVITE of ours, or an UPDATE that we have passed on.
 fn answers_an_offer(state: &CallState, leg: LegId, response: &Response) -> bool {
-    let Ok(cseq) = response.headers.cseq() else { return false };
+    response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite)
+        || answers_a_later_offer(state, leg, &response.headers)
+}
+
+/// Whether what has this CSeq is, or answers, an offer of a side's that came after the first.
+fn answers_a_later_offer(state: &CallState, leg: LegId, headers: &Headers) -> bool {
+    let Ok(cseq) = headers.cseq() else { return false };
     let onward = |relay: &Relay| relay.to == leg && relay.is_offer() && relay.onward.headers.cseq() == Ok(cseq.clone());
-    cseq.method == Method::Invite || state.relays.iter().any(onward)
+    state.relays.iter().any(onward)
 }
 
 /// Whether a body is a session description, as far as its type says.
@@ -115,7 +129,7 @@ pub(super) mod tests {
     use crate::ids::{CallId, VnodeId};
     use crate::media::core::Session;
     use crate::media::ports::PortPool;
-    use crate::sip::b2bua::{Call, NewCall, Target};
+    use crate::sip::b2bua::{Call, CallInput, NewCall, Target};
     use crate::sip::dialog::Flow;
     use crate::sip::headers::Transport;
     use crate::sip::message::Message;
@@ -175,12 +189,38 @@ pub(super) mod tests {
     /// RFC 3264 §8: an offer without an answer changes nothing.
     #[test]
     fn an_offer_that_is_never_answered_is_taken_back() {
-        let (call, mut media) = ringing();
-        let before = media.session().streams.clone();
-        media.offer(LegId::CALLER, &Bytes::from(OFFER.replace("4000", "4002"))).unwrap();
-        assert_ne!(media.session().streams, before);
+        let (mut call, mut media) = ringing();
         let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+        let ok = sent.response(StatusCode::OK, Some("b")).with(Name::Contact, "<sip:b@10.0.0.2>");
+        let of_caller = |call: &Call, method: &str, number: u32| {
+            let tag = call.state().leg(LegId::CALLER).dialog.local_tag.clone();
+            let text = format!(
+                "{method} sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{method}{number}\r\nFrom: <sip:a@x>;tag=a\r\n\
+                 To: <sip:b@x>;tag={tag}\r\nCall-ID: c\r\nCSeq: {number} {method}\r\nContact: <sip:a@10.0.0.1>\r\n\r\n"
+            );
+            let Ok(Message::Request(request)) = parse::datagram(&text.into()) else { unreachable!() };
+            request
+        };
+        let tell = |call: &mut Call, leg, event| {
+            let _ = call.handle(CallInput::Leg(leg, event), Timestamp(2));
+            call.committed();
+        };
+        tell(&mut call, LegId::CALLEE, LegEvent::Response(ok));
+        let ack = of_caller(&call, "ACK", 1);
+        tell(&mut call, LegId::CALLER, LegEvent::Acked(ack));
+        let before = media.session().streams.clone();
+        let mut again = of_caller(&call, "INVITE", 2);
+        again.body = Bytes::from(OFFER.replace("4000", "4002"));
+        let flow = call.state().leg(LegId::CALLER).dialog.flow;
+        let offer = LegEvent::Request(TxKey::of(&again), again, flow);
+        let Ok(offer) = translate(&mut media, call.state(), LegId::CALLER, offer) else { panic!("an offer that can be taken") };
+        tell(&mut call, LegId::CALLER, offer);
+        assert_ne!(media.session().streams, before);
+        // What else has no answer is none of its business.
         assert!(translate(&mut media, call.state(), LegId::CALLEE, LegEvent::NoResponse(sent)).is_ok());
+        assert_ne!(media.session().streams, before);
+        let onward = call.state().relays[0].onward.clone();
+        assert!(translate(&mut media, call.state(), LegId::CALLEE, LegEvent::NoResponse(onward)).is_ok());
         assert_eq!(media.session().streams, before);
     }
 }

@@ -34,8 +34,8 @@ pub enum DialogMsg {
         /// Which attempt it is.
         attempt: u32,
     },
-    /// The call: its connection has ended, and nobody has come back yet.
-    Lost,
+    /// The call: its connection has ended, and nobody has come back yet; it is one that we make ourselves, by this flow.
+    Lost(Option<Flow>),
     /// The alarm.
     Due,
     /// A test: fail here and now.
@@ -67,6 +67,8 @@ pub struct Running {
     retry: Option<Timestamp>,
     /// Since when the phone's connection is known to have ended.
     lost: Option<Timestamp>,
+    /// How often a connection of ours has ended, or wasn't to be had, since anything was answered.
+    redialed: u32,
 }
 
 /// What could not leave: its connection had ended, or the node that has it could not be reached.
@@ -84,6 +86,10 @@ const MAX_UNSENT: usize = 32;
 /// in a second.
 const BACK: Duration = Duration::from_secs(5);
 
+/// A connection of ours is made so often at once, and then with every so many looks ([`super::comeback::LOOK`]).
+const REDIALS: u32 = 2;
+const SELDOM: u32 = 16;
+
 impl Actor for DialogActor {
     type Msg = DialogMsg;
     type State = Running;
@@ -91,7 +97,7 @@ impl Actor for DialogActor {
 
     async fn pre_start(&self, _: ActorRef<DialogMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let core = Leg::new(start.services.timers);
-        Ok(Running { start, core, alarm: Alarm::default(), unsent: VecDeque::new(), retry: None, lost: None })
+        Ok(Running { start, core, alarm: Alarm::default(), unsent: VecDeque::new(), retry: None, lost: None, redialed: 0 })
     }
 
     async fn handle(
@@ -107,9 +113,13 @@ impl Actor for DialogActor {
                 return Ok(());
             }
             DialogMsg::Request(request, flow) => LegInput::Request(*request, flow),
-            DialogMsg::Response(response) => LegInput::Response(*response),
+            DialogMsg::Response(response) => {
+                running.redialed = 0;
+                LegInput::Response(*response)
+            }
             DialogMsg::Command(command) => LegInput::Command(*command),
-            DialogMsg::Lost => match running.flow_failed() {
+            DialogMsg::Lost(Some(flow)) => LegInput::Command(running.redial(flow)),
+            DialogMsg::Lost(None) => match running.flow_failed() {
                 Some(command) => LegInput::Command(command),
                 None => return Ok(()),
             },
@@ -178,6 +188,17 @@ impl Running {
             }
             self.unsent.pop_front();
         }
+    }
+
+    /// What a connection of ours has lost is said again, which makes the next one; an INVITE that nobody has heard is given up when that
+    /// has failed, and what else is open is said again ever more seldom.
+    fn redial(&mut self, flow: Flow) -> LegCommand {
+        self.redialed = self.redialed.saturating_add(1);
+        if self.redialed <= REDIALS || self.redialed.is_multiple_of(SELDOM) {
+            return LegCommand::Rebind(flow);
+        }
+        self.unsent.retain(|unsent| !matches!(&unsent.message, Message::Request(request) if request.method == Method::Invite));
+        LegCommand::FlowFailed
     }
 
     /// Whether to wait for the phone no longer (RFC 5626 §5.3).

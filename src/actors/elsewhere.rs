@@ -13,7 +13,8 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
-use tokio::time::timeout;
+use rand::RngExt;
+use tokio::time::Instant;
 
 use crate::config::{Config, PeerTransport};
 use crate::ids::{Aor, VnodeId};
@@ -22,9 +23,10 @@ use crate::sip::dialog::Flow;
 use crate::sip::headers::Transport;
 use crate::sip::locate::{First, Hop, Naptr, Service, Srv, first, in_order, itself, services, unsaid};
 use crate::sip::registrar::Phone;
+use crate::sip::uri::escaped;
 use crate::sip::{Text, Uri};
 
-/// The DNS has so long, all in all.
+/// The DNS has so long, and for a question that is open then.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// One name server has so long for one question, and is asked so often.
 const QUESTION: Duration = Duration::from_secs(1);
@@ -79,14 +81,11 @@ impl Elsewhere {
     pub async fn targets(&self, config: &Config, vnode: VnodeId, callee: &Aor) -> Vec<Target> {
         let Some(domain) = self.domain(callee.domain()) else { return Vec::new() };
         let contact = domain.uri(callee.user());
-        let servers = timeout(PATIENCE, self.servers(config, vnode, domain)).await.unwrap_or_default();
+        let servers = self.servers(config, vnode, domain).await;
         let target = |server: (Transport, SocketAddr)| {
             let flow = dialed(config, vnode, server.0, server.1)?;
-            let long = if config.sip.long_by_tcp && server.0 == Transport::Udp {
-                dialed(config, vnode, Transport::Tcp, server.1)
-            } else {
-                None
-            };
+            let long = Some(Transport::Tcp).filter(|_| server.0 == Transport::Udp);
+            let long = long.and_then(|tcp| dialed(config, vnode, tcp, server.1));
             let phone = Some(Phone::elsewhere(callee.clone()));
             Some(Target { contact: contact.clone(), path: Vec::new(), flow, long, phone, q: 1000 })
         };
@@ -99,7 +98,7 @@ impl Elsewhere {
             return Some(known);
         }
         for domain in &self.domains {
-            let found = timeout(PATIENCE, self.servers(config, vnode, domain)).await.unwrap_or_default();
+            let found = self.servers(config, vnode, domain).await;
             if found.iter().any(|(_, address)| *address == server) {
                 return Some(domain.name.clone());
             }
@@ -115,16 +114,23 @@ impl Elsewhere {
     async fn servers(&self, config: &Config, vnode: VnodeId, domain: &Domain) -> Vec<(Transport, SocketAddr)> {
         let Some(own) = config.address_of(vnode) else { return Vec::new() };
         let Some(begin) = Uri::parse(&domain.uri("x")).ok().and_then(|uri| first(&uri)) else { return Vec::new() };
+        let until = Instant::now() + PATIENCE;
         let hops = match begin {
             First::Host(hop) => vec![hop],
             First::Service(service, hop) => self.hosts(&[service], hop).await,
             First::Naptr(name) => match self.naptr(&name).await {
-                found if found.is_empty() => self.hosts(&unsaid(&name), itself(&name)).await,
-                found => self.hosts(&found, itself(&name)).await,
+                // What the domain wishes isn't known: TLS perhaps.
+                None => Vec::new(),
+                Some(found) if found.is_empty() => self.hosts(&unsaid(&name), itself(&name)).await,
+                Some(found) => self.hosts(&found, itself(&name)).await,
             },
         };
         let mut servers = Vec::new();
         for hop in hops {
+            // One that has been found is better than all that could be.
+            if Instant::now() >= until {
+                break;
+            }
             for ip in self.addresses(&hop.host, own).await {
                 let server = (hop.transport, SocketAddr::new(ip, hop.port));
                 if servers.len() < MAX_SERVERS && !servers.contains(&server) {
@@ -140,17 +146,18 @@ impl Elsewhere {
         servers
     }
 
-    /// The hosts of these services; without any, this one.
+    /// The hosts of these services; this one if it is certain that there are no records of any.
     async fn hosts(&self, services: &[Service], itself: Hop) -> Vec<Hop> {
-        let mut hops = Vec::new();
+        let (mut hops, mut none) = (Vec::new(), true);
         for service in services {
             let records = self.srv(&service.name).await;
-            hops.extend(in_order(service, records, &mut rand::rng()));
+            none &= records.as_ref().is_some_and(Vec::is_empty);
+            hops.extend(in_order(service, records.unwrap_or_default(), &mut |most| rand::rng().random_range(0..=most)));
         }
-        if hops.is_empty() { vec![itself] } else { hops }
+        if none { vec![itself] } else { hops }
     }
 
-    async fn naptr(&self, name: &str) -> Vec<Service> {
+    async fn naptr(&self, name: &str) -> Option<Vec<Service>> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let records = self.ask(name, RecordType::NAPTR, |data| {
             let RData::NAPTR(record) = data else { return None };
@@ -162,10 +169,10 @@ impl Elsewhere {
                 replacement: host_of(&record.replacement.to_ascii()),
             })
         });
-        services(records.await)
+        records.await.map(services)
     }
 
-    async fn srv(&self, name: &str) -> Vec<Srv> {
+    async fn srv(&self, name: &str) -> Option<Vec<Srv>> {
         let records = self.ask(name, RecordType::SRV, |data| {
             let RData::SRV(record) = data else { return None };
             Some(Srv {
@@ -185,18 +192,19 @@ impl Elsewhere {
             return Some(ip).filter(fits).into_iter().collect();
         }
         let kind = if own.is_ipv4() { RecordType::A } else { RecordType::AAAA };
-        self.ask(host, kind, RData::ip_addr).await
+        self.ask(host, kind, RData::ip_addr).await.unwrap_or_default()
     }
 
-    async fn ask<T>(&self, name: &str, kind: RecordType, read: impl Fn(&RData) -> Option<T>) -> Vec<T> {
-        let Some(dns) = &self.dns else { return Vec::new() };
+    /// What the DNS says; none if it doesn't say.
+    async fn ask<T>(&self, name: &str, kind: RecordType, read: impl Fn(&RData) -> Option<T>) -> Option<Vec<T>> {
+        let dns = self.dns.as_ref()?;
         // A dot at the end: it is nobody's short name.
         match dns.lookup(format!("{}.", name.trim_end_matches('.')), kind).await {
-            Ok(found) => found.answers().iter().filter_map(|record| read(&record.data)).collect(),
-            Err(error) if error.is_no_records_found() => Vec::new(),
+            Ok(found) => Some(found.answers().iter().filter_map(|record| read(&record.data)).collect()),
+            Err(error) if error.is_no_records_found() => Some(Vec::new()),
             Err(error) => {
                 tracing::warn!(name, %kind, %error, "the DNS has no answer");
-                Vec::new()
+                None
             }
         }
     }
@@ -205,7 +213,7 @@ impl Elsewhere {
 impl Domain {
     fn uri(&self, user: &str) -> Text {
         let transport = self.transport.map(|transport| format!(";transport={}", transport.as_str().to_ascii_lowercase()));
-        Text::from(format!("sip:{user}@{}{}", self.name, transport.unwrap_or_default()))
+        Text::from(format!("sip:{}@{}{}", escaped(user), self.name, transport.unwrap_or_default()))
     }
 }
 

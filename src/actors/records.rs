@@ -305,6 +305,8 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
         speaks: Speaks { update: record.speaks[0], timer: record.speaks[1] },
         updated: record.updated.map(|UpdatedRecord { cseq, body: sent }| Updated { cseq, body: sent.map(body) }),
         early: record.early.map(body),
+        tries: false,
+        unheard: None,
         pracked: None,
         refreshing: None,
         moved: false,

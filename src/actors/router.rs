@@ -662,7 +662,10 @@ fn callee_of(services: &Arc<Services>, request: &Request) -> Option<(Aor, Option
         return transfer::user_behind(services, token).map(|aor| (aor, None));
     }
     let Some(aor) = aor_of(services, &uri) else {
-        let user = uri.user_text().filter(|user| !user.is_empty())?;
+        // It goes into what others read: nothing that they could take for something else.
+        let stands =
+            |user: &String| !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"@\\".contains(&byte));
+        let user = uri.user_text().filter(stands)?;
         return services.elsewhere.serves(&uri.host_text()).then(|| (Aor::new(&user, &uri.host_text()), None));
     };
     match services.gruus.read(&uri, &services.config.sip.domain) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -46,14 +47,20 @@ struct Open {
     sources: HashMap<IpAddr, usize>,
 }
 
-/// The other end of a connection; ours is the vnode's.
-type Peer = (Transport, SocketAddr);
+/// The other end of a connection; ours is the vnode's. And whether we have made it: its port may be the peer's for both.
+type Peer = (Transport, SocketAddr, bool);
+
+fn key(flow: &Flow) -> Peer {
+    (flow.transport, flow.remote, flow.is_dialed())
+}
 
 /// One connection: what is for it, and who carries it there.
 #[derive(Debug)]
 struct Connection {
     /// As in its [`Flow`].
     id: u32,
+    /// Whose place it is: those that we make one after another have one number.
+    serial: u64,
     /// Full when the peer doesn't read.
     out: mpsc::Sender<Bytes>,
     /// Who has proved to be at the other end, by a certificate.
@@ -65,11 +72,12 @@ struct Connection {
 pub struct Place {
     services: Arc<Services>,
     flow: Flow,
+    serial: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.services.sockets.disconnected(&self.flow);
+        self.services.sockets.disconnected(&self.flow, self.serial);
         self.services.repeats.ended(&self.flow);
         connections(self.flow.transport).decrement(1);
     }
@@ -95,12 +103,12 @@ impl Sockets {
         self.write().entry(vnode).or_default().complete = true;
     }
 
-    fn disconnected(&self, flow: &Flow) {
+    fn disconnected(&self, flow: &Flow, serial: u64) {
         let mut all = self.write();
         let Some(open) = all.get_mut(&flow.vnode) else { return };
         // Another may have its place by now.
-        if open.connection(flow).is_some() {
-            open.connections.remove(&(flow.transport, flow.remote));
+        if open.connection(flow).is_some_and(|connection| connection.serial == serial) {
+            open.connections.remove(&key(flow));
             open.leave(flow.remote.ip());
         }
     }
@@ -132,7 +140,7 @@ impl Sockets {
     /// Whoever is at the other end of a flow's connection has proved to be this peer.
     pub fn identify(&self, flow: &Flow, peer: Arc<services::Peer>) {
         let mut all = self.write();
-        let connection = all.get_mut(&flow.vnode).and_then(|open| open.connections.get_mut(&(flow.transport, flow.remote)));
+        let connection = all.get_mut(&flow.vnode).and_then(|open| open.connections.get_mut(&key(flow)));
         if let Some(connection) = connection.filter(|connection| connection.id == flow.connection) {
             connection.peer = Some(peer);
         }
@@ -176,7 +184,7 @@ impl Sockets {
 impl Open {
     /// A flow's connection.
     fn connection(&self, flow: &Flow) -> Option<&Connection> {
-        self.connections.get(&(flow.transport, flow.remote)).filter(|connection| connection.id == flow.connection)
+        self.connections.get(&key(flow)).filter(|connection| connection.id == flow.connection)
     }
 
     /// One connection less from there.
@@ -235,18 +243,24 @@ pub fn connect<F: Future<Output = ()> + Send + 'static>(
     let mut all = services.sockets.write();
     let fits = |open: &&mut Open| {
         let from_there = open.sources.get(&guard::source(flow.remote.ip())).copied().unwrap_or(0);
-        open.connections.len() < MAX_CONNECTIONS && from_there < most
+        open.connections.len() < MAX_CONNECTIONS && (from_there < most || flow.is_dialed())
     };
     let Some(open) = all.get_mut(&flow.vnode).filter(fits) else {
         metrics::counter!("tandem_sip_connections_refused_total").increment(1);
         return;
     };
+    // Two who had something to say at once.
+    if flow.is_dialed() && open.connection(&flow).is_some_and(|connection| !connection.out.is_closed()) {
+        return;
+    }
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let (out, waiting) = mpsc::channel(QUEUE);
     connections(flow.transport).increment(1);
     // It can't end before it is in: it would have to take itself out.
-    let task = tokio::spawn(carry(Place { services: services.clone(), flow }, waiting));
-    let connection = Connection { id: flow.connection, out, peer: None, task };
-    match open.connections.insert((flow.transport, flow.remote), connection) {
+    let task = tokio::spawn(carry(Place { services: services.clone(), flow, serial }, waiting));
+    let connection = Connection { id: flow.connection, serial, out, peer: None, task };
+    match open.connections.insert(key(&flow), connection) {
         // Its task finds another in its place.
         Some(former) => former.task.abort(),
         None => *open.sources.entry(guard::source(flow.remote.ip())).or_default() += 1,

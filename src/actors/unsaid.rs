@@ -47,6 +47,7 @@ impl Unsaid {
             )
             | Self::HangUp(..)
             | Self::Located(..) => true,
+            Self::Event(_, LegEvent::Trying) => false,
         }
     }
 }
@@ -58,6 +59,7 @@ pub(super) fn asks_for_an_answer(event: &LegEvent) -> Option<(&TxKey, &Request)>
         LegEvent::Cancelled { .. }
         | LegEvent::Acked(_)
         | LegEvent::Response(_)
+        | LegEvent::Trying
         | LegEvent::NoResponse(_)
         | LegEvent::NoAck
         | LegEvent::NoPrack => None,

@@ -142,7 +142,7 @@ impl Layout {
                 session_expires: 1800,
                 min_se: 90,
                 dns: Vec::new(),
-                long_by_tcp: true,
+                long_by_tcp: false,
                 nat_keepalive: 25,
                 ws_port: self.more_ports().1,
                 tls: Some(phones),

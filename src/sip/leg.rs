@@ -104,6 +104,8 @@ pub enum LegEvent {
     Acked(Request),
     /// A response to a request of ours; 100 is left out.
     Response(Response),
+    /// An INVITE of ours is being worked on: the first 100.
+    Trying,
     /// A request of ours had no answer in time.
     NoResponse(Request),
     /// A 2xx of ours was never acknowledged.
@@ -139,6 +141,8 @@ struct ServerTx<M> {
     method: Method,
     flow: Flow,
     cseq: u32,
+    /// Of a PRACK: the number that it acknowledges (RFC 3262 §7.2).
+    rack: Option<u32>,
     machine: M,
 }
 
@@ -161,7 +165,8 @@ enum Cancel {
 #[derive(Debug)]
 struct Answer {
     key: TxKey,
-    provisional: bool,
+    /// The number of a provisional one.
+    rseq: Option<u32>,
     cseq: u32,
     response: Response,
     flow: Flow,
@@ -259,6 +264,7 @@ impl Leg {
             method: Method::Invite,
             flow: flow.of_answer(&request.headers),
             cseq: cseq(&request.headers),
+            rack: None,
             machine: InviteServer::new(flow.transport.is_reliable(), self.timers),
         });
     }
@@ -275,6 +281,7 @@ impl Leg {
             method: request.method.clone(),
             flow: flow.of_answer(&request.headers),
             cseq: cseq(&request.headers),
+            rack: request.headers.text(&Name::RAck).and_then(|rack| rack.split_ascii_whitespace().next()?.parse().ok()),
             machine: Server::new(flow.transport.is_reliable(), self.timers),
         });
     }
@@ -382,12 +389,11 @@ impl Leg {
             }
             LegCommand::Rebind(flow) => self.rebind(flow, now, out),
             LegCommand::FlowFailed => {
-                for at in (0..self.invites_out.len()).rev() {
-                    let machine = &self.invites_out[at].machine;
-                    if machine.is_pending() && !machine.is_proceeding() {
-                        let failed = machine.request().response(StatusCode::FLOW_FAILED, None);
-                        self.feed_invite(at, ClientInput::Received(failed), now, out);
-                    }
+                // Nobody has said so who would have to be acknowledged.
+                let unsaid = |tx: &mut InviteTx| tx.machine.is_pending() && !tx.machine.is_proceeding();
+                for tx in self.invites_out.extract_if(.., unsaid) {
+                    let failed = tx.machine.request().response(StatusCode::FLOW_FAILED, None);
+                    out.push(LegOutput::Event(LegEvent::Response(failed)));
                 }
             }
         }
@@ -473,15 +479,15 @@ impl Leg {
         if let Some(tx) = self.invites_in.iter_mut().find(|tx| tx.key == *key) {
             let answers = response.status.class() == Class::Success;
             let provisional = !response.status.is_final();
-            let reliable = provisional && response.headers.get(&Name::RSeq).is_some();
+            let rseq = response.headers.number(&Name::RSeq, "RSeq").ok().flatten().filter(|_| provisional);
             // What follows takes the place of what came before.
-            if !provisional || reliable {
-                self.answers.retain(|answer| answer.key != *key || !answer.provisional);
+            if !provisional || rseq.is_some() {
+                self.answers.retain(|answer| answer.key != *key || answer.rseq.is_none());
             }
-            if reliable || answers && !self.answers.iter().any(|answer| answer.key == *key) {
+            if rseq.is_some() || answers && !self.answers.iter().any(|answer| answer.key == *key) {
                 self.answers.push(Answer {
                     key: key.clone(),
-                    provisional,
+                    rseq,
                     cseq: tx.cseq,
                     response: response.clone(),
                     flow: tx.flow,
@@ -496,8 +502,10 @@ impl Leg {
                 // Who hangs up has heard the answer, or wants none any more.
                 self.answers.clear();
             }
-            if tx.method == Method::Prack && response.status.class() == Class::Success {
-                self.answers.retain(|answer| !answer.provisional);
+            // Whatever becomes of what a PRACK offers: what it acknowledges has been heard.
+            if tx.method == Method::Prack && response.status.is_final() && response.status != StatusCode::CALL_DOES_NOT_EXIST {
+                let heard = tx.rack;
+                self.answers.retain(|answer| answer.rseq.is_none() || answer.rseq != heard);
             }
             feed_server(&mut tx.machine, tx.flow, ServerInput::Respond(response), now, out);
         }
@@ -535,11 +543,11 @@ impl Leg {
         let t2 = self.timers.t2;
         self.answers.retain_mut(|answer| {
             if now >= answer.give_up {
-                out.push(LegOutput::Event(if answer.provisional { LegEvent::NoPrack } else { LegEvent::NoAck }));
+                out.push(LegOutput::Event(if answer.rseq.is_some() { LegEvent::NoPrack } else { LegEvent::NoAck }));
                 return false;
             }
             if now >= answer.resend {
-                answer.gap = if answer.provisional { answer.gap * 2 } else { (answer.gap * 2).min(t2) };
+                answer.gap = if answer.rseq.is_some() { answer.gap * 2 } else { (answer.gap * 2).min(t2) };
                 answer.resend = now + answer.gap;
                 out.push(LegOutput::Send(Message::Response(answer.response.clone()), answer.flow));
             }
@@ -554,7 +562,9 @@ impl Leg {
         for output in outputs {
             match output {
                 ClientOutput::Send(request) => out.push(LegOutput::Send(Message::Request(request), flow)),
-                ClientOutput::Deliver(response) if response.status == StatusCode::TRYING => {}
+                ClientOutput::Deliver(response) if response.status == StatusCode::TRYING => {
+                    out.push(LegOutput::Event(LegEvent::Trying));
+                }
                 ClientOutput::Deliver(response) if response.status.class() == Class::Success => self.answered(response, out),
                 ClientOutput::Deliver(response) => out.push(LegOutput::Event(LegEvent::Response(response))),
                 ClientOutput::Terminated(cause) => {

@@ -6,8 +6,6 @@
 //!
 //! An address, a port or a transport in the URI makes the steps before it needless (§4.1, §4.2).
 
-use rand::RngExt;
-
 use super::headers::Transport;
 use super::uri::{Host, Uri};
 
@@ -125,8 +123,9 @@ pub fn itself(domain: &str) -> Hop {
     hop(Transport::Udp, domain, None)
 }
 
-/// The hosts of SRV records in the order to try them (RFC 2782): by priority, and among the same by lot, the heavier the likelier.
-pub fn in_order(service: &Service, mut records: Vec<Srv>, dice: &mut impl rand::Rng) -> Vec<Hop> {
+/// The hosts of SRV records in the order to try them (RFC 2782): by priority, and among the same by lot, the heavier the likelier. `lot` gives
+/// a random number that is at most what it is given.
+pub fn in_order(service: &Service, mut records: Vec<Srv>, lot: &mut impl FnMut(u32) -> u32) -> Vec<Hop> {
     // "." means that there is no such service.
     records.retain(|record| !matches!(record.target.as_str(), "" | "."));
     let mut hops = Vec::new();
@@ -136,7 +135,7 @@ pub fn in_order(service: &Service, mut records: Vec<Srv>, dice: &mut impl rand::
         same.sort_by_key(|record| record.weight);
         while !same.is_empty() {
             let total: u32 = same.iter().map(|record| u32::from(record.weight)).sum();
-            let mut drawn = dice.random_range(0..=total);
+            let mut drawn = lot(total);
             let at = same.iter().position(|record| {
                 let found = drawn <= u32::from(record.weight);
                 drawn = drawn.saturating_sub(record.weight.into());
@@ -152,8 +151,8 @@ pub fn in_order(service: &Service, mut records: Vec<Srv>, dice: &mut impl rand::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::SeedableRng;
     use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
 
     /// RFC 3263 §4.1 and §4.2, case by case.
     #[test]
@@ -212,15 +211,16 @@ mod tests {
         let srv = |priority, weight, target: &str| Srv { priority, weight, port: 5060, target: target.into() };
         let service = service(Transport::Udp, "example.net");
         let mut dice = StdRng::seed_from_u64(1);
+        let mut lot = |most| dice.random_range(0..=most);
         let mut first = std::collections::BTreeMap::new();
         for _ in 0..4000 {
             let records = vec![srv(20, 0, "last"), srv(10, 75, "heavy"), srv(10, 25, "light"), srv(10, 0, "none")];
-            let order: Vec<_> = in_order(&service, records, &mut dice).into_iter().map(|hop| hop.host).collect();
+            let order: Vec<_> = in_order(&service, records, &mut lot).into_iter().map(|hop| hop.host).collect();
             assert_eq!((order.len(), &*order[3]), (4, "last"));
             *first.entry(order[0].clone()).or_insert(0) += 1;
         }
         assert!((2700..3200).contains(&first["heavy"]) && (800..1200).contains(&first["light"]), "{first:?}");
         assert!(first["none"] > 0);
-        assert_eq!(in_order(&service, vec![srv(0, 0, ".")], &mut dice), []);
+        assert_eq!(in_order(&service, vec![srv(0, 0, ".")], &mut lot), []);
     }
 }

@@ -192,7 +192,8 @@ fn a_server_that_has_called_is_connected_to_when_its_connection_has_ended() {
 #[test]
 fn what_is_too_long_for_a_datagram_goes_over_tcp() {
     net::run(3, async |net| {
-        let cluster = Cluster::at(&net, 2).await;
+        let users = (1..=2).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let cluster = Cluster::at_with(&net, users, |config| config.sip.long_by_tcp = true).await;
         let (mut a, _a_media) = call::phone(&cluster, 0, 2).await;
         let (mut b, _b_media) = call::phone(&cluster, 1, 1).await;
         b.register().await.unwrap();

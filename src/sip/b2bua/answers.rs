@@ -191,7 +191,7 @@ impl Call {
             dialog.retarget(&response.headers);
             self.state.relays[at].answer = Some(Body::of(&response.headers, &response.body));
             let relay = self.state.relays[at].clone();
-            if self.state.answered.is_some() {
+            if is_invite {
                 self.timer_of_client(leg, &response.headers, now);
                 self.timer_of_server(asker, &relay.request, now);
             }
@@ -221,7 +221,8 @@ impl Call {
         let dialog_gone = [StatusCode::CALL_DOES_NOT_EXIST, StatusCode::REQUEST_TIMEOUT].contains(&response.status);
         // RFC 6665 §4.1.3: that is said of the subscription.
         let of_a_subscription = matches!(relay.request.method, Method::Notify | Method::Refer);
-        if dialog_gone && !of_a_subscription {
+        // While it rings, its INVITE's own answer says whether it is there.
+        if dialog_gone && !of_a_subscription && self.state.answered.is_some() {
             self.state.leg_mut(leg).gone = true;
             return self.end(StatusCode::CALL_DOES_NOT_EXIST, EndedBy::System, now, effects);
         }
@@ -264,6 +265,9 @@ impl Call {
         }
         let answer = relay.request.response(StatusCode::REQUEST_TIMEOUT, None);
         let effect = Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), answer));
+        if relay.is_offer() && self.state.answered.is_none() {
+            return self.put(vec![effect]);
+        }
         if relay.is_offer() {
             // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, vec![effect]);

@@ -75,6 +75,12 @@ impl Call {
         self.put(then)
     }
 
+    /// What a leg has asked that is over, or was asked: whoever waits for an answer gets one.
+    pub(super) fn drop_relays(&mut self, leg: LegId) -> Vec<Effect> {
+        let open = |relay: &mut Relay| relay.from == leg || relay.to == leg;
+        self.state.relays.extract_if(.., open).map(|relay| relay.terminated()).collect()
+    }
+
     /// Legs that are over while the call goes on: whoever waits for an answer from them, or is one of them, gets one.
     pub(super) fn drop_legs(&mut self, over: impl Fn(&CallLeg) -> bool) -> Vec<Effect> {
         let gone: Vec<LegId> = self.state.legs.iter().filter(|leg| over(leg)).map(|leg| leg.id).collect();

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::reliable::supported;
+use super::reliable::{is_reliable, supported};
 use super::timer::{MOST, least_of};
 use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
 use crate::clock::Timestamp;
@@ -77,7 +77,6 @@ impl Onward {
         let referred = call.invite.headers.all(&Name::ReferredBy).filter(|_| call.trusted && !private);
         headers.extend(referred.map(|value| (Name::ReferredBy, value.clone())));
         headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
-        headers.push((Name::Supported, supported(call.body.as_ref()).into()));
         Self { headers, body: call.body.clone(), from }
     }
 
@@ -96,7 +95,6 @@ impl Onward {
         let headers = sent.headers.iter().filter(|(name, value)| !ours(name, value));
         let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
         let body = Body::of(&sent.headers, &sent.body);
-        let headers = headers.chain([(Name::Supported, supported(body.as_ref()).into())]);
         Self { headers: headers.collect(), body, from: None }
     }
 }
@@ -140,6 +138,7 @@ fn say_diverted(invite: &mut Request, diverted: &[String], last: &str) {
 impl Call {
     /// Calls those who are next; nobody if nobody waits.
     pub(super) fn call_next(&mut self, onward: &Onward, now: Timestamp) -> Vec<Effect> {
+        let sole = self.state.is_sole();
         let mut next = self.state.take_next();
         if !next.is_empty() {
             self.state.called = now;
@@ -152,10 +151,10 @@ impl Call {
         self.state.waiting.splice(0..0, more);
         let each = u32::try_from(next.len()).map_or(1, |all| breadth / all.max(1));
         let each = Some(each).filter(|_| self.state.breadth.is_some() || next.len() > 1);
-        next.into_iter().map(|target| self.call_one(target, onward, each)).collect()
+        next.into_iter().map(|target| self.call_one(target, onward, each, sole)).collect()
     }
 
-    fn call_one(&mut self, target: Target, onward: &Onward, breadth: Option<u32>) -> Effect {
+    fn call_one(&mut self, target: Target, onward: &Onward, breadth: Option<u32>, sole: bool) -> Effect {
         let leg = self.state.next_leg();
         let token = self.state.token(leg);
         let caller = &self.state.leg(LegId::CALLER).dialog;
@@ -169,12 +168,12 @@ impl Call {
             target.flow,
         );
         self.state.add_leg(leg, dialog, target.phone);
-        let mut invite = self.invite_for(leg, &target.path, onward, breadth);
+        let mut invite = self.invite_for(leg, &target.path, onward, (breadth, sole));
         let mut datagram = None;
         if let Some(long) = target.long.filter(|_| encode_request(&invite).len() > LONGEST_DATAGRAM) {
             datagram = Some(target.flow);
             self.go_by(leg, long);
-            invite = self.invite_for(leg, &target.path, onward, breadth);
+            invite = self.invite_for(leg, &target.path, onward, (breadth, sole));
         }
         self.send_invite(leg, invite, onward.body.is_none(), datagram)
     }
@@ -186,8 +185,8 @@ impl Call {
         (dialog.flow, dialog.contact) = (flow, flow.contact(&token));
     }
 
-    fn invite_for(&mut self, leg: LegId, path: &[Text], onward: &Onward, breadth: Option<u32>) -> Request {
-        let mut invite = self.first_invite(leg, path, onward);
+    fn invite_for(&mut self, leg: LegId, path: &[Text], onward: &Onward, (breadth, sole): (Option<u32>, bool)) -> Request {
+        let mut invite = self.first_invite(leg, path, onward, sole);
         if let Some(breadth) = breadth {
             invite.headers.push_text(Name::MaxBreadth, breadth.to_string());
         }
@@ -204,10 +203,11 @@ impl Call {
         Effect::Leg(leg, LegCommand::Send(invite, this.dialog.flow))
     }
 
-    /// There is no connection for what is too long for a datagram (RFC 3261 §18.1.1): it goes as one all the same.
-    fn too_long_for_nobody(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
+    /// There is no connection for what is too long for a datagram (RFC 3261 §18.1.1), or nobody speaks SIP on it: it goes as one all the
+    /// same.
+    fn as_datagram(&mut self, leg: LegId) -> Option<Effect> {
         let out = self.state.leg(leg).out.clone().filter(|out| out.stage == StageOut::Calling)?;
-        let flow = out.datagram.filter(|_| response.status == StatusCode::FLOW_FAILED)?;
+        let flow = out.datagram?;
         self.go_by(leg, flow);
         let invite = self.same_invite(leg, &out.request);
         Some(self.send_invite(leg, invite, out.late_offer, None))
@@ -216,12 +216,12 @@ impl Call {
     /// A leg's INVITE once more, as another transaction.
     fn same_invite(&mut self, leg: LegId, sent: &Request) -> Request {
         let route: Vec<Text> = sent.headers.list(&Name::Route).collect();
-        let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]));
+        let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]), is_reliable(sent));
         invite.headers.copy(&sent.headers, &Name::MaxBreadth);
         invite
     }
 
-    fn first_invite(&mut self, leg: LegId, path: &[Text], onward: &Onward) -> Request {
+    fn first_invite(&mut self, leg: LegId, path: &[Text], onward: &Onward, sole: bool) -> Request {
         let mut invite = self.dialog_request(leg, Method::Invite);
         for route in path {
             invite.headers.push_text(Name::Route, route);
@@ -233,6 +233,7 @@ impl Call {
                 invite.headers.push(name.clone(), value.clone());
             }
         }
+        invite.headers.push_text(Name::Supported, supported(onward.body.as_ref(), sole));
         self.ask_for_timer(leg, &mut invite);
         set_body(&mut invite, onward.body.as_ref());
         invite
@@ -241,7 +242,10 @@ impl Call {
     /// A phone doesn't take the call.
     pub(super) fn refused(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
         let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
-        if let Some(again) = self.asked_too_often(leg, response).or_else(|| self.too_long_for_nobody(leg, response)) {
+        if let Some(again) = self.asked_too_often(leg, response).or_else(|| {
+            let unreached = response.status == StatusCode::FLOW_FAILED;
+            if unreached { self.as_datagram(leg) } else { None }
+        }) {
             return self.put(vec![acknowledge, again]);
         }
         let this = self.state.leg_mut(leg);
@@ -258,6 +262,7 @@ impl Call {
             return self.end(response.status, EndedBy::Callee, now, vec![acknowledge]);
         }
         let mut then = vec![acknowledge];
+        then.extend(self.drop_relays(leg));
         if response.status.class() == Class::Redirect {
             then.extend(self.sent_on(leg, response));
         }
@@ -292,10 +297,19 @@ impl Call {
         self.give_up_on(leg, StatusCode::REQUEST_TIMEOUT, Vec::new(), now)
     }
 
-    /// A server says nothing: the next of its domain's has its turn. Should it answer after all, it has the call.
+    /// Somebody says nothing: there is another way, or the next server of the domain has its turn. Should it answer after all, it has the
+    /// call.
     pub(super) fn is_silent(&mut self, leg: LegId, now: Timestamp) -> Step {
-        let cancel = Effect::Leg(leg, LegCommand::Cancel);
-        self.give_up_on(leg, StatusCode::REQUEST_TIMEOUT, vec![cancel], now)
+        if let Some(again) = self.as_datagram(leg) {
+            self.state.called = now;
+            return self.put(vec![again]);
+        }
+        let this = self.state.leg_mut(leg);
+        this.refused = Some(StatusCode::REQUEST_TIMEOUT);
+        if let Some(out) = &mut this.out {
+            out.stage = StageOut::Cancelling;
+        }
+        self.one_less(vec![Effect::Leg(leg, LegCommand::Cancel)], now)
     }
 
     /// A phone that has not got the call hangs up in the dialog that it has with us: that is its own end, and nobody else's.
@@ -315,7 +329,7 @@ impl Call {
     }
 
     /// A phone is not waited for any more; it counts as one that has said this, unless it has said something itself.
-    fn give_up_on(&mut self, leg: LegId, status: StatusCode, then: Vec<Effect>, now: Timestamp) -> Step {
+    fn give_up_on(&mut self, leg: LegId, status: StatusCode, mut then: Vec<Effect>, now: Timestamp) -> Step {
         let this = self.state.leg_mut(leg);
         if this.refused.is_some() {
             return Step::free(then);
@@ -324,6 +338,7 @@ impl Call {
         if let Some(out) = &mut this.out {
             out.stage = StageOut::Refused;
         }
+        then.extend(self.drop_relays(leg));
         self.one_less(then, now)
     }
 

@@ -318,12 +318,18 @@ impl Call {
             LegEvent::Cancelled { invite, cancel } => self.cancelled(leg, invite, cancel, now),
             LegEvent::Acked(ack) => self.acked(leg, &ack),
             LegEvent::Response(response) => self.response(leg, response, now),
+            LegEvent::Trying => {
+                // Nothing that anybody is told: no commit, and nothing to go back to.
+                self.state.leg_mut(leg).tries = true;
+                self.committed.legs.iter_mut().filter(|own| own.id == leg).for_each(|own| own.tries = true);
+                Step::default()
+            }
             LegEvent::NoResponse(request) => self.no_response(leg, &request, now),
             LegEvent::NoAck if self.state.ended.is_none() => {
                 self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new())
             }
             // RFC 3262 §3.
-            LegEvent::NoPrack if self.state.ended.is_none() => {
+            LegEvent::NoPrack if self.state.ended.is_none() && self.is_unheard() => {
                 self.end(StatusCode::SERVER_TIME_OUT, EndedBy::System, now, Vec::new())
             }
             LegEvent::NoAck | LegEvent::NoPrack => Step::default(),
@@ -399,7 +405,9 @@ impl Call {
         let body = relay.answer.clone().flatten();
         let dialog = &self.state.leg(relay.from).dialog;
         let mut response = dialog_response(&relay.request, StatusCode::OK, dialog, body.as_ref());
-        self.tell_timer(relay.from, &mut response);
+        if relay.onward.method == Method::Invite {
+            self.tell_timer(relay.from, &mut response);
+        }
         Effect::Leg(relay.from, LegCommand::Respond(TxKey::of(&relay.request), response))
     }
 }

@@ -51,6 +51,11 @@ fn has_tag(headers: &Headers, name: &Name) -> bool {
     headers.list(name).any(|tag| tag.eq_ignore_ascii_case(TAG))
 }
 
+/// Whether an INVITE of ours says that we can do it.
+pub(super) fn is_reliable(invite: &Request) -> bool {
+    has_tag(&invite.headers, &Name::Supported)
+}
+
 /// The number of a reliable answer (RFC 3262 §4).
 fn rseq_of(response: &Response) -> Option<u32> {
     let number = response.headers.number(&Name::RSeq, "RSeq").ok().flatten()?;
@@ -65,9 +70,10 @@ fn rack_of(request: &Request) -> Option<(u32, u32)> {
     (parts.next() == Some("INVITE") && parts.next().is_none()).then_some((rseq, cseq))
 }
 
-/// What our INVITEs say that we can do. An offer that comes in a reliable answer we couldn't answer in a PRACK: its answer is the caller's ACK.
-pub(super) fn supported(body: Option<&Body>) -> &'static str {
-    if body.is_some() { "replaces, 100rel" } else { "replaces" }
+/// What our INVITEs say that we can do. An offer that comes in a reliable answer we couldn't answer in a PRACK: its answer is the caller's
+/// ACK. And of several phones' answers one holds, and which is known when one of them takes the call.
+pub(super) fn supported(body: Option<&Body>, sole: bool) -> &'static str {
+    if body.is_some() && sole { "replaces, 100rel" } else { "replaces" }
 }
 
 impl InviteIn {
@@ -112,11 +118,8 @@ impl Call {
     /// Whether a provisional answer is to be made nothing of: it came before, or others before it did not (RFC 3262 §4).
     pub(super) fn is_out_of_turn(&self, leg: LegId, response: &Response) -> bool {
         let this = self.state.leg(leg);
-        match (self.asks_for_prack(leg, response), &this.pracked) {
-            (Some((tag, rseq)), Some(last)) if last.tag == tag => rseq.checked_sub(1) != Some(last.rseq),
-            (Some(_), Some(last)) => last.count >= MOST_PRACKS,
-            (Some(_) | None, _) => false,
-        }
+        let (Some((tag, rseq)), Some(last)) = (self.asks_for_prack(leg, response), &this.pracked) else { return false };
+        last.count >= MOST_PRACKS || (last.tag == tag && rseq.checked_sub(1) != Some(last.rseq))
     }
 
     /// The dialog and number of an answer that we have to acknowledge.
@@ -132,9 +135,10 @@ impl Call {
         let number = response.headers.cseq().ok()?.number;
         let this = self.state.leg_mut(leg);
         let count = this.pracked.as_ref().map_or(0, |last| last.count).saturating_add(1);
+        let another = this.pracked.as_ref().is_some_and(|last| last.tag != tag);
         this.pracked = Some(Pracked { tag, rseq, count });
-        // RFC 3261 §13.2.1: the first is the answer, whatever comes after it.
-        if this.early.is_none() {
+        // RFC 3261 §13.2.1: of a phone the first is the answer, whatever comes after it; behind a proxy there may be another phone.
+        if this.early.is_none() || another && body.is_some() {
             this.early = body.cloned();
         }
         let mut prack = self.dialog_request(leg, Method::Prack);
@@ -153,7 +157,7 @@ impl Call {
 
     fn take_stage(&mut self, stage: StageIn, reliably: bool) -> Shown {
         // Of several phones' descriptions one holds, and which is not known yet.
-        let sole = self.state.branches().count() == 1 && self.state.waiting.is_empty();
+        let sole = self.state.is_sole();
         let late_offer = self.state.branches().any(|leg| leg.out.as_ref().is_some_and(|out| out.late_offer));
         let first = self.incarnation % MOST_FIRST + 1;
         let Some(inbound) = &mut self.state.leg_mut(LegId::CALLER).inbound else { return Shown::Nothing };
@@ -200,12 +204,19 @@ impl Call {
             let reliable = inbound.reliable.as_mut()?;
             (!reliable.acked && rack == Some((reliable.rseq, number))).then_some(reliable)
         });
-        let Some(reliable) = heard else { return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST) };
+        let Some(reliable) = heard else {
+            // RFC 3262 §3: it may have been overtaken by the answer.
+            let late = rack.is_some() && rack == self.state.leg(leg).unheard;
+            let status = if late { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
+            return respond(leg, key, &request, status);
+        };
         reliable.acked = true;
         let next = reliable.next.take();
         let mut then = Vec::new();
-        match takes {
-            _ if request.body.is_empty() => {
+        // A description that can't be used has been taken out, but not that there was one.
+        let offers = !request.body.is_empty() || request.headers.get(&Name::ContentType).is_some();
+        match takes.filter(|_| !request.body.is_empty()) {
+            _ if !offers => {
                 self.state.leg_mut(leg).updated = Updated::by(&request, None);
                 then.push(Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None))));
             }
@@ -219,6 +230,22 @@ impl Call {
             then.extend(self.show(next, true).0);
         }
         self.put(then)
+    }
+
+    /// Whether the caller hasn't said that it has heard what it was told.
+    pub(super) fn is_unheard(&self) -> bool {
+        let inbound = self.state.leg(LegId::CALLER).inbound.as_ref();
+        inbound.and_then(|inbound| inbound.reliable.as_ref()).is_some_and(|reliable| !reliable.acked)
+    }
+
+    /// The caller has acknowledged the answer, and what came before perhaps not yet.
+    pub(super) fn remember_unheard(&mut self, leg: LegId) {
+        let inbound = self.state.leg(leg).inbound.as_ref();
+        let unheard = inbound.and_then(|inbound| {
+            let reliable = inbound.reliable.as_ref().filter(|reliable| !reliable.acked)?;
+            Some((reliable.rseq, inbound.request.headers.cseq().ok()?.number))
+        });
+        self.state.leg_mut(leg).unheard = unheard;
     }
 
     /// What a phone has said of itself with a provisional answer.

@@ -255,6 +255,7 @@ impl Call {
         let answered = |inbound: &InviteIn| matches!(inbound.stage, StageIn::Answered(_));
         if self.state.leg(leg).inbound.as_ref().is_some_and(answered) {
             let Some(other) = self.state.peer(leg) else { return Step::default() };
+            self.remember_unheard(leg);
             self.state.leg_mut(leg).inbound = None;
             let waiting = self.state.leg_mut(other).out.take();
             let then = waiting.map(|out| self.acknowledge(other, &out.request, body)).into_iter().collect();

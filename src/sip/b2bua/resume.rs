@@ -14,6 +14,7 @@ impl Call {
         let mut state = state;
         for leg in &mut state.legs {
             (leg.reserved, leg.asked) = (leg.dialog.local_cseq, leg.dialog.local_cseq);
+            leg.pracked = None;
         }
         let call = Self { committed: state.clone(), state, incarnation, branches: 0 };
         let mut effects: Vec<Effect> = call.state.leg_ids().into_iter().flat_map(|leg| call.resume_leg(leg)).collect();
@@ -23,8 +24,16 @@ impl Call {
         (call, effects)
     }
 
+    /// What a leg that was made anew, while its call lives, must take up.
+    pub fn remake_leg(&mut self, leg: LegId) -> Vec<Effect> {
+        // Its PRACKs have gone with it.
+        self.state.leg_mut(leg).pracked = None;
+        self.committed.legs.iter_mut().filter(|own| own.id == leg).for_each(|own| own.pracked = None);
+        self.resume_leg(leg)
+    }
+
     /// What a leg that was just made must take up.
-    pub fn resume_leg(&self, leg: LegId) -> Vec<Effect> {
+    fn resume_leg(&self, leg: LegId) -> Vec<Effect> {
         let mut commands = Vec::new();
         let this = self.state.leg(leg);
         let flow = this.dialog.flow;
@@ -34,6 +43,8 @@ impl Call {
         if let Some(out) = &this.out {
             match out.stage {
                 StageOut::Calling => commands.push(LegCommand::Send(out.request.clone(), flow)),
+                // Nobody repeats its refusal on a connection, and asked again it would ring again.
+                StageOut::Refused if flow.transport.is_reliable() => {}
                 StageOut::Proceeding | StageOut::Refused => commands.push(LegCommand::Adopt(out.request.clone(), flow)),
                 StageOut::Cancelling => {
                     commands.push(LegCommand::Adopt(out.request.clone(), flow));

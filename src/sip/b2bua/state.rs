@@ -127,6 +127,10 @@ pub struct CallLeg {
     pub updated: Option<Updated>,
     /// What it has described reliably before it answered: its 200 need not say it again.
     pub early: Option<Body>,
+    /// It has said 100. Not stored.
+    pub tries: bool,
+    /// What was said to it reliably and was not acknowledged before the call was answered: its number, and its request's. Not stored.
+    pub unheard: Option<(u32, u32)>,
     /// The last of its reliable answers. Not stored.
     pub pracked: Option<Pracked>,
     /// The CSeq numbers that the committed record lets it use: a new owner goes on behind them. Not stored.
@@ -370,6 +374,8 @@ impl CallLeg {
             forks: 0,
             updated: None,
             early: None,
+            tries: false,
+            unheard: None,
             pracked: None,
             reserved: 0,
             asked: 0,
@@ -493,6 +499,14 @@ impl CallState {
         flows.map(of).max().unwrap_or(OtherFlow::None)
     }
 
+    /// Whether all that are called, or wait to be, are one: another's description can't come after theirs.
+    pub(super) fn is_sole(&self) -> bool {
+        let waiting = self.waiting.iter().map(|target| target.phone.as_ref());
+        let mut all = self.branches().map(|leg| leg.phone.as_ref()).chain(waiting);
+        let first = all.next();
+        first.is_none_or(|first| all.all(|other| is_same_phone(first, other)))
+    }
+
     pub(super) fn next_leg(&self) -> LegId {
         LegId(self.legs.iter().map(|leg| leg.id.0).max().unwrap_or(0) + 1)
     }
@@ -514,13 +528,16 @@ impl CallState {
         waits.then(|| self.called + TURN)
     }
 
-    /// A server that has said nothing at all, not even 100, when another of its domain's waits: since when it is too late.
+    /// Who has said nothing at all, not even 100, when there is another way to try, and since when it is too late.
     pub(super) fn silent(&self) -> Option<(LegId, Timestamp)> {
-        let calls = |leg: &CallLeg| leg.refused.is_none() && leg.out.as_ref().is_some_and(|out| out.stage == StageOut::Calling);
+        let calls = |leg: &CallLeg| {
+            leg.refused.is_none() && !leg.tries && leg.out.as_ref().is_some_and(|out| out.stage == StageOut::Calling)
+        };
+        let datagram = |leg: &CallLeg| leg.out.as_ref().is_some_and(|out| out.datagram.is_some());
         let waits = |leg: &CallLeg| self.waiting.iter().any(|target| is_same_phone(target.phone.as_ref(), leg.phone.as_ref()));
         let server = |leg: &CallLeg| leg.phone.as_ref().is_some_and(Phone::is_elsewhere);
         let open = self.answered.is_none() && self.ended.is_none();
-        let silent = self.branches().find(|leg| open && server(leg) && calls(leg) && waits(leg))?;
+        let silent = self.branches().find(|leg| open && calls(leg) && (server(leg) && waits(leg) || datagram(leg)))?;
         Some((silent.id, self.called + SILENT))
     }
 

@@ -189,7 +189,8 @@ fn a_reliable_provisional_answer_is_repeated_until_it_is_acknowledged() {
     assert_eq!(out.pop(), Some(LegOutput::Event(LegEvent::NoPrack)));
     assert_eq!(out.len(), 6);
     let (mut leg, _) = rung();
-    let prack = request("PRACK", 2);
+    let mut prack = request("PRACK", 2);
+    prack.headers.push_text(Name::RAck, "7 1 INVITE");
     leg.handle(LegInput::Request(prack.clone(), flow()), start, &mut Vec::new());
     let answer = |status| LegCommand::Respond(TxKey::of(&prack), prack.response(status, None));
     let mut refused = rung().0;
@@ -198,6 +199,13 @@ fn a_reliable_provisional_answer_is_repeated_until_it_is_acknowledged() {
     assert_eq!(refused.answers.len(), 1);
     leg.handle(LegInput::Command(answer(StatusCode::OK)), start, &mut Vec::new());
     assert!(leg.answers.is_empty());
+    // The PRACK of an earlier one says nothing of this one.
+    let (mut leg, _) = rung();
+    prack.headers.set(Name::RAck, "6 1 INVITE");
+    leg.handle(LegInput::Request(prack.clone(), flow()), start, &mut Vec::new());
+    let earlier = LegCommand::Respond(TxKey::of(&prack), prack.response(StatusCode::OK, None));
+    leg.handle(LegInput::Command(earlier), start, &mut Vec::new());
+    assert_eq!(leg.answers.len(), 1);
     let (mut leg, invite) = rung();
     let busy = LegCommand::Respond(TxKey::of(&invite), invite.response(StatusCode::BUSY_HERE, Some("2")));
     leg.handle(LegInput::Command(busy), start, &mut Vec::new());

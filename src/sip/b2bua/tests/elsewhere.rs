@@ -79,6 +79,15 @@ fn a_silent_server_gives_its_turn_away_and_may_still_answer() {
     assert!(call.deadline().unwrap().since(due) > Duration::from_secs(20), "the last is waited for");
     let step = says(&mut call, 1, 200, due);
     assert!(call.state().answerer == Some(LegId(1)) && step.commit.is_some());
+    // Nor is one that has said 100 hurried, and in a call that goes on elsewhere the silent one is cancelled.
+    let mut call = called(vec![server(1), server(2)], "");
+    let _ = call.handle(CallInput::Timeout, due);
+    call.committed();
+    let (_, open) = Call::resume(call.state().clone(), 9);
+    assert!(open.contains(&Effect::Leg(LegId(1), LegCommand::Cancel)));
+    let mut call = called(vec![server(1), server(2)], "");
+    let _ = call.handle(CallInput::Leg(LegId(1), LegEvent::Trying), NOW);
+    assert!(call.deadline().unwrap().since(NOW) > Duration::from_secs(20));
     let mut call = called(vec![server(1), server(2)], "");
     let _ = says(&mut call, 1, 180, NOW);
     assert!(call.deadline().unwrap().since(NOW) > Duration::from_secs(20), "one that rings is waited for");

@@ -165,9 +165,10 @@ fn a_description_that_came_reliably_is_in_the_200_of_a_caller_who_has_not_heard_
 #[test]
 fn while_several_phones_ring_nothing_is_described_for_good() {
     let (mut call, sent) = called("Supported: 100rel\r\n", 2, true);
-    assert_eq!(caller_hears(&rings(&mut call, &sent[0], LegId(1), 183, &reliably("1"), "one")), plainly(183, "one"));
+    assert!(!sent.iter().any(|invite| invite.headers.list(&Name::Supported).any(|tag| &*tag == "100rel")));
+    assert_eq!(caller_hears(&rings(&mut call, &sent[0], LegId(1), 183, &[], "one")), plainly(183, "one"));
     let (mut call, sent) = called("Require: 100rel\r\n", 2, true);
-    assert_eq!(caller_hears(&rings(&mut call, &sent[0], LegId(1), 183, &reliably("1"), "one")), said(42, 183, ""));
+    assert_eq!(caller_hears(&rings(&mut call, &sent[0], LegId(1), 183, &[], "one")), said(42, 183, ""));
 }
 
 /// RFC 3262 §5: the offer would have to come with it.
@@ -247,4 +248,41 @@ fn a_prack_may_offer_something_else() {
         assert_eq!(caller_hears(&step), plainly(200, "taken"));
         assert!(!callee_hears(&step, LegId::CALLEE).contains(&"ACK".to_owned()));
     }
+}
+
+/// Without it the call would be hung up on for a PRACK that was overtaken.
+#[test]
+fn a_prack_that_the_answer_has_overtaken_is_taken() {
+    let (mut call, sent) = called("Require: 100rel\r\n", 1, true);
+    let _ = rings(&mut call, &sent[0], LegId::CALLEE, 180, &[], "");
+    let _ = takes(&mut call, &sent[0], LegId::CALLEE, "answer");
+    let ack = in_dialog(&call, "ACK", 1);
+    let _ = call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Acked(ack)), NOW);
+    call.committed();
+    for (number, rack, status) in [(2, "42 1 INVITE", 200), (3, "43 1 INVITE", 481)] {
+        let late = prack(&call, number, rack, "");
+        assert_eq!(caller_hears(&ask(&mut call, late, flow(0), NOW)), plainly(status, ""));
+    }
+}
+
+/// A phone that refuses the call while it is asked for something else has refused that, too, and whoever rings next goes on ringing.
+#[test]
+fn what_a_phone_was_asked_while_it_rang_is_over_when_it_refuses() {
+    let (mut call, sent) = called("Supported: 100rel\r\n", 1, true);
+    let _ = rings(&mut call, &sent[0], LegId::CALLEE, 183, &reliably("7"), "answer");
+    let heard = prack(&call, 2, "42 1 INVITE", "");
+    let _ = ask(&mut call, heard, flow(0), NOW);
+    call.committed();
+    let mut update = in_dialog(&call, "UPDATE", 3);
+    update.body = Bytes::from_static(b"other");
+    let _ = ask(&mut call, update, flow(0), NOW);
+    call.committed();
+    let onward = call.state().relays[0].onward.clone();
+    let moved = sent[0].response(StatusCode::new(302).unwrap(), Some("b")).with(Name::Contact, "<sip:c@x>");
+    let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(moved)), NOW);
+    call.committed();
+    assert_eq!(caller_hears(&step), plainly(487, ""));
+    let gone = onward.response(StatusCode::CALL_DOES_NOT_EXIST, None);
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(gone)), NOW);
+    assert!(call.state().ended.is_none(), "who it was sent on to is being looked for");
 }
