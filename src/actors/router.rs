@@ -546,11 +546,8 @@ fn message(services: &Arc<Services>, request: Request, packet: &Packet) {
         return transport::respond(services, from, endpoint::stateless(&request, StatusCode::REQUEST_ENTITY_TOO_LARGE));
     }
     let Some((request, Admitted { caller, trusted, callee, gruu, .. })) = admit(services, request, packet) else { return };
-    let elsewhere = services.elsewhere.serves(callee.domain());
     find(services, vnode, &callee, gruu.as_ref(), move |services, found| match (found, services.vnode(vnode)) {
-        (Ok(mut targets), Some(open)) => {
-            // Phones are all told; of servers one is enough.
-            targets.truncate(if elsewhere { 1 } else { targets.len() });
+        (Ok(targets), Some(open)) => {
             let id = CallId(rand::random());
             let new = NewPage { id, vnode, request, from, targets, user: caller.to_string(), trusted };
             let _ = open.pager.cast(PagerMsg::Begin(Box::new(new)));

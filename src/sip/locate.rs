@@ -6,8 +6,13 @@
 //!
 //! An address, a port or a transport in the URI makes the steps before it needless (§4.1, §4.2).
 
+use std::time::Duration;
+
 use super::headers::Transport;
 use super::uri::{Host, Uri};
+
+/// A server is given up that has said nothing for so long when its domain has another: before who asks gives up.
+pub const SILENT: Duration = Duration::from_secs(4);
 
 /// What we speak with servers.
 const OURS: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::b2bua::Target;
 use super::dialog::{Flow, without_tag};
 use super::identity::{Identity, is_private};
+use super::locate::SILENT;
 use super::message::{Headers, Request, Response};
+use super::registrar::Phone;
 use super::status::Class;
 use super::token::Token;
 use super::transaction::{Client, ClientInput, ClientOutput, Server, ServerInput, ServerOutput, Timers};
@@ -80,6 +82,8 @@ struct PageLeg {
     waits: Option<Timestamp>,
     /// When that was noticed first.
     lost: Option<Timestamp>,
+    /// A server that must say something until then: another waits.
+    speaks_by: Option<Timestamp>,
     /// It has said something final, or never will.
     done: bool,
 }
@@ -144,7 +148,7 @@ impl Page {
         let open = self.server.is_open();
         let trying = Some(self.begun + TRYING).filter(|_| open && !self.told_to_wait);
         let give_up = Some(self.begun + GIVE_UP).filter(|_| open);
-        let legs = self.legs.iter().flat_map(|leg| [leg.client.deadline(), leg.waits.filter(|_| !leg.done)]);
+        let legs = self.legs.iter().flat_map(|leg| [leg.client.deadline(), leg.waits.or(leg.speaks_by).filter(|_| !leg.done)]);
         legs.chain([self.server.deadline(), trying, give_up]).flatten().min()
     }
 
@@ -164,6 +168,13 @@ impl Page {
                 out.push(PageOutput::Look(id, target.clone()));
             }
         }
+        for at in 0..self.legs.len() {
+            let PageLeg { id, speaks_by, done, .. } = &mut self.legs[at];
+            if !*done && speaks_by.take_if(|by| *by <= now).is_some() {
+                let id = *id;
+                self.answered(id, StatusCode::REQUEST_TIMEOUT, now, out);
+            }
+        }
         self.serve(ServerInput::Timeout, now, out);
         let waited = now.since(self.begun);
         if self.server.is_open() && waited >= GIVE_UP {
@@ -180,7 +191,10 @@ impl Page {
         let mut outputs = Vec::new();
         let reliable = target.flow.transport.is_reliable();
         let client = Client::start(self.request_for(id, &target), reliable, self.timers, now, &mut outputs);
-        self.legs.push(PageLeg { id, target, client, waits: None, lost: None, done: false });
+        let another = self.new.targets.iter().any(|other| is_same(&target, other));
+        let elsewhere = target.phone.as_ref().is_some_and(Phone::is_elsewhere);
+        let speaks_by = Some(now + SILENT).filter(|_| another && elsewhere);
+        self.legs.push(PageLeg { id, target, client, waits: None, lost: None, speaks_by, done: false });
         self.performed(id, outputs, now, out);
     }
 
@@ -212,7 +226,10 @@ impl Page {
             return self.respond(status, now, out);
         }
         self.refusals.push(status);
-        let nowhere = [StatusCode::REQUEST_TIMEOUT, StatusCode::FLOW_FAILED].contains(&status);
+        // RFC 3263 §4.3: of another domain the next server may take it.
+        let elsewhere = own.target.phone.as_ref().is_some_and(Phone::is_elsewhere);
+        let nowhere = [StatusCode::REQUEST_TIMEOUT, StatusCode::FLOW_FAILED].contains(&status)
+            || elsewhere && status == StatusCode::SERVICE_UNAVAILABLE;
         let other = self.new.targets.iter().position(|target| nowhere && is_same(&own.target, target));
         if let Some(other) = other.filter(|_| self.legs.len() < MAX_LEGS && self.server.is_open()) {
             let target = self.new.targets.remove(other);
@@ -303,7 +320,6 @@ mod tests {
     use crate::sip::headers::Transport;
     use crate::sip::message::Message;
     use crate::sip::parse;
-    use crate::sip::registrar::Phone;
 
     const BEGIN: Timestamp = Timestamp(1000);
 
@@ -358,6 +374,26 @@ mod tests {
             page.timeout(at, &mut out);
         }
         out
+    }
+
+    /// RFC 3263 §4.3.
+    #[test]
+    fn the_next_server_of_a_domain_has_its_turn() {
+        let server =
+            |port| Target { phone: Some(Phone::elsewhere(Aor::new("b", "y"))), ..target("", flow(Transport::Udp, port)) };
+        let (mut page, out) = page(vec![server(1), server(2), server(3)]);
+        let first = sent(&out);
+        assert_eq!(first.len(), 1, "one after the other");
+        let mut out = Vec::new();
+        page.response(first[0].0, first[0].1.response(StatusCode::SERVICE_UNAVAILABLE, None), BEGIN, &mut out);
+        assert_eq!(sent(&out).iter().map(|(.., flow)| flow.remote.port()).collect::<Vec<_>>(), [2]);
+        // The second says nothing.
+        let due = BEGIN + SILENT;
+        let mut out = Vec::new();
+        while let Some(at) = page.deadline().filter(|at| *at <= due) {
+            page.timeout(at, &mut out);
+        }
+        assert_eq!(sent(&out).last().unwrap().2.remote.port(), 3);
     }
 
     #[test]

@@ -33,8 +33,6 @@ const BREADTH: u32 = 60;
 const MAX_REDIRECTS: usize = 5;
 /// The longest request that is sent as a datagram, unless there is no other way (RFC 3261 §18.1.1).
 const LONGEST_DATAGRAM: usize = 1300;
-/// A server is given up that has said nothing for so long when its domain has another: before its caller gives up.
-pub(super) const SILENT: Duration = Duration::from_secs(4);
 /// How long those who are called may ring while others wait for their turn.
 pub(super) const TURN: Duration = Duration::from_secs(20);
 

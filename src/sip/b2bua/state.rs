@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::fork::{MAX_TARGETS, SILENT, TURN};
+use super::fork::{MAX_TARGETS, TURN};
 use super::reliable::Pracked;
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::locate::SILENT;
 use crate::sip::message::{Headers, Request};
 use crate::sip::registrar::Phone;
 use crate::sip::token::Token;
