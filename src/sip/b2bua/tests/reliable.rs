@@ -187,7 +187,6 @@ fn a_new_owner_goes_on_where_both_sides_are() {
     let _ = rings(&mut call, &sent[0], LegId::CALLEE, 183, &reliably("7"), "answer");
     let (mut next, effects) = Call::resume(call.state().clone(), 9);
     assert_eq!(caller_hears(&Step::free(effects)), said(42, 183, "answer"));
-    next.state.leg_mut(LegId::CALLEE).pracked = None;
     let step = rings(&mut next, &sent[0], LegId::CALLEE, 183, &reliably("7"), "answer");
     assert_eq!(callee_hears(&step, LegId::CALLEE), ["PRACK 7 1 INVITE"]);
     assert_eq!(caller_hears(&step), []);
