@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::reliable::{is_reliable, supported};
+use super::reliable::{is_reliable, supported, wants_reliable};
 use super::timer::{MOST, least_of};
 use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
 use crate::clock::Timestamp;
@@ -201,20 +201,31 @@ impl Call {
         Effect::Leg(leg, LegCommand::Send(invite, this.dialog.flow))
     }
 
+    /// A phone doesn't ring but reliably (RFC 3262 §3): it is called once more.
+    fn asked_unreliably(&mut self, leg: LegId, response: &Response) -> Option<Effect> {
+        let out = self.state.leg(leg).out.clone()?;
+        let rings = matches!(out.stage, StageOut::Calling | StageOut::Proceeding);
+        if !rings || out.late_offer || is_reliable(&out.request) || !wants_reliable(&response.headers) {
+            return None;
+        }
+        let invite = self.same_invite(leg, &out.request, true);
+        Some(self.send_invite(leg, invite, out.late_offer, out.datagram))
+    }
+
     /// There is no connection for what is too long for a datagram (RFC 3261 §18.1.1), or nobody speaks SIP on it: it goes as one all the
     /// same.
     fn as_datagram(&mut self, leg: LegId) -> Option<Effect> {
         let out = self.state.leg(leg).out.clone().filter(|out| out.stage == StageOut::Calling)?;
         let flow = out.datagram?;
         self.go_by(leg, flow);
-        let invite = self.same_invite(leg, &out.request);
+        let invite = self.same_invite(leg, &out.request, is_reliable(&out.request));
         Some(self.send_invite(leg, invite, out.late_offer, None))
     }
 
     /// A leg's INVITE once more, as another transaction.
-    fn same_invite(&mut self, leg: LegId, sent: &Request) -> Request {
+    fn same_invite(&mut self, leg: LegId, sent: &Request, reliably: bool) -> Request {
         let route: Vec<Text> = sent.headers.list(&Name::Route).collect();
-        let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]), is_reliable(sent));
+        let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]), reliably);
         invite.headers.copy(&sent.headers, &Name::MaxBreadth);
         invite
     }
@@ -238,12 +249,16 @@ impl Call {
     }
 
     /// A phone doesn't take the call.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other status is treated alike")]
     pub(super) fn refused(&mut self, leg: LegId, response: &Response, now: Timestamp) -> Step {
         let acknowledge = Effect::Leg(leg, LegCommand::Acknowledge);
-        if let Some(again) = self.asked_too_often(leg, response).or_else(|| {
-            let unreached = response.status == StatusCode::FLOW_FAILED;
-            if unreached { self.as_datagram(leg) } else { None }
-        }) {
+        let again = match response.status {
+            StatusCode::SESSION_INTERVAL_TOO_SMALL => self.asked_too_often(leg, response),
+            StatusCode::EXTENSION_REQUIRED => self.asked_unreliably(leg, response),
+            StatusCode::FLOW_FAILED => self.as_datagram(leg),
+            _ => None,
+        };
+        if let Some(again) = again {
             return self.put(vec![acknowledge, again]);
         }
         let this = self.state.leg_mut(leg);
@@ -280,7 +295,7 @@ impl Call {
         if least <= asked || least > MOST {
             return None;
         }
-        let mut invite = self.same_invite(leg, &out.request);
+        let mut invite = self.same_invite(leg, &out.request, is_reliable(&out.request));
         invite.headers.set(Name::SessionExpires, least.to_string());
         invite.headers.set(Name::MinSe, least.to_string());
         Some(self.send_invite(leg, invite, out.late_offer, out.datagram))

@@ -56,6 +56,11 @@ pub(super) fn is_reliable(invite: &Request) -> bool {
     has_tag(&invite.headers, &Name::Supported)
 }
 
+/// Whether it can't be done without.
+pub(super) fn wants_reliable(headers: &Headers) -> bool {
+    has_tag(headers, &Name::Require)
+}
+
 /// The number of a reliable answer (RFC 3262 §4).
 fn rseq_of(response: &Response) -> Option<u32> {
     let number = response.headers.number(&Name::RSeq, "RSeq").ok().flatten()?;

@@ -285,3 +285,25 @@ fn what_a_phone_was_asked_while_it_rang_is_over_when_it_refuses() {
     let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(gone)), NOW);
     assert!(call.state().ended.is_none(), "who it was sent on to is being looked for");
 }
+
+/// Several phones are not offered it; one that must have it says so, and is asked once more.
+#[test]
+fn a_phone_that_rings_only_reliably_is_asked_so() {
+    let (mut call, sent) = called("", 2, true);
+    let mut refusal = sent[0].response(StatusCode::EXTENSION_REQUIRED, Some("b"));
+    refusal.headers.push_text(Name::Require, "100rel");
+    let refuse = |call: &mut Call, refusal: Response| {
+        let step = call.handle(CallInput::Leg(LegId(1), LegEvent::Response(refusal)), NOW);
+        call.committed();
+        step
+    };
+    assert_eq!(callee_hears(&refuse(&mut call, refusal), LegId(1)), ["INVITE"]);
+    let again = call.state().leg(LegId(1)).out.clone().unwrap().request;
+    assert!(again.headers.list(&Name::Supported).any(|tag| &*tag == "100rel"));
+    assert!(again.headers.cseq().unwrap().number > sent[0].headers.cseq().unwrap().number);
+    // Once.
+    let mut refusal = again.response(StatusCode::EXTENSION_REQUIRED, Some("b"));
+    refusal.headers.push_text(Name::Require, "100rel");
+    assert!(callee_hears(&refuse(&mut call, refusal), LegId(1)).is_empty());
+    assert_eq!(call.state().leg(LegId(1)).refused, Some(StatusCode::EXTENSION_REQUIRED));
+}
