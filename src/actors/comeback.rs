@@ -21,6 +21,7 @@ use crate::sip::Uri;
 use crate::sip::b2bua::CallLeg;
 use crate::sip::dialog::Flow;
 use crate::sip::headers::Transport;
+use crate::sip::locate::default_port;
 use crate::sip::registrar::Phone;
 use crate::sip::uri::Host;
 
@@ -69,7 +70,7 @@ pub async fn back(services: &Services, phone: &Phone, flow: Flow, target: &str) 
 fn way_to_peer(services: &Services, flow: Flow, target: &str) -> Option<Flow> {
     services.peer_at(flow.remote.ip())?;
     let uri = Uri::parse(&target.into()).ok().filter(|uri| uri.host == Some(Host::Ip(flow.remote.ip())))?;
-    let port = uri.port.unwrap_or(if flow.transport == Transport::Tls { 5061 } else { 5060 });
+    let port = uri.port.unwrap_or(default_port(flow.transport));
     let listens = matches!(flow.transport, Transport::Tcp | Transport::Tls);
     listens.then(|| dialed(&services.config, flow.vnode, flow.transport, SocketAddr::new(flow.remote.ip(), port)))?
 }

@@ -40,7 +40,7 @@ use crate::sip::message::{Message, Request, Response};
 use crate::sip::pager::{self, NewPage};
 use crate::sip::registrar::{Binding, Phone, binding_of};
 use crate::sip::token::Token;
-use crate::sip::uri::Scheme;
+use crate::sip::uri::{Scheme, is_plain};
 use crate::sip::{Method, Name, StatusCode, Text, Uri};
 
 /// How long a look-up waits for a vnode that has no owner at the moment.
@@ -119,7 +119,7 @@ fn dispatch(services: &Arc<Services>, packet: &Packet) {
 }
 
 /// What came led to this: for who is listened to, where it came.
-fn learn(services: &Arc<Services>, packet: &Packet, outcome: Outcome) {
+fn learn(services: &Services, packet: &Packet, outcome: Outcome) {
     if packet.passed_on.is_none() {
         services.learn(packet.flow.transport, packet.flow.remote, outcome);
     }
@@ -187,7 +187,7 @@ fn to_subscription(services: &Arc<Services>, token: Token, message: Message, pac
 }
 
 /// To whoever owns a token's vnode, once.
-fn pass_on(services: &Arc<Services>, token: Token, packet: &Packet) {
+fn pass_on(services: &Services, token: Token, packet: &Packet) {
     let owner = services.cluster.owner_of(token.vnode).filter(|owner| *owner != services.node);
     if let Some(owner) = owner.filter(|_| packet.passed_on.is_none()) {
         let bytes = packet.bytes.clone();
@@ -247,7 +247,7 @@ enum Denied {
 }
 
 /// Who sent a request.
-fn authenticate(services: &Arc<Services>, packet: &Packet, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
+fn authenticate(services: &Services, packet: &Packet, request: &Request, challenge: Challenge) -> Result<Aor, Denied> {
     let realm = &services.config.sip.domain;
     let (status, asks, answers) = match challenge {
         Challenge::Registrar => (StatusCode::UNAUTHORIZED, Name::WwwAuthenticate, Name::Authorization),
@@ -277,7 +277,7 @@ fn authenticate(services: &Arc<Services>, packet: &Packet, request: &Request, ch
 }
 
 /// Who a request says that it is of: somebody else has checked it.
-fn said_user(services: &Arc<Services>, request: &Request) -> Option<Aor> {
+fn said_user(services: &Services, request: &Request) -> Option<Aor> {
     let realm = &services.config.sip.domain;
     let credentials = credentials_of(request, &Name::Authorization, realm)?;
     Some(Aor::new(credentials.username.split('@').next().unwrap_or(""), realm))
@@ -291,7 +291,7 @@ fn credentials_of(request: &Request, answers: &Name, realm: &str) -> Option<Cred
 
 /// Whether nobody has shown these credentials before, with anything else or from anywhere else; and whether it is for what is asked, as far
 /// as they say.
-fn is_fresh(services: &Arc<Services>, packet: &Packet, request: &Request, credentials: &Credentials) -> bool {
+fn is_fresh(services: &Services, packet: &Packet, request: &Request, credentials: &Credentials) -> bool {
     let user = |uri: &Text| Uri::parse(uri).ok().and_then(|uri| uri.user_text());
     if user(&credentials.uri.as_str().into()).is_some_and(|meant| user(&request.uri).is_some_and(|asked| asked != meant)) {
         return false;
@@ -302,7 +302,7 @@ fn is_fresh(services: &Arc<Services>, packet: &Packet, request: &Request, creden
 }
 
 /// The peer that sent a request, unless it comes with credentials: then it is somebody's who shares its address.
-fn peer_of(services: &Arc<Services>, request: &Request, flow: Flow) -> Option<Peer> {
+fn peer_of(services: &Services, request: &Request, flow: Flow) -> Option<Peer> {
     let bare = request.headers.get(&Name::Authorization).is_none() && request.headers.get(&Name::ProxyAuthorization).is_none();
     let certified = || services.sockets.peer_of(&flow).map(|peer| Peer::clone(&peer));
     services.peer_at(flow.remote.ip()).cloned().or_else(certified).filter(|_| bare)
@@ -340,7 +340,7 @@ fn turn_away(services: &Arc<Services>, packet: &Packet, request: Request, respon
 }
 
 /// The AoR that a URI means, if it is one of our domain (or one of our addresses, as phones without DNS say).
-fn aor_of(services: &Arc<Services>, uri: &Uri) -> Option<Aor> {
+fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
     let domain = &services.config.sip.domain;
     let user = uri.user_text().filter(|user| !user.is_empty())?;
     let host = uri.host_text();
@@ -624,7 +624,7 @@ fn refuse(services: &Arc<Services>, flow: Flow, request: &Request, status: Statu
 
 /// By what flow a call reaches a phone: the one that the phone opened. Where addresses are fixed a phone that is behind no NAT is
 /// reached from the call's own vnode, so that one owner has both legs and can ask them to come along.
-fn way_to(services: &Arc<Services>, vnode: VnodeId, binding: &Binding) -> Flow {
+fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
     // A connection can be used only where it ends.
     let direct =
         !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
@@ -633,7 +633,7 @@ fn way_to(services: &Arc<Services>, vnode: VnodeId, binding: &Binding) -> Flow {
 }
 
 /// By what connection a call reaches a phone with what is too long for a datagram (RFC 3261 §18.1.1): one that is behind no NAT may listen.
-fn long_way_to(services: &Arc<Services>, vnode: VnodeId, binding: &Binding) -> Option<Flow> {
+fn long_way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Option<Flow> {
     let wanted = services.config.sip.long_by_tcp && binding.flow.transport == Transport::Udp && binding.path.is_empty();
     let uri = Uri::parse(&binding.contact).ok().filter(|uri| wanted && binding.flow.is_direct(uri))?;
     // Who says over what is meant so.
@@ -652,17 +652,14 @@ fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone 
 }
 
 /// Whom an INVITE is for, and which of their phones if it says so.
-fn callee_of(services: &Arc<Services>, request: &Request) -> Option<(Aor, Option<Gruu>)> {
+fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu>)> {
     let uri = Uri::parse(&request.uri).ok()?;
     // A phone was told of another by what it knows of it: our Contact.
     if let Some(token) = uri.user_text().and_then(|user| user.parse::<Token>().ok()) {
         return transfer::user_behind(services, token).map(|aor| (aor, None));
     }
     let Some(aor) = aor_of(services, &uri) else {
-        // It goes into what others read: nothing that they could take for something else.
-        let stands =
-            |user: &String| !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"@\\".contains(&byte));
-        let user = uri.user_text().filter(stands)?;
+        let user = uri.user_text().filter(|user| is_plain(user))?;
         return services.elsewhere.serves(&uri.host_text()).then(|| (Aor::new(&user, &uri.host_text()), None));
     };
     match services.gruus.read(&uri, &services.config.sip.domain) {
@@ -672,7 +669,7 @@ fn callee_of(services: &Arc<Services>, request: &Request) -> Option<(Aor, Option
 }
 
 /// The phones of an AoR that a call of a vnode's may reach; of a GRUU's the one that registered last.
-fn targets(services: &Arc<Services>, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: Option<&Gruu>) -> Vec<Target> {
+fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: Option<&Gruu>) -> Vec<Target> {
     let (bindings, now) = (records::decode_bindings(record).unwrap_or_default(), clock::now());
     let live = bindings.iter().rev().filter(|binding| binding.expires > now);
     let meant = live.filter(|binding| gruu.is_none_or(|gruu| gruu.is_of(binding)));

@@ -70,7 +70,7 @@ pub struct Srv {
 }
 
 /// The port of who says none (RFC 3261 §19.1.2).
-fn default_port(transport: Transport) -> u16 {
+pub fn default_port(transport: Transport) -> u16 {
     if transport == Transport::Tls { 5061 } else { 5060 }
 }
 

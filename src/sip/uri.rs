@@ -58,6 +58,11 @@ pub enum UriError {
     Character,
 }
 
+/// Whether a user part, its escapes undone, can be said to others: there is nothing in it that they could take for something else.
+pub fn is_plain(user: &str) -> bool {
+    !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"@\\".contains(&byte))
+}
+
 /// A user part as it stands in a URI: what isn't allowed there is escaped (RFC 3261 §25.1).
 pub fn escaped(user: &str) -> String {
     let stands = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&byte);
@@ -364,6 +369,7 @@ mod tests {
 
     #[test]
     fn what_a_user_part_may_not_hold_is_escaped() {
+        assert!(is_plain("+49(30)*1#;x=y") && ["", "a b", "a\r\nX: y", "a>", "a@b", "ä"].iter().all(|user| !is_plain(user)));
         assert_eq!(escaped("+49(30)*1;x=y"), "+49(30)*1;x=y");
         assert_eq!(escaped("1 SIP/2.0\r\nX: <@#"), "1%20SIP/2.0%0D%0AX%3A%20%3C%40%23");
     }

@@ -51,7 +51,7 @@ async fn outlives(net: &Arc<Net>, cluster: Cluster, server: &Server) {
     let (mut a, media) = call::phone(&cluster, 0, 2).await;
     let to = a.call(&format!("sip:+4930123@{CARRIER}")).await.unwrap();
     let talks = [Talk::start(media, to), server.talk()];
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("both hear each other", PATIENCE, || async { talks.iter().all(|talk| talk.heard().frames() > 20) }).await;
     cluster.kill(2);
     a.stay(Duration::from_secs(2)).await.unwrap();
     call::heard_each_other(&talks, DEAD);
@@ -181,7 +181,6 @@ fn a_server_that_has_called_is_connected_to_when_its_connection_has_ended() {
         line.say(&request("ACK", &target, &answer.headers.text(&Name::To).unwrap(), "")).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.kill(2);
-        tokio::time::sleep(Duration::from_secs(2)).await;
         b.hang_up().await.unwrap();
         until("the server has heard the end", PATIENCE, || async { server.saw(&Method::Bye) == 1 }).await;
         until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
