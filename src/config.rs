@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::families::Families;
 use crate::ids::{NodeId, VnodeId};
 
 /// All of it.
@@ -39,7 +40,7 @@ pub struct Node {
     pub id: NodeId,
     pub data: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    pub address: Option<Families>,
 }
 
 /// `[cluster]`
@@ -74,7 +75,7 @@ pub struct Member {
 pub struct Vnode {
     pub id: VnodeId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    pub address: Option<Families>,
     pub home: NodeId,
 }
 
@@ -532,10 +533,10 @@ impl Config {
             let Some(address) = vnode.address else {
                 return Err((KEY, format!("of vnode {} is missing, and only address.mode = \"fixed\" has none", vnode.id.0)));
             };
-            if self.address.mode == AddressMode::Loopback && !address.is_loopback() {
+            if self.address.mode == AddressMode::Loopback && !address.all().all(|ip| ip.is_loopback()) {
                 return Err((KEY, format!("is {address}, and address.mode = \"loopback\" takes 127.0.0.0/8 only")));
             }
-            if self.address.mode != AddressMode::Loopback && address.is_loopback() {
+            if self.address.mode != AddressMode::Loopback && address.all().any(|ip| ip.is_loopback()) {
                 return Err((KEY, format!("is {address}, which only address.mode = \"loopback\" takes")));
             }
         }
@@ -571,20 +572,24 @@ impl Config {
         self.address.mode == AddressMode::Fixed
     }
 
-    /// The address of a vnode, while it is on this node.
-    pub fn address_of(&self, vnode: VnodeId) -> Option<IpAddr> {
+    /// The addresses of a vnode, while it is on this node.
+    pub fn addresses_of(&self, vnode: VnodeId) -> Option<Families> {
         self.cluster.vnode.iter().find(|own| own.id == vnode).and_then(|own| own.address.or(self.node.address))
     }
 
-    /// Where a vnode listens for SIP over UDP and TCP, while it is on this node.
+    /// Where a vnode listens for SIP over UDP and TCP, by its first address, while it is on this node.
     pub fn sip_address_of(&self, vnode: VnodeId) -> Option<SocketAddr> {
-        self.listens_at(vnode, self.sip.port)
+        Some(SocketAddr::new(self.addresses_of(vnode)?.first(), self.port_of(vnode, self.sip.port)))
     }
 
-    /// Where a vnode listens that has this port, or this one and those above it for all vnodes.
-    pub fn listens_at(&self, vnode: VnodeId, port: u16) -> Option<SocketAddr> {
-        let port = if self.is_fixed() { port.saturating_add(self.place_of(vnode)) } else { port };
-        self.address_of(vnode).map(|ip| SocketAddr::new(ip, port))
+    /// Where a vnode listens that somebody with this address can reach.
+    pub fn listens_toward(&self, vnode: VnodeId, port: u16, there: IpAddr) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.addresses_of(vnode)?.toward(there)?, self.port_of(vnode, port)))
+    }
+
+    /// A vnode's own port, where all vnodes have this one, or this one and those above it.
+    pub fn port_of(&self, vnode: VnodeId, port: u16) -> u16 {
+        if self.is_fixed() { port.saturating_add(self.place_of(vnode)) } else { port }
     }
 
     /// The first and the last of a vnode's media ports.
@@ -653,6 +658,8 @@ mod tests {
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
             ("[registration]", "[[sip.peer]]\nnet = \"10/8\"\nuser = \"a\"\n[registration]", "x.toml: sip.peer \"10/8\" wants"),
             ("trusted = []", "trusted = [\"10/8\"]", "x.toml: guard.trusted \"10/8\" is no address"),
+            ("\"127.0.0.11\"", "[\"127.0.0.11\", \"127.0.0.21\"]", "more than one address of IPv4 or of IPv6"),
+            ("\"127.0.0.11\"", "[\"127.0.0.11\", \"2001:db8::1\"]", "takes 127.0.0.0/8 only"),
             ("ws_port = 5066", "ws_port = 5061", "x.toml: sip.tls.port is 5061, which leaves no room for sip.ws_port"),
             ("wss_port = 7443", "wss_port = 12000", "x.toml: media wants sip.tls.wss_port outside"),
             ("port = 5060", "port = 0", "x.toml: sip.port is 0"),

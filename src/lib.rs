@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod families;
 pub mod fence;
 pub mod ids;
 pub mod media;

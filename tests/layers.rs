@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where a file belongs: its layer, and its part within the layer. The first prefix that fits counts.
-const PLACES: [(&str, u8, &str); 18] = [
+const PLACES: [(&str, u8, &str); 19] = [
     ("main.rs", 5, "program"),
     ("lib.rs", 5, "program"),
     ("cli", 5, "program"),
@@ -22,6 +22,7 @@ const PLACES: [(&str, u8, &str); 18] = [
     ("ids", 0, "ground"),
     ("clock", 0, "ground"),
     ("config", 0, "ground"),
+    ("families", 0, "ground"),
     ("fence", 0, "ground"),
     ("telemetry", 0, "ground"),
     ("", 9, "nowhere"),

@@ -247,7 +247,7 @@ impl World {
             return self.effects(otherwise);
         }
         self.cdrs += usize::from(matches!(mutation, Mutation::End(..)));
-        let session = Session::new(flow(0, false).local.ip(), records::media_id(ID));
+        let session = Session::new(flow(0, false).local.ip().into(), records::media_id(ID));
         let command = records::command(&mutation, &session);
         if let VnodeCommand::PutCall { record, .. } | VnodeCommand::EndCall { record, .. } = &command {
             let (read, _) = records::restore(record, Site::of(flow(0, false).local)).expect("what was written is read");

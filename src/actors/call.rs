@@ -212,7 +212,7 @@ impl Actor for CallActor {
         }
         services.directory.set_call(id, myself.clone());
         let site = services.site_of(vnode).ok_or("a vnode without an address")?;
-        let session = Session { keeps: site.moves, ..Session::new(site.sip.ip(), records::media_id(id)) };
+        let session = Session { keeps: site.moves, ..Session::new(site.ips, records::media_id(id)) };
         let two = "two legs were made above";
         let mut running = Running {
             services,
@@ -358,10 +358,13 @@ impl Running {
 
     async fn resume(&mut self, myself: &ActorRef<CallMsg>, state: CallState, media: CallMedia) {
         let ended = state.ended.is_some();
+        self.media = media;
+        for leg in &state.legs {
+            self.media.reaches(leg.id, leg.dialog.flow.remote.ip());
+        }
         self.seen = state.seen();
         let (core, effects) = Call::resume(state, rand::random());
         self.core = Some(core);
-        self.media = media;
         if ended {
             // The one who committed the end may not have come to close them.
             self.services.relay.close(self.id);
@@ -548,6 +551,8 @@ impl Running {
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
         let Incoming { flow, targets, caller, callee, phone, trusted, replaces, .. } = *incoming;
+        self.media.reaches(LegId::CALLER, flow.remote.ip());
+        self.media.reaches(LegId::CALLEE, targets.first().map_or(flow, |target| target.flow).remote.ip());
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -680,7 +685,7 @@ impl Running {
     async fn perform(&mut self, myself: &ActorRef<CallMsg>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Leg(leg, command) => self.tell(leg, command),
+                Effect::Leg(leg, command) => self.tell(leg, descriptions::toward(self.media.session(), command)),
                 Effect::Locate(contacts) => router::locate(&self.services, self.vnode, contacts, myself.clone()),
                 Effect::CloseMedia => {
                     // First those who may still have something to tell the relay, then the relay.

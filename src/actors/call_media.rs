@@ -2,6 +2,7 @@
 //! Layer: shell.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -67,8 +68,9 @@ impl CallMedia {
             return Ok(ours.clone());
         }
         let (ports, sockets) = (&self.ports, &mut self.sockets);
-        let mut take = || {
-            let (port, pair) = ports.take()?;
+        let sides = self.session.sides;
+        let mut take = |ip| {
+            let (port, pair) = ports.take(ip)?;
             sockets.insert(port, pair);
             Some(port)
         };
@@ -77,8 +79,17 @@ impl CallMedia {
         let kept: Vec<u16> = self.session.ports().collect();
         self.give_back(|port| kept.contains(&port));
         let ours = Bytes::from(result?);
+        if self.session.sides != sides {
+            // What the other side has said is told to this one with another address from now on.
+            self.described[1 - from] = None;
+        }
         self.described[from] = Some((sdp.clone(), ours.clone()));
         Ok(ours)
+    }
+
+    /// A leg's phone is reached there.
+    pub fn reaches(&mut self, leg: LegId, there: IpAddr) {
+        self.session.reaches(side(leg), there);
     }
 
     /// What a leg was told last, once more, from where we are now.
@@ -127,12 +138,10 @@ impl CallMedia {
         let Some(before) = self.before_offer.take() else { return };
         if !accepted {
             // Versions and ports stay: both only grow.
-            for (now, then) in self.session.streams.iter_mut().zip(before.streams) {
-                *now = then;
-            }
-            self.session.held = before.held;
+            let former = before.told.clone();
+            self.session.take_back(before);
             self.described = [None, None];
-            for (at, told) in before.told.into_iter().enumerate() {
+            for (at, told) in former.into_iter().enumerate() {
                 if self.session.told[at] != told {
                     self.session.told[at] = told;
                     // It has seen the version of what it has refused: what still stands is told with a higher one.
@@ -174,7 +183,12 @@ impl CallMedia {
             return None;
         }
         self.applied[at] = plan.clone();
-        let mut want = |plan: LegPlan| Want { plan, sockets: self.sockets.remove(&plan.local.port()) };
+        let mut want = |plan: LegPlan| {
+            let bound = self.sockets.remove(&plan.local.port());
+            // The phone may have turned out to be of the other family.
+            let is_there = |pair: &Pair| pair.rtp.local_addr().is_ok_and(|local| local == plan.local);
+            Want { plan, sockets: bound.filter(is_there) }
+        };
         Some(plan.into_iter().map(|plan| plan.map(&mut want)).collect())
     }
 
@@ -224,8 +238,8 @@ mod tests {
     /// RFC 3264 §8: else the next refresh would put a phone on hold whose other side knows nothing of it.
     #[test]
     fn what_was_refused_is_not_told_again() {
-        let ip = "127.0.0.1".parse().unwrap();
-        let mut media = CallMedia::new(Session::new(ip, 42), Arc::new(PortPool::new(ip, 23_100, 23_110)));
+        let ip: IpAddr = "127.0.0.1".parse().unwrap();
+        let mut media = CallMedia::new(Session::new(ip.into(), 42), Arc::new(PortPool::new(23_100, 23_110)));
         media.translate(LegId::CALLER, &sdp(1, "sendrecv")).unwrap();
         media.translate(LegId::CALLEE, &sdp(1, "sendrecv")).unwrap();
         assert!(told(&media).contains("o=tandem 21 1 ") && told(&media).contains("sendrecv"));

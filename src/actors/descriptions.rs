@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::call_media::CallMedia;
 use crate::ids::LegId;
+use crate::media::core::Session;
 use crate::sip::b2bua::{CallState, Relay};
-use crate::sip::leg::{LegEvent, TxKey};
+use crate::sip::leg::{LegCommand, LegEvent, TxKey};
 use crate::sip::message::{Headers, Response};
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
@@ -18,6 +19,19 @@ pub(super) enum Refused {
     Answer(Box<Response>),
     /// The answer in an ACK is.
     Ack,
+}
+
+/// An INVITE that calls a phone tells it our address of its own family; what comes later is made for the phone's side.
+pub(super) fn toward(session: &Session, command: LegCommand) -> LegCommand {
+    let LegCommand::Send(mut request, flow) = command else { return command };
+    let begins = request.method == Method::Invite && request.headers.to().is_ok_and(|to| to.tag().is_none());
+    if begins
+        && has_sdp(&request.headers, &request.body)
+        && let Some(sdp) = session.toward(&request.body, flow.remote.ip())
+    {
+        request.body = sdp;
+    }
+    LegCommand::Send(request, flow)
 }
 
 /// Makes the description in a leg's event over for the other side.
@@ -148,8 +162,8 @@ pub(super) mod tests {
             remote: "10.0.0.1:5060".parse().unwrap(),
             connection: 0,
         };
-        let ports = PortPool::new("127.0.0.1".parse().unwrap(), 23_120, 23_130);
-        let mut media = CallMedia::new(Session::new("127.0.0.1".parse().unwrap(), 42), Arc::new(ports));
+        let ports = PortPool::new(23_120, 23_130);
+        let mut media = CallMedia::new(Session::new([127, 0, 0, 1].into(), 42), Arc::new(ports));
         media.translate(LegId::CALLER, &Bytes::from_static(OFFER.as_bytes())).unwrap();
         let new = NewCall {
             id: CallId(1),

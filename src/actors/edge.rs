@@ -115,7 +115,10 @@ fn sockets(config: &Config, vnode: VnodeId) -> Vec<(Transport, SocketAddr)> {
         (Transport::Wss, wss_port),
     ];
     let wanted = all.into_iter().filter(|(_, port)| *port != 0);
-    wanted.filter_map(|(transport, port)| Some((transport, config.listens_at(vnode, port)?))).collect()
+    let ips = move || config.addresses_of(vnode).into_iter().flat_map(|ips| ips.all());
+    wanted
+        .flat_map(|(transport, port)| ips().map(move |ip| (transport, SocketAddr::new(ip, config.port_of(vnode, port)))))
+        .collect()
 }
 
 impl Running {
@@ -124,8 +127,8 @@ impl Running {
         let bound = &mut self.bound;
         self.missing.retain(|(transport, address)| match bind(*transport, *address) {
             Ok(socket) => {
-                if let Bound::Datagrams(_, socket) = &socket {
-                    services.sockets.bound(vnode, socket.clone());
+                if let Bound::Datagrams(address, socket) = &socket {
+                    services.sockets.bound(vnode, *address, socket.clone());
                 }
                 bound.push(socket);
                 false

@@ -17,6 +17,7 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::config::{Config, PeerTransport};
+use crate::families::Families;
 use crate::ids::{Aor, VnodeId};
 use crate::sip::b2bua::Target;
 use crate::sip::dialog::Flow;
@@ -112,7 +113,7 @@ impl Elsewhere {
 
     /// A domain's servers that a vnode can reach.
     async fn servers(&self, config: &Config, vnode: VnodeId, domain: &Domain) -> Vec<(Transport, SocketAddr)> {
-        let Some(own) = config.address_of(vnode) else { return Vec::new() };
+        let Some(own) = config.addresses_of(vnode) else { return Vec::new() };
         let Some(begin) = Uri::parse(&domain.uri("x")).ok().and_then(|uri| first(&uri)) else { return Vec::new() };
         let until = Instant::now() + PATIENCE;
         let hops = match begin {
@@ -185,14 +186,14 @@ impl Elsewhere {
         records.await
     }
 
-    /// A host's addresses of our own kind.
-    async fn addresses(&self, host: &str, own: IpAddr) -> Vec<IpAddr> {
-        let fits = |ip: &IpAddr| ip.is_ipv4() == own.is_ipv4();
+    /// A host's addresses that we can reach: those of the family of our first address before the others.
+    async fn addresses(&self, host: &str, own: Families) -> Vec<IpAddr> {
         if let Ok(ip) = host.parse() {
-            return Some(ip).filter(fits).into_iter().collect();
+            return Some(ip).filter(|ip| own.toward(*ip).is_some()).into_iter().collect();
         }
-        let kind = if own.is_ipv4() { RecordType::A } else { RecordType::AAAA };
-        self.ask(host, kind, RData::ip_addr).await.unwrap_or_default()
+        let kind = |ip: IpAddr| if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+        let asked = own.all().map(|ip| self.ask(host, kind(ip), RData::ip_addr));
+        futures_util::future::join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 
     /// What the DNS says; none if it doesn't say.
@@ -227,7 +228,7 @@ pub fn dialed(config: &Config, vnode: VnodeId, transport: Transport, remote: Soc
         Transport::Tls => config.sip.tls.as_ref()?.port,
         Transport::Udp | Transport::Tcp | Transport::Ws | Transport::Wss => config.sip.port,
     };
-    Some(Flow { vnode, transport, local: config.listens_at(vnode, port)?, remote, connection: 0 })
+    Some(Flow { vnode, transport, local: config.listens_toward(vnode, port, remote.ip())?, remote, connection: 0 })
 }
 
 /// Who asks the DNS: these servers, or those of the system.

@@ -11,6 +11,7 @@ use crate::cluster::state::records::{
     InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, NextRecord, PhoneRecord, RecordError, RelayRecord,
     ReliableRecord, StreamLegRecord, StreamRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
 };
+use crate::families::Families;
 use crate::ids::{CallId, LegId};
 use crate::media::core::{Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
@@ -53,8 +54,10 @@ pub fn command(mutation: &Mutation, media: &Session) -> VnodeCommand {
 /// Where a vnode is, for whoever reads its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
-    /// Where it listens for SIP; its media are at the same address.
-    pub sip: SocketAddr,
+    /// Its addresses, for SIP and media.
+    pub ips: Families,
+    /// Where it listens for SIP over UDP and TCP.
+    pub port: u16,
     /// It may have been elsewhere before (`address.mode = "fixed"`): its phones have to come along.
     pub moves: bool,
 }
@@ -62,7 +65,7 @@ pub struct Site {
 impl Site {
     /// An address that a vnode has wherever it is.
     pub fn of(sip: SocketAddr) -> Self {
-        Self { sip, moves: false }
+        Self { ips: sip.ip().into(), port: sip.port(), moves: false }
     }
 }
 
@@ -72,7 +75,7 @@ pub fn restore(bytes: &[u8], site: Site) -> Result<(CallState, Session), Restore
     let media = media_of(&record.media, site, media_id(record.id));
     let mut state = call_state(record)?;
     if site.moves {
-        state.move_to(site.sip);
+        state.move_to(site.ips, site.port);
     }
     Ok((state, media))
 }
@@ -478,17 +481,17 @@ fn stream_record(stream: &Stream) -> StreamRecord {
 }
 
 fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
-    let ip = site.sip.ip();
     let leg = |leg: &StreamLegRecord| StreamLeg {
         // The ports are the call's for good; the address is where its vnode is.
-        local: leg.local.map(|local| SocketAddr::new(ip, local.port())),
+        local: leg.local.map(|local| SocketAddr::new(site.ips.toward(local.ip()).unwrap_or(site.ips.first()), local.port())),
         signalled: leg.signalled,
         signalled_rtcp: leg.signalled_rtcp,
         latched: leg.latched,
         latched_rtcp: leg.latched_rtcp,
     };
-    let mut session = Session::new(ip, id);
+    let mut session = Session::new(site.ips, id);
     session.streams = record.streams.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect();
+    session.find_sides();
     session.versions = record.versions;
     session.held = record.held;
     session.keeps = site.moves;

@@ -40,7 +40,7 @@ use crate::sip::message::{Message, Request, Response};
 use crate::sip::pager::{self, NewPage};
 use crate::sip::registrar::{Binding, Phone, binding_of};
 use crate::sip::token::Token;
-use crate::sip::uri::{Scheme, is_plain};
+use crate::sip::uri::{Host, Scheme, is_plain};
 use crate::sip::{Method, Name, StatusCode, Text, Uri};
 
 /// How long a look-up waits for a vnode that has no owner at the moment.
@@ -352,7 +352,8 @@ fn aor_of(services: &Services, uri: &Uri) -> Option<Aor> {
             .cluster
             .vnode
             .iter()
-            .any(|vnode| services.config.address_of(vnode.id).is_some_and(|ip| ip.to_string() == host));
+            .filter_map(|vnode| services.config.addresses_of(vnode.id))
+            .any(|own| own.all().any(|ip| uri.host == Some(Host::Ip(ip))));
     ours.then(|| Aor::new(&user, domain))
 }
 
@@ -628,7 +629,8 @@ fn way_to(services: &Services, vnode: VnodeId, binding: &Binding) -> Flow {
     // A connection can be used only where it ends.
     let direct =
         !binding.flow.transport.is_reliable() && Uri::parse(&binding.contact).is_ok_and(|uri| binding.flow.is_direct(&uri));
-    let own = services.config.sip_address_of(vnode).filter(|_| services.config.is_fixed() && direct);
+    let own = services.config.listens_toward(vnode, services.config.sip.port, binding.flow.remote.ip());
+    let own = own.filter(|_| services.config.is_fixed() && direct);
     own.map_or(binding.flow, |local| Flow { vnode, local, ..binding.flow })
 }
 

@@ -164,7 +164,7 @@ pub async fn of_vnode(services: &Arc<Services>, vnode: VnodeId, users: &[Aor]) -
         state.calls().filter(|(_, entry)| !entry.ended).map(|(_, entry)| entry.record.clone()).collect::<Vec<_>>()
     };
     let records = lookup::here(services, vnode, live)?;
-    let site = Site::of(services.site_of(vnode)?.sip);
+    let site = Site { moves: false, ..services.site_of(vnode)? };
     let users: HashSet<Aor> = users.iter().cloned().collect();
     let find = move || {
         let begin = clock::uptime();

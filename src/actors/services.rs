@@ -222,7 +222,8 @@ impl Services {
 
     /// Where a vnode is while it is on this node.
     pub fn site_of(&self, vnode: VnodeId) -> Option<Site> {
-        Some(Site { sip: self.config.sip_address_of(vnode)?, moves: self.config.is_fixed() })
+        let port = self.config.port_of(vnode, self.config.sip.port);
+        Some(Site { ips: self.config.addresses_of(vnode)?, port, moves: self.config.is_fixed() })
     }
 
     /// What this node is to a vnode at the moment.

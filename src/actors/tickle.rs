@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::services::Services;
 use super::{lookup, records};
 use crate::clock;
+use crate::families::Families;
 use crate::ids::VnodeId;
 use crate::sip::dialog::Flow;
 
@@ -28,14 +29,15 @@ const HEADER: usize = 20;
 
 /// Tickles every phone whose registration came by a connection to this vnode that isn't here.
 pub async fn all(services: Arc<Services>, vnode: VnodeId) {
-    let Some(local) = services.config.address_of(vnode) else { return };
-    let socket = match raw(local) {
-        Ok(socket) => socket,
+    let Some(ips) = services.config.addresses_of(vnode) else { return };
+    let sockets = ips.all().map(|ip| Ok((ip, raw(ip)?))).collect::<std::io::Result<Vec<_>>>();
+    let sockets = match sockets {
+        Ok(sockets) => sockets,
         Err(error) => return tracing::debug!(%vnode, %error, "phones are not tickled"),
     };
     for pause in PASSES {
         tokio::time::sleep(pause).await;
-        let (lost, all_asked) = lost(&services, vnode, local).await;
+        let (lost, all_asked) = lost(&services, vnode, ips).await;
         if lost.is_empty() {
             if all_asked {
                 return;
@@ -49,8 +51,10 @@ pub async fn all(services: Arc<Services>, vnode: VnodeId) {
             }
             for flow in some {
                 let segment = stray_ack(flow.local, flow.remote);
-                // One that doesn't leave is as good as lost.
-                let _ = socket.send_to(&segment, &SockAddr::from(SocketAddr::new(flow.remote.ip(), 0)));
+                for (_, socket) in sockets.iter().filter(|(ip, _)| *ip == flow.local.ip()) {
+                    // One that doesn't leave is as good as lost.
+                    let _ = socket.send_to(&segment, &SockAddr::from(SocketAddr::new(flow.remote.ip(), 0)));
+                }
             }
             metrics::counter!("tandem_tickled_total").increment(some.len() as u64);
             tokio::time::sleep(PAUSE).await;
@@ -59,7 +63,7 @@ pub async fn all(services: Arc<Services>, vnode: VnodeId) {
 }
 
 /// The connections to a vnode's address that phones are registered by and that are not here; and whether every registrar could be asked.
-async fn lost(services: &Services, vnode: VnodeId, local: IpAddr) -> (Vec<Flow>, bool) {
+async fn lost(services: &Services, vnode: VnodeId, ips: Families) -> (Vec<Flow>, bool) {
     let (mut flows, mut all_asked) = (Vec::new(), true);
     for home in services.cluster.vnodes() {
         // Whoever can't be asked now has it in the next pass.
@@ -72,7 +76,9 @@ async fn lost(services: &Services, vnode: VnodeId, local: IpAddr) -> (Vec<Flow>,
             let all = bindings.iter().filter_map(|(_, record)| records::decode_bindings(record).ok()).flatten();
             let live = all.filter(|binding| binding.expires > now).map(|binding| binding.flow);
             // Where addresses stay, those of another node are none that we can speak for.
-            let ours = |flow: &Flow| flow.vnode == vnode && flow.transport.is_reliable() && flow.local.ip() == local;
+            let ours = |flow: &Flow| {
+                flow.vnode == vnode && flow.transport.is_reliable() && ips.toward(flow.local.ip()) == Some(flow.local.ip())
+            };
             live.filter(ours).collect::<Vec<_>>()
         });
         flows.extend(read.await.unwrap_or_default());

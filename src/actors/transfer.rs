@@ -70,6 +70,6 @@ fn state_of(services: &Services, token: Token) -> Option<CallState> {
     let record =
         lookup::here(services, token.vnode, |state| state.call(token.call).map(|entry| entry.record.clone())).flatten()?;
     // Where its owner is, and not where we would be.
-    let (state, _) = records::restore(&record, Site::of(services.site_of(token.vnode)?.sip)).ok()?;
+    let (state, _) = records::restore(&record, Site { moves: false, ..services.site_of(token.vnode)? }).ok()?;
     state.has_leg(token.leg).then_some(state)
 }

@@ -37,7 +37,8 @@ pub struct Sockets {
 
 #[derive(Debug, Default)]
 struct Open {
-    udp: Option<Arc<UdpSocket>>,
+    /// One for each family of addresses.
+    udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
     /// Those who read or accept.
     readers: Vec<JoinHandle<()>>,
     /// All of the vnode's sockets are bound and read.
@@ -88,9 +89,9 @@ fn connections(transport: Transport) -> metrics::Gauge {
 }
 
 impl Sockets {
-    /// A vnode's UDP socket is bound: what its actors say leaves, what comes in waits.
-    pub fn bound(&self, vnode: VnodeId, socket: Arc<UdpSocket>) {
-        self.write().entry(vnode).or_default().udp = Some(socket);
+    /// A UDP socket of a vnode's is bound there: what its actors say leaves, what comes in waits.
+    pub fn bound(&self, vnode: VnodeId, local: SocketAddr, socket: Arc<UdpSocket>) {
+        self.write().entry(vnode).or_default().udp.push((local, socket));
     }
 
     /// Somebody reads, or accepts, for a vnode; ends with [`Sockets::close`].
@@ -167,7 +168,9 @@ impl Sockets {
             return Some(false);
         }
         if flow.transport == Transport::Udp {
-            return Some(open.udp.as_ref()?.try_send_to(bytes, flow.remote).is_ok());
+            let reaches = |(local, _): &&(SocketAddr, _)| local.is_ipv4() == flow.remote.is_ipv4();
+            let (_, socket) = open.udp.iter().find(reaches)?;
+            return Some(socket.try_send_to(bytes, flow.remote).is_ok());
         }
         Some(open.connection(flow).is_some_and(|connection| connection.out.try_send(bytes.clone()).is_ok()))
     }

@@ -207,7 +207,7 @@ impl Running {
         let begin = clock::uptime();
         let since = || u64::try_from(clock::uptime().since(begin).as_millis()).unwrap_or(u64::MAX);
         let (first, last) = services.config.media_ports_of(vnode);
-        let ports = Arc::new(PortPool::new(self.site.sip.ip(), first, last));
+        let ports = Arc::new(PortPool::new(first, last));
         let supervisor = || myself.get_cell();
         let start = edge::Start { services: services.clone(), vnode };
         let (edge, _) = Actor::spawn_linked(None, edge::EdgeActor, start, supervisor()).await?;

@@ -53,6 +53,9 @@ struct VnodeView {
     id: u16,
     /// Where phones reach it.
     address: String,
+    /// Its address of the other family, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_address: Option<String>,
     /// The node that owns it; none while there is an election.
     owner: Option<u64>,
     /// The node that it is at home on.
@@ -98,6 +101,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
     let vnodes = cluster.vnodes().into_iter().map(|vnode| VnodeView {
         id: vnode.0,
         address: services.config.sip_address_of(vnode).map(|address| address.to_string()).unwrap_or_default(),
+        other_address: services.config.addresses_of(vnode).and_then(|ips| ips.all().nth(1)).map(|ip| ip.to_string()),
         owner: cluster.owner_of(vnode).map(|node| node.0),
         home: cluster.home(vnode).map(|node| node.0),
         replicas: cluster.holders(vnode).into_iter().map(|node| node.0).collect(),

@@ -115,7 +115,7 @@ impl Layout {
         };
         let vnode = |n: u16| config::Vnode {
             id: VnodeId(n + 1),
-            address: Some(self.address(n)),
+            address: Some(self.address(n).into()),
             home: NodeId(u64::from(n % self.nodes) + 1),
         };
         Config {

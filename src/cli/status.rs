@@ -42,6 +42,9 @@ impl Status {
             let held: Vec<String> = vnode["held_by"].as_array().into_iter().flatten().map(ToString::to_string).collect();
             let (owner, home, held) = (number("owner"), number("home"), held.join(" "));
             println!("{:<6} {address:<21} {owner:<6} {home:<6} {held}", number("id"));
+            if let Some(other) = vnode["other_address"].as_str() {
+                println!("{:<6} {other}", "");
+            }
         }
         println!("\n{} calls, {} registrations", calls["total"], registrations["total"]);
         Ok(())

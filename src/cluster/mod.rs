@@ -30,7 +30,7 @@ mod upkeep;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::families::Families;
 use crate::fence::{Fence, Pass};
 use crate::ids::{NodeId, VnodeId};
 use address::{Addresses, Mover};
@@ -80,7 +81,7 @@ pub struct Settings {
     /// So many nodes hold each vnode's records, if there are so many.
     pub replicas: usize,
     /// Their addresses.
-    pub addresses: BTreeMap<VnodeId, IpAddr>,
+    pub addresses: BTreeMap<VnodeId, Families>,
     /// What moves them.
     pub mover: Mover,
     /// Where to store.
@@ -256,7 +257,7 @@ impl Cluster {
         let cannot_listen = |source| StartError::Listen { address: listen, source };
         let listener = net::listen(listen).await.map_err(cannot_listen)?;
         let fences: BTreeMap<VnodeId, Fence> = vnodes.keys().map(|vnode| (*vnode, Fence::default())).collect();
-        let fenced = |(vnode, ip): (VnodeId, IpAddr)| Some((vnode, (ip, fences.get(&vnode)?.clone())));
+        let fenced = |(vnode, ips): (VnodeId, Families)| Some((vnode, (ips, fences.get(&vnode)?.clone())));
         let addresses = Addresses::start(mover, addresses.into_iter().filter_map(fenced).collect()).map_err(StartError::Guard)?;
         let beats = Beats::start(node, listen, &secret, fences.clone(), addresses.clone()).map_err(cannot_listen)?;
         let life = Arc::new(recovery::Life::new(node, beats.life(), storage.memory(), outline));
@@ -577,15 +578,19 @@ impl Cluster {
 fn outline(
     members: &BTreeMap<NodeId, Member>,
     vnodes: &BTreeMap<VnodeId, NodeId>,
-    addresses: &BTreeMap<VnodeId, IpAddr>,
+    addresses: &BTreeMap<VnodeId, Families>,
 ) -> Outline {
     let hash = |text: String| {
         let digest = Sha256::digest(text.as_bytes());
         u64::from_be_bytes(digest[..8].try_into().unwrap_or_default())
     };
-    let table: Vec<_> = vnodes.keys().map(|vnode| (vnode.0, addresses.get(vnode))).collect();
+    let ips = |vnode: &VnodeId| addresses.get(vnode).map(|ips| ips.all().collect::<Vec<_>>()).unwrap_or_default();
+    let table: Vec<_> = vnodes.keys().map(|vnode| (vnode.0, ips(vnode).first().copied())).collect();
+    // Said by itself: a release that knows one address of a vnode says what is above.
+    let others: Vec<_> = vnodes.keys().flat_map(|vnode| ips(vnode).into_iter().skip(1).map(|ip| (vnode.0, ip))).collect();
+    let others = if others.is_empty() { String::new() } else { format!("{others:?}") };
     let who: Vec<_> = members.keys().map(|node| node.0).collect();
-    Outline { vnodes: hash(format!("{table:?}")), members: hash(format!("{who:?} {vnodes:?}")) }
+    Outline { vnodes: hash(format!("{table:?}{others}")), members: hash(format!("{who:?} {vnodes:?}")) }
 }
 
 /// What the storage has kept of one group.

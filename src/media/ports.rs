@@ -1,4 +1,4 @@
-//! The ports of one vnode's address, taken in pairs: RTP on an even one, RTCP above it (RFC 3550 §11).
+//! The ports of one vnode's addresses, taken in pairs: RTP on an even one, RTCP above it (RFC 3550 §11).
 //! Layer: shell.
 //!
 //! A pair is free only when both sockets could be bound, so somebody else's socket costs one attempt and no
@@ -45,7 +45,6 @@ pub fn bind(local: SocketAddr) -> std::io::Result<UdpSocket> {
 /// The pool.
 #[derive(Debug)]
 pub struct PortPool {
-    ip: IpAddr,
     inner: Mutex<Inner>,
 }
 
@@ -57,13 +56,13 @@ struct Inner {
 
 impl PortPool {
     /// Every even port of the range with its odd neighbour.
-    pub fn new(ip: IpAddr, first: u16, last: u16) -> Self {
+    pub fn new(first: u16, last: u16) -> Self {
         let free = (first..last).filter(|port| port % 2 == 0).collect();
-        Self { ip, inner: Mutex::new(Inner { free, used: BTreeSet::new() }) }
+        Self { inner: Mutex::new(Inner { free, used: BTreeSet::new() }) }
     }
 
-    /// Takes a pair and binds it; `None` when there is none left.
-    pub fn take(&self) -> Option<(u16, Pair)> {
+    /// Takes a pair, for all addresses, and binds it at this one; `None` when there is none left.
+    pub fn take(&self, ip: IpAddr) -> Option<(u16, Pair)> {
         for _ in 0..ATTEMPTS {
             let port = {
                 let mut inner = self.inner();
@@ -71,7 +70,7 @@ impl PortPool {
                 inner.used.insert(port);
                 port
             };
-            match Pair::bind(SocketAddr::new(self.ip, port)) {
+            match Pair::bind(SocketAddr::new(ip, port)) {
                 Ok(pair) => return Some((port, pair)),
                 Err(_) => self.give_back(port),
             }
@@ -113,15 +112,15 @@ mod tests {
     fn pairs_are_even_bound_once_and_come_back() {
         let ip: IpAddr = "127.0.0.9".parse().unwrap();
         let somebody_else = UdpSocket::bind(SocketAddr::new(ip, 20_003)).unwrap();
-        let pool = PortPool::new(ip, 20_001, 20_006);
-        let (port, pair) = pool.take().unwrap();
+        let pool = PortPool::new(20_001, 20_006);
+        let (port, pair) = pool.take(ip).unwrap();
         assert_eq!((port, pair.rtcp.local_addr().unwrap().port()), (20_004, 20_005));
-        assert!(pool.take().is_none(), "20002 is half taken, 20006 has no neighbour in the range");
+        assert!(pool.take(ip).is_none(), "20002 is half taken, 20006 has no neighbour in the range");
         drop((pair, somebody_else));
         pool.give_back(port);
         assert_eq!(pool.used(), 0);
         pool.adopt([20_002]);
-        assert_eq!(pool.take().unwrap().0, 20_004);
+        assert_eq!(pool.take(ip).unwrap().0, 20_004);
         assert_eq!(pool.used(), 2);
     }
 }

@@ -358,6 +358,9 @@ impl Thread {
                 ends.push(None);
             }
             let Some(want) = want else { continue };
+            if let Some(former) = ends[stream].take_if(|pair| self.is_elsewhere(pair[0], want.plan.local)) {
+                former.into_iter().for_each(|at| self.remove(at));
+            }
             let pair = *ends[stream].get_or_insert_with(|| {
                 let (rtp, rtcp) = want.sockets.map_or((None, None), |pair| (Some(pair.rtp), Some(pair.rtcp)));
                 let above = SocketAddr::new(want.plan.local.ip(), want.plan.local.port().saturating_add(1));
@@ -459,12 +462,21 @@ impl Thread {
     fn close(&mut self, call: CallId) {
         let Some(session) = self.calls.remove(&call) else { return };
         for at in session.legs.into_iter().flatten().flatten().flatten() {
-            if let Some(mut socket) = self.ends[at].take().and_then(|end| end.socket) {
-                let _ = self.poll.registry().deregister(&mut socket);
-                self.open.fetch_sub(1, Ordering::Relaxed);
-            }
-            self.free.push(at);
+            self.remove(at);
         }
+    }
+
+    fn remove(&mut self, at: usize) {
+        if let Some(mut socket) = self.ends[at].take().and_then(|end| end.socket) {
+            let _ = self.poll.registry().deregister(&mut socket);
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.free.push(at);
+    }
+
+    /// Whether an end is at another address of ours than it is to be: its phone has turned out to be of the other family.
+    fn is_elsewhere(&self, at: usize, local: SocketAddr) -> bool {
+        self.ends[at].as_ref().is_some_and(|end| end.local != local)
     }
 
     /// Reads a socket empty and passes on what may pass.

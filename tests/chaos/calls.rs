@@ -1,5 +1,6 @@
 //! An established call goes on: same dialog, same media, and either side can hang up.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::lab::baresip::Baresip;
@@ -16,11 +17,22 @@ async fn two_phones_talk_on(cluster: Cluster, caller_hangs_up: bool, fault: impl
     miss_at_most(MISSING, cluster, caller_hangs_up, fault).await;
 }
 
-async fn miss_at_most(missing: usize, mut cluster: Cluster, caller_hangs_up: bool, fault: impl AsyncFnOnce(&mut Cluster)) {
+async fn miss_at_most(missing: usize, cluster: Cluster, caller_hangs_up: bool, fault: impl AsyncFnOnce(&mut Cluster)) {
+    let servers = [cluster.sip_of(2), cluster.sip_of(1)];
+    phones_miss_at_most(missing, servers, cluster, caller_hangs_up, fault).await;
+}
+
+/// The call is at home on node 2, by which the caller is registered; the callee is by another.
+async fn phones_miss_at_most(
+    missing: usize,
+    servers: [SocketAddr; 2],
+    mut cluster: Cluster,
+    caller_hangs_up: bool,
+    fault: impl AsyncFnOnce(&mut Cluster),
+) {
     let users = cluster.users.clone();
-    // The call is at home on node 2; the callee is registered by node 1.
-    let mut a = Baresip::start(&users[0].0, &users[0].1, cluster.sip_of(2), 440);
-    let mut b = Baresip::start(&users[1].0, &users[1].1, cluster.sip_of(1), 880);
+    let mut a = Baresip::start(&users[0].0, &users[0].1, servers[0], 440);
+    let mut b = Baresip::start(&users[1].0, &users[1].1, servers[1], 880);
     a.dial(&users[1].0);
     b.wait_for("CALL_ESTABLISHED");
     tokio::time::sleep(TALK).await;
@@ -83,6 +95,25 @@ fn two_phones_talk_on_when_the_owner_is_killed_that_has_ipv6_addresses() {
             }
         });
         two_phones_talk_on(cluster.await, true, async |cluster| cluster.kill(2)).await;
+    });
+}
+
+/// One of each family, either calls the other.
+#[test]
+fn two_phones_of_both_families_talk_on_when_the_owner_is_killed() {
+    net::run(3, async |net| {
+        let cluster = Cluster::of_both_families(&net, 2).await;
+        let servers = [cluster.sip_of(2), cluster.sip_v6_of(1)];
+        phones_miss_at_most(MISSING, servers, cluster, true, async |cluster| cluster.kill(2)).await;
+    });
+}
+
+#[test]
+fn two_phones_of_both_families_talk_on_when_the_owners_host_is_cut_off() {
+    net::run(3, async |net| {
+        let cluster = Cluster::of_both_families(&net, 2).await;
+        let servers = [cluster.sip_v6_of(2), cluster.sip_of(1)];
+        phones_miss_at_most(MISSING, servers, cluster, false, async |_| net.cut(2)).await;
     });
 }
 

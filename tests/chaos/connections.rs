@@ -4,6 +4,7 @@
 //! A phone whose host's kernel lives hears of the end at once; one whose server is cut off hears nothing, and is tickled by the next
 //! owner.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +40,14 @@ struct Case {
 impl Case {
     async fn talking(net: &Arc<Net>, over: fn(&Cluster) -> [Over; 2]) -> Self {
         let cluster = Cluster::at(net, 2).await;
+        let (over, server) = (over(&cluster), cluster.sip_of(2));
+        Self::between(cluster, over, [server, server]).await
+    }
+
+    async fn between(cluster: Cluster, [a_over, b_over]: [Over; 2], servers: [SocketAddr; 2]) -> Self {
         let watch = Watch::start();
-        let [a_over, b_over] = over(&cluster);
-        let (mut a, a_media) = call::connected(&cluster, &a_over, 0, 2).await;
-        let (mut b, b_media) = call::connected(&cluster, &b_over, 1, 2).await;
+        let (mut a, a_media) = call::connected_at(&cluster, &a_over, 0, servers[0]).await;
+        let (mut b, b_media) = call::connected_at(&cluster, &b_over, 1, servers[1]).await;
         a.register().await.unwrap();
         b.register().await.unwrap();
         let talks = call::between(&cluster, (&mut a, a_media), (&mut b, b_media)).await;
@@ -74,6 +79,18 @@ async fn leaves_nothing(cluster: &Cluster) {
     })
     .await;
     assert_eq!(cluster.count(1, "/v1/registrations", "total").await, 2);
+}
+
+/// One phone of each family, both with connections to a node whose host is cut off; then they come back, and talk on.
+#[test]
+fn a_call_over_tcp_between_phones_of_both_families_goes_on_when_the_host_is_cut_off() {
+    net::run(3, async |net| {
+        let cluster = Cluster::of_both_families(&net, 2).await;
+        let servers = [cluster.sip_of(2), cluster.sip_v6_of(2)];
+        let case = Case::between(cluster, [Over::Tcp, Over::Tcp], servers).await;
+        net.cut(2);
+        case.ends_well(false, SILENT).await;
+    });
 }
 
 fn tcp(_: &Cluster) -> [Over; 2] {
@@ -196,35 +213,45 @@ async fn browsers_call_each_other_over_wss_and_their_node_dies() {
     until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
 }
 
-/// Real phones, each transport to each.
-#[tokio::test(flavor = "multi_thread")]
-async fn phones_call_each_other_by_every_transport() {
-    let cluster = Cluster::start(3);
-    let users = cluster.users.clone();
-    let server = |transport: &str| {
-        let mut server = cluster.sip_of(if transport == "tcp" { 2 } else { 1 });
-        server.set_port(if transport == "tls" { TLS } else { SIP });
-        server
-    };
-    let transports = ["udp", "tcp", "tls"];
-    let mut phones: Vec<_> = transports
-        .iter()
-        .zip(&users)
-        .map(|(transport, (user, password))| Baresip::by(transport, user, password, server(transport), 440))
-        .collect();
-    for (caller, callee) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
-        phones[caller].dial(&users[callee].0);
-        phones[callee].wait_for("CALL_ESTABLISHED");
-        phones[callee].hang_up();
-        for phone in [caller, callee] {
-            phones[phone].wait_for("CALL_CLOSED");
-            phones[phone].forget();
+/// Real phones, each transport of each family of addresses to each.
+#[test]
+fn phones_call_each_other_by_every_transport() {
+    net::run(3, async |net| {
+        let ways = || [false, true].into_iter().flat_map(|v6| ["udp", "tcp", "tls"].map(|transport| (transport, v6)));
+        let cluster = Cluster::of_both_families(&net, ways().count()).await;
+        let users = cluster.users.clone();
+        let server = |transport: &str, v6: bool| {
+            let node = if transport == "tcp" { 2 } else { 1 };
+            let mut server = if v6 { cluster.sip_v6_of(node) } else { cluster.sip_of(node) };
+            server.set_port(if transport == "tls" { TLS } else { SIP });
+            server
+        };
+        let mut phones: Vec<_> = ways()
+            .zip(&users)
+            .map(|((transport, v6), (user, password))| Baresip::by(transport, user, password, server(transport, v6), 440))
+            .collect();
+        let mut calls = 0;
+        for caller in 0..phones.len() {
+            for callee in (0..phones.len()).filter(|callee| *callee != caller) {
+                phones[caller].dial(&users[callee].0);
+                phones[callee].wait_for("CALL_ESTABLISHED");
+                phones[callee].hang_up();
+                for phone in [caller, callee] {
+                    phones[phone].wait_for("CALL_CLOSED");
+                    phones[phone].forget();
+                }
+                calls += 1;
+            }
         }
-    }
-    until("six CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 6 }).await;
-    let registrations = cluster.api(1).get("/v1/registrations").await.unwrap();
-    let mut flows: Vec<_> =
-        registrations["registrations"].as_array().unwrap().iter().map(|one| one["flow"].to_string()).collect();
-    flows.sort();
-    assert!(flows.len() == 3 && flows[0].contains("TCP ") && flows[1].contains("TLS ") && flows[2].contains("UDP "), "{flows:?}");
+        until("their CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == calls }).await;
+        let registrations = cluster.api(1).get("/v1/registrations").await.unwrap();
+        let flows = registrations["registrations"].as_array().unwrap().iter().map(|one| one["flow"].as_str().unwrap().to_owned());
+        let mut flows: Vec<_> = flows.map(|flow| (flow.contains('['), flow.split(' ').next().unwrap().to_owned())).collect();
+        flows.sort();
+        let all: Vec<_> = ["TCP", "TLS", "UDP"].map(str::to_owned).into();
+        assert_eq!(
+            flows,
+            [false, true].into_iter().flat_map(|v6| all.iter().map(move |one| (v6, one.clone()))).collect::<Vec<_>>()
+        );
+    });
 }

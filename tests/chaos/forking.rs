@@ -16,7 +16,7 @@ const RINGS: Duration = Duration::from_secs(2);
 const DIES: Duration = Duration::from_millis(700);
 const HEARD: Duration = Duration::from_millis(500);
 
-/// A caller that speaks to node 2, and two phones of the callee's, registered by nodes 1 and 3.
+/// A caller that speaks to node 2, and two phones of the callee's, registered by nodes 1 and 3: one of each family of addresses.
 struct Case {
     cluster: Cluster,
     callee: String,
@@ -27,9 +27,9 @@ struct Case {
 
 impl Case {
     async fn start(net: &Arc<Net>) -> Self {
-        let cluster = Cluster::at(net, 2).await;
+        let cluster = Cluster::of_both_families(net, 2).await;
         let mut a = call::phone(&cluster, 0, 2).await;
-        let mut b = call::phone(&cluster, 1, 1).await;
+        let mut b = call::phone_at(&cluster, 1, cluster.sip_v6_of(1)).await;
         let mut c = call::phone(&cluster, 1, 3).await;
         c.0.set_number(2);
         for phone in [&mut a, &mut b, &mut c] {
@@ -56,10 +56,13 @@ async fn dies(cluster: &mut Cluster) {
     cluster.kill(2);
 }
 
-#[test]
-fn one_of_two_phones_that_ring_is_picked_up_and_the_other_is_told() {
+/// The first or the second of two phones that ring is picked up; the other is told.
+fn picked_up(first: bool) {
     net::run(3, async |net| {
         let Case { mut cluster, callee, mut a, mut b, mut c } = Case::start(&net).await;
+        if !first {
+            (b, c) = (c, b);
+        }
         let answers = async {
             let ringing = b.0.ring(RINGS).await?;
             b.0.pick_up(&ringing).await
@@ -75,6 +78,16 @@ fn one_of_two_phones_that_ring_is_picked_up_and_the_other_is_told() {
         Case::leaves_nothing(&cluster).await;
         assert_eq!(a.0.went_back() + b.0.went_back() + c.0.went_back(), 0);
     });
+}
+
+#[test]
+fn one_of_two_phones_that_ring_is_picked_up_and_the_other_is_told() {
+    picked_up(true);
+}
+
+#[test]
+fn the_other_of_two_phones_that_ring_is_picked_up() {
+    picked_up(false);
 }
 
 #[test]

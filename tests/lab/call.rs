@@ -18,9 +18,13 @@ pub async fn phone(cluster: &Cluster, user: usize, node: usize) -> (Phone, UdpSo
 
 /// A phone for one of the cluster's users, with a connection to the first vnode of a node.
 pub async fn connected(cluster: &Cluster, over: &Over, user: usize, node: usize) -> (Phone, UdpSocket) {
-    let media = UdpSocket::bind((IpAddr::from(super::phones()), 0)).await.unwrap();
+    connected_at(cluster, over, user, cluster.sip_of(node)).await
+}
+
+/// The same, to a vnode's address.
+pub async fn connected_at(cluster: &Cluster, over: &Over, user: usize, mut server: SocketAddr) -> (Phone, UdpSocket) {
+    let media = UdpSocket::bind((own_toward(server), 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
-    let mut server = cluster.sip_of(node);
     server.set_port(match over {
         Over::Udp | Over::Tcp => server.port(),
         Over::Tls(_) => TLS,
@@ -33,10 +37,14 @@ pub async fn connected(cluster: &Cluster, over: &Over, user: usize, node: usize)
 
 /// A phone for one of the cluster's users, which speaks to a vnode's address.
 pub async fn phone_at(cluster: &Cluster, user: usize, server: SocketAddr) -> (Phone, UdpSocket) {
-    let own = if server.is_ipv6() { super::net::PHONES_V6.into() } else { IpAddr::from(super::phones()) };
-    let media = UdpSocket::bind((own, 0)).await.unwrap();
+    let media = UdpSocket::bind((own_toward(server), 0)).await.unwrap();
     let (name, password) = &cluster.users[user];
     (Phone::new(name, password, DOMAIN, server, media.local_addr().unwrap()).await.unwrap(), media)
+}
+
+/// The phones' address by which they reach a server.
+fn own_toward(server: SocketAddr) -> IpAddr {
+    if server.is_ipv6() { super::net::PHONES_V6.into() } else { super::phones().into() }
 }
 
 /// Lets one phone call the cluster's second user, who answers by the other; both talk until the talks are dropped.

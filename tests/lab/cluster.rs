@@ -97,6 +97,17 @@ impl Cluster {
         Self::at_with(net, (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect(), |_| {}).await
     }
 
+    /// The same, and each vnode has an IPv6 address too.
+    pub async fn of_both_families(net: &Arc<Net>, users: usize) -> Self {
+        let users = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        Self::at_with(net, users, |config| {
+            for vnode in &mut config.cluster.vnode {
+                vnode.address = vnode.address.map(|v4| v4.and(net.vnode_v6(vnode.id.0).into()).unwrap());
+            }
+        })
+        .await
+    }
+
     /// The same, and addresses don't move: `address.mode = "fixed"`.
     pub async fn fixed(net: &Arc<Net>, users: usize) -> Self {
         let users = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
@@ -265,6 +276,12 @@ impl Cluster {
     /// SIP's address of the first vnode that is at home on a node.
     pub fn sip_of(&self, node: usize) -> SocketAddr {
         self.sip[node - 1]
+    }
+
+    /// The same by IPv6.
+    pub fn sip_v6_of(&self, node: usize) -> SocketAddr {
+        let vnode = u16::try_from(node).unwrap();
+        SocketAddr::from((self.net.as_ref().unwrap().vnode_v6(vnode), self.sip_of(node).port()))
     }
 
     /// The nodes' processes.

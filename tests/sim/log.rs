@@ -26,7 +26,7 @@ impl Log {
             Mutation::Put(state) | Mutation::End(state, _) => state.id,
             Mutation::Forget(id) => *id,
         };
-        let command = records::command(mutation, &Session::new(address(0).ip(), records::media_id(id)));
+        let command = records::command(mutation, &Session::new(address(0).ip().into(), records::media_id(id)));
         for replica in &mut self.replicas {
             replica.apply(&command);
         }

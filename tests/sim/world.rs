@@ -282,7 +282,7 @@ impl World {
     }
 
     fn site(&self) -> Site {
-        Site { sip: address(self.moved), moves: self.story == Story::ComesAlong }
+        Site { moves: self.story == Story::ComesAlong, ..Site::of(address(self.moved)) }
     }
 
     fn flow(&self, phone: usize) -> Flow {

@@ -23,10 +23,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
 
 use crate::clock::{self, Uptime};
+use crate::families::Families;
 use crate::fence::Fence;
 use crate::ids::VnodeId;
 
@@ -82,7 +84,7 @@ type Waiting = BTreeMap<(IpAddr, Ask), Vec<oneshot::Sender<Result<(), String>>>>
 /// The handle.
 pub struct Addresses {
     mover: Mover,
-    all: BTreeMap<VnodeId, (IpAddr, Fence)>,
+    all: BTreeMap<VnodeId, (Families, Fence)>,
     inner: Mutex<Inner>,
 }
 
@@ -90,9 +92,9 @@ pub struct Addresses {
 struct Inner {
     guard: Option<File>,
     child: Option<Child>,
-    held: BTreeMap<VnodeId, IpAddr>,
+    held: BTreeMap<IpAddr, VnodeId>,
     /// Held, and not here: taken away at the end of a lease, or it did not come.
-    lapsed: BTreeMap<VnodeId, Again>,
+    lapsed: BTreeMap<IpAddr, Again>,
     waiting: Waiting,
     /// Until when a guard that is killed may leave the host forwarding that didn't before.
     forwarding: Uptime,
@@ -120,7 +122,7 @@ impl Again {
 
 impl Addresses {
     /// Starts what is needed.
-    pub fn start(mover: Mover, all: BTreeMap<VnodeId, (IpAddr, Fence)>) -> io::Result<Arc<Self>> {
+    pub fn start(mover: Mover, all: BTreeMap<VnodeId, (Families, Fence)>) -> io::Result<Arc<Self>> {
         let addresses = Arc::new(Self { mover, all, inner: Mutex::default() });
         if let Mover::Guard { program, interface } = &addresses.mover {
             let answers = addresses.spawn(program, interface)?;
@@ -130,17 +132,22 @@ impl Addresses {
         Ok(addresses)
     }
 
-    /// Brings a vnode's address here.
+    /// Brings a vnode's addresses here.
     pub async fn take(&self, vnode: VnodeId) -> Result<(), AddressError> {
-        let Some((ip, fence)) = self.all.get(&vnode) else { return Ok(()) };
+        let Some((ips, fence)) = self.all.get(&vnode) else { return Ok(()) };
+        let all = ips.all().map(|ip| self.take_one(vnode, ip, fence));
+        join_all(all).await.into_iter().collect()
+    }
+
+    async fn take_one(&self, vnode: VnodeId, ip: IpAddr, fence: &Fence) -> Result<(), AddressError> {
         match &self.mover {
             Mover::Binding => Ok(()),
             Mover::Guard { .. } => {
                 let (sender, answer) = oneshot::channel();
                 {
                     let mut inner = self.inner();
-                    inner.held.insert(vnode, *ip);
-                    inner.waiting.entry((*ip, Ask::Take)).or_default().push(sender);
+                    inner.held.insert(ip, vnode);
+                    inner.waiting.entry((ip, Ask::Take)).or_default().push(sender);
                     inner.tell(&format!("take {ip} {}\n", fence.until().0));
                 }
                 match tokio::time::timeout(GUARD, answer).await {
@@ -148,34 +155,40 @@ impl Addresses {
                     Ok(Err(_)) | Err(_) => Err(AddressError::Late),
                 }
             }
-            Mover::Hook(command) => hook(command, "take", *ip).await,
+            Mover::Hook(command) => hook(command, "take", ip).await,
         }
     }
 
-    /// What comes to a vnode's address goes to its next owner from now on; what has come can still be answered. Nothing, where that
+    /// What comes to a vnode's addresses goes to its next owner from now on; what has come can still be answered. Nothing, where that
     /// can't be done: what comes late is lost there.
     pub async fn turn(&self, vnode: VnodeId) {
         match (&self.mover, self.all.get(&vnode)) {
-            (Mover::Guard { .. }, Some((ip, _))) => self.ask_guard(*ip, Ask::Turn, "turn").await,
+            (Mover::Guard { .. }, Some((ips, _))) => {
+                join_all(ips.all().map(|ip| self.ask_guard(ip, Ask::Turn, "turn"))).await;
+            }
             (Mover::Guard { .. }, None) | (Mover::Binding | Mover::Hook(_), _) => {}
         }
     }
 
-    /// Takes a vnode's address away from here; when this returns it is gone.
+    /// Takes a vnode's addresses away from here; when this returns they are gone.
     pub async fn give(&self, vnode: VnodeId) {
-        let Some((ip, _)) = self.all.get(&vnode) else { return };
+        let Some((ips, _)) = self.all.get(&vnode) else { return };
+        join_all(ips.all().map(|ip| self.give_one(vnode, ip))).await;
+    }
+
+    async fn give_one(&self, vnode: VnodeId, ip: IpAddr) {
         match &self.mover {
             Mover::Binding => {}
             Mover::Guard { .. } => {
                 {
                     let mut inner = self.inner();
-                    inner.held.remove(&vnode);
-                    inner.lapsed.remove(&vnode);
+                    inner.held.remove(&ip);
+                    inner.lapsed.remove(&ip);
                 }
-                self.ask_guard(*ip, Ask::Give, "give").await;
+                self.ask_guard(ip, Ask::Give, "give").await;
             }
             Mover::Hook(command) => {
-                if let Err(error) = hook(command, "give", *ip).await {
+                if let Err(error) = hook(command, "give", ip).await {
                     tracing::warn!(%vnode, %error, "the address was not given up");
                 }
             }
@@ -208,10 +221,10 @@ impl Addresses {
         let now = clock::uptime();
         let mut lines = String::new();
         let Inner { held, lapsed, .. } = &mut *inner;
-        for (vnode, ip) in held {
+        for (ip, vnode) in held {
             let until = self.all.get(vnode).map_or(Uptime(0), |(_, fence)| fence.until());
             // A lease that ended and went on before anybody else could have it.
-            let again = until > now && lapsed.get_mut(vnode).is_some_and(|again| again.is_due(now));
+            let again = until > now && lapsed.get_mut(ip).is_some_and(|again| again.is_due(now));
             let word = if again { "take" } else { "until" };
             lines.push_str(&format!("{word} {ip} {}\n", until.0));
         }
@@ -232,7 +245,7 @@ impl Addresses {
     }
 
     fn spawn(&self, program: &PathBuf, interface: &str) -> io::Result<impl BufRead + Send + use<>> {
-        let addresses = self.all.values().flat_map(|(ip, _)| ["--address".to_owned(), ip.to_string()]);
+        let addresses = self.all.values().flat_map(|(ips, _)| ips.all()).flat_map(|ip| ["--address".to_owned(), ip.to_string()]);
         let mut child = Command::new(program)
             .args(["guard", "--interface", interface])
             .args((self.inner().forwarding > clock::uptime()).then_some("--stop-forwarding"))
@@ -249,8 +262,8 @@ impl Addresses {
         let mut inner = self.inner();
         inner.guard = Some(File::from(stdin));
         inner.child = Some(child);
-        let held: Vec<_> = inner.held.iter().map(|(vnode, ip)| (*vnode, *ip)).collect();
-        for (vnode, ip) in held {
+        let held: Vec<_> = inner.held.iter().map(|(ip, vnode)| (*ip, *vnode)).collect();
+        for (ip, vnode) in held {
             let until = self.all.get(&vnode).map_or(0, |(_, fence)| fence.until().0);
             inner.tell(&format!("take {ip} {until}\n"));
         }
@@ -311,7 +324,7 @@ impl Addresses {
         let mut inner = self.inner();
         let waiting = inner.waiting.remove(&(ip, ask)).unwrap_or_default();
         match &result {
-            Ok(()) if ask == Ask::Take => inner.is_here(ip),
+            Ok(()) if ask == Ask::Take => drop(inner.lapsed.remove(&ip)),
             // It was asked for again since it had lapsed: nobody else would say so.
             Err(error) if waiting.iter().all(oneshot::Sender::is_closed) => {
                 tracing::error!(%ip, error, "the address does not come");
@@ -333,19 +346,9 @@ impl Addresses {
 impl Inner {
     /// An address that should be held isn't: it is taken again as soon as there is a lease.
     fn lapse(&mut self, ip: IpAddr) {
-        if let Some(vnode) = self.holder(ip) {
-            self.lapsed.entry(vnode).or_insert(Again::AT_ONCE);
+        if self.held.contains_key(&ip) {
+            self.lapsed.entry(ip).or_insert(Again::AT_ONCE);
         }
-    }
-
-    fn is_here(&mut self, ip: IpAddr) {
-        if let Some(vnode) = self.holder(ip) {
-            self.lapsed.remove(&vnode);
-        }
-    }
-
-    fn holder(&self, ip: IpAddr) -> Option<VnodeId> {
-        self.held.iter().find(|(_, held)| **held == ip).map(|(vnode, _)| *vnode)
     }
 
     /// A pipe that is full belongs to a guard that hangs: the lease ends there by itself.

@@ -14,7 +14,7 @@ fn with_a_guard() -> (Arc<Addresses>, File) {
     let mover = Mover::Guard { program: PathBuf::new(), interface: "lo".into() };
     let guard = tempfile::tempfile().unwrap();
     let inner = Inner { guard: Some(guard.try_clone().unwrap()), ..Inner::default() };
-    let all = BTreeMap::from([(VNODE, (IP.parse().unwrap(), fence))]);
+    let all = BTreeMap::from([(VNODE, (IP.parse::<IpAddr>().unwrap().into(), fence))]);
     (Arc::new(Addresses { mover, all, inner: Mutex::new(inner) }), guard)
 }
 

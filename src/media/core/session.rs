@@ -4,17 +4,25 @@
 //! Each stream (`m=` line) has two ends, the caller's and the callee's. What an end's SDP says is where we
 //! send to it, until its packets come from somewhere else (symmetric RTP, RFC 4961): then we answer there.
 //!
+//! An end of ours is at the address of the family that its phone describes itself by (RFC 6157); until it has, at the one by which the phone is
+//! reached.
+//!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
+
+use crate::families::Families;
 
 /// More `m=` lines than this are refused.
 pub const MAX_STREAMS: usize = 8;
 /// A body longer than this is refused unread.
 pub const MAX_SDP: usize = 16 << 10;
+
+/// Gives an even port that is free at this address of ours, or `None`.
+pub type TakePort<'a> = &'a mut dyn FnMut(IpAddr) -> Option<u16>;
 
 /// Why a session description was refused: 488 to whoever sent it (RFC 3261 §21.4.26).
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +33,7 @@ pub enum SdpError {
     /// It doesn't follow the grammar.
     #[error("malformed SDP")]
     Malformed(#[from] sdp_types::ParserError),
-    /// No `c=` line for a stream, or one whose address is no IP address of our family.
+    /// No `c=` line for a stream, or one whose address is none that we can reach, or of another family than that of the streams before.
     #[error("no usable connection address for stream {0}")]
     Connection(usize),
     /// More than [`MAX_STREAMS`].
@@ -42,8 +50,10 @@ pub enum SdpError {
 /// The media of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Our address.
-    pub ip: IpAddr,
+    /// Our addresses.
+    pub ips: Families,
+    /// The one of them toward each leg.
+    pub sides: [IpAddr; 2],
     /// The number in our `o=` lines.
     pub id: u64,
     /// The streams, in the order of the `m=` lines.
@@ -93,14 +103,43 @@ pub struct LegPlan {
 
 impl Session {
     /// No streams yet.
-    pub fn new(ip: IpAddr, id: u64) -> Self {
-        // RFC 4566 §5.2 has no bound, but phones keep it in 64 signed bits.
-        Self { ip, id: id >> 1, streams: Vec::new(), versions: [0; 2], held: [false; 2], keeps: false, told: [None, None] }
+    pub fn new(ips: Families, id: u64) -> Self {
+        Self {
+            ips,
+            sides: [ips.first(); 2],
+            // RFC 4566 §5.2 has no bound, but phones keep it in 64 signed bits.
+            id: id >> 1,
+            streams: Vec::new(),
+            versions: [0; 2],
+            held: [false; 2],
+            keeps: false,
+            told: [None, None],
+        }
     }
 
-    /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. `take_port` gives
-    /// an even port of ours that is free, or `None`. After an error nothing has changed.
-    pub fn describe(&mut self, from: usize, sdp: &[u8], take_port: &mut dyn FnMut() -> Option<u16>) -> Result<Vec<u8>, SdpError> {
+    /// A leg's phone is reached there; it has not described itself yet.
+    pub fn reaches(&mut self, leg: usize, there: IpAddr) {
+        if let Some(ip) = self.ips.toward(there).filter(|_| self.streams.is_empty()) {
+            self.sides[leg] = ip;
+        }
+    }
+
+    /// Our addresses toward both legs are those that the streams have.
+    pub fn find_sides(&mut self) {
+        for (leg, side) in self.sides.iter_mut().enumerate() {
+            let local = self.streams.iter().find_map(|stream| stream.legs[leg].local);
+            *side = local.map_or(*side, |local| local.ip());
+        }
+    }
+
+    /// What a phone is told that is called there: the same as all are told, with our address of its family. None if we have but one.
+    pub fn toward(&self, sdp: &[u8], there: IpAddr) -> Option<Bytes> {
+        let both = self.ips.all().count() > 1;
+        moved(sdp, self.ips.toward(there).filter(|_| both)?, |_| {})
+    }
+
+    /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. After an error nothing has changed.
+    pub fn describe(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
         if sdp.len() > MAX_SDP {
             return Err(SdpError::TooLong(sdp.len()));
         }
@@ -115,14 +154,22 @@ impl Session {
         let one_way = |attribute: &Attribute| ["sendonly", "recvonly", "inactive"].contains(&attribute.attribute.as_str());
         let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
         next.held[from] = everything.any(one_way);
+        let is_somewhere = |(at, media): (usize, &Media)| {
+            let ip = address_of(media, session_address.as_ref()).filter(|ip| is_carried(media) && !ip.is_unspecified())?;
+            Some(self.ips.toward(ip).ok_or(SdpError::Connection(at)))
+        };
+        if let Some(side) = sdp.medias.iter().enumerate().find_map(is_somewhere).transpose()? {
+            next.sides[from] = side;
+            next.come_along(from, self.sides[from]);
+        }
         for (at, media) in sdp.medias.iter_mut().enumerate() {
             next.describe_stream(from, at, media, session_address.as_ref(), take_port)?;
         }
         let other = 1 - from;
         next.versions[other] += 1;
-        let version = next.versions[other];
-        sdp.origin = origin(next.id, version, self.ip);
-        sdp.connection = Some(Connection::from_ip_addr(self.ip));
+        let (version, ip) = (next.versions[other], next.sides[other]);
+        sdp.origin = origin(next.id, version, ip);
+        sdp.connection = Some(Connection::from_ip_addr(ip));
         sdp.attributes.retain(is_end_to_end);
         let mut out = Vec::with_capacity(512);
         // Writing to memory fails only when memory does.
@@ -134,16 +181,37 @@ impl Session {
 
     /// What a leg was told last, once more: with the address that is ours now, and a version of its own.
     pub fn tell_again(&mut self, leg: usize) -> Option<Bytes> {
-        let mut sdp = Sdp::parse(self.told.get(leg)?.as_ref()?).ok()?;
-        self.versions[leg] += 1;
-        sdp.origin = origin(self.id, self.versions[leg], self.ip);
-        sdp.connection = Some(Connection::from_ip_addr(self.ip));
-        let mut out = Vec::with_capacity(512);
-        // Writing to memory fails only when memory does.
-        let _ = sdp.write(&mut out);
-        let out = Bytes::from(out);
+        let (id, version, ip) = (self.id, self.versions[leg] + 1, self.sides[leg]);
+        let out = moved(self.told.get(leg)?.as_ref()?, ip, |sdp| sdp.origin = origin(id, version, ip))?;
+        self.versions[leg] = version;
         self.told[leg] = Some(out.clone());
         Some(out)
+    }
+
+    /// What belongs to a leg is at our address toward it, if that is another than it was.
+    fn come_along(&mut self, leg: usize, before: IpAddr) {
+        let ip = self.sides[leg];
+        if ip == before {
+            return;
+        }
+        for local in self.streams.iter_mut().filter_map(|stream| stream.legs[leg].local.as_mut()) {
+            local.set_ip(ip);
+        }
+        // It was told so already: who is called is told our address of its own family (`toward`).
+        self.told[leg] = self.told[leg].as_ref().and_then(|told| moved(told, ip, |_| {}));
+    }
+
+    /// The streams are as they were, and our address toward each leg too.
+    pub fn take_back(&mut self, before: Self) {
+        // Ports that were given since then stay: there are only ever more.
+        for (now, then) in self.streams.iter_mut().zip(before.streams) {
+            *now = then;
+        }
+        let sides = std::mem::replace(&mut self.sides, before.sides);
+        self.held = before.held;
+        for (leg, side) in sides.into_iter().enumerate() {
+            self.come_along(leg, side);
+        }
     }
 
     fn describe_stream(
@@ -152,7 +220,7 @@ impl Session {
         at: usize,
         media: &mut Media,
         session_address: Option<&Connection>,
-        take_port: &mut dyn FnMut() -> Option<u16>,
+        take_port: TakePort<'_>,
     ) -> Result<(), SdpError> {
         let other = 1 - from;
         if self.streams.len() <= at {
@@ -160,32 +228,33 @@ impl Session {
         }
         let stream = &mut self.streams[at];
         media.num_ports = None;
-        let connection = std::mem::take(&mut media.connections).into_iter().next();
+        let ip = address_of(media, session_address);
+        media.connections.clear();
         let rtcp = media.attributes.iter().find(|attribute| attribute.attribute == "rtcp").and_then(|a| a.value.clone());
         media.attributes.retain(is_end_to_end);
         // Declined (RFC 3264 §6), or of a kind that this relay doesn't carry.
-        if media.port == 0 || !is_datagrams(&media.proto) {
+        if !is_carried(media) {
             media.port = 0;
             stream.legs[from].signal(None, None);
             return Ok(());
         }
-        let address = connection.as_ref().or(session_address);
-        let ip = address.and_then(|connection| connection.try_address().ok()).map(|address| address.ip);
-        let ip = ip.filter(|ip| ip.is_ipv4() == self.ip.is_ipv4()).ok_or(SdpError::Connection(at))?;
+        let ip = ip.ok_or(SdpError::Connection(at))?;
         if ip.is_unspecified() {
             // RFC 3264 §8.4: the old way to hold. The other side must see it.
             stream.legs[from].signal(None, None);
             self.held[from] = true;
-            media.connections = connection.into_iter().chain(session_address.cloned()).take(1).collect();
+            media.connections = vec![unspecified(self.sides[other])];
+        } else if ip.is_ipv4() != self.sides[from].is_ipv4() {
+            return Err(SdpError::Connection(at));
         } else {
             let rtp = SocketAddr::new(ip, media.port);
             let rtcp = rtcp.as_deref().and_then(|value| rtcp_address(value, ip));
             let above = media.port.checked_add(1).map(|port| SocketAddr::new(ip, port));
             stream.legs[from].signal(Some(rtp), rtcp.or(above));
         }
-        for leg in &mut stream.legs {
+        for (leg, ip) in stream.legs.iter_mut().zip(self.sides) {
             if leg.local.is_none() {
-                leg.local = Some(SocketAddr::new(self.ip, take_port().ok_or(SdpError::NoPorts)?));
+                leg.local = Some(SocketAddr::new(ip, take_port(ip).ok_or(SdpError::NoPorts)?));
             }
         }
         media.port = stream.legs[other].local.map_or(0, |local| local.port());
@@ -260,9 +329,20 @@ fn is_end_to_end(attribute: &Attribute) -> bool {
     !OURS.contains(&attribute.attribute.as_str())
 }
 
-fn is_datagrams(proto: &str) -> bool {
-    let first = proto.split('/').next().unwrap_or("");
-    first.eq_ignore_ascii_case("RTP") || first.eq_ignore_ascii_case("UDP") || first.eq_ignore_ascii_case("udptl")
+/// Whether a stream is wanted, and of a kind that this relay carries.
+fn is_carried(media: &Media) -> bool {
+    let first = media.proto.split('/').next().unwrap_or("");
+    media.port != 0 && ["RTP", "UDP", "udptl"].iter().any(|known| first.eq_ignore_ascii_case(known))
+}
+
+/// Where a stream's end is: what it says itself counts, and then what is said of all.
+fn address_of(media: &Media, of_all: Option<&Connection>) -> Option<IpAddr> {
+    Some(media.connections.first().or(of_all)?.try_address().ok()?.ip)
+}
+
+/// The `c=` line that means nowhere, in a family of addresses.
+fn unspecified(like: IpAddr) -> Connection {
+    Connection::from_ip_addr(if like.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() })
 }
 
 /// RFC 3605: `port`, or `port IN IP4 address`.
@@ -271,6 +351,22 @@ fn rtcp_address(value: &str, ip: IpAddr) -> Option<SocketAddr> {
     let port = parts.next()?.parse().ok().filter(|port| *port > 0)?;
     let ip = parts.nth(2).map_or(Some(ip), |address| address.parse().ok())?;
     Some(SocketAddr::new(ip, port))
+}
+
+/// A description with our address in it, and changed further so.
+fn moved(sdp: &[u8], ip: IpAddr, change: impl FnOnce(&mut Sdp)) -> Option<Bytes> {
+    let mut sdp = Sdp::parse(sdp).ok()?;
+    let Origin { sess_id, sess_version, .. } = &sdp.origin;
+    let (id, version) = (sess_id.parse().ok()?, *sess_version);
+    sdp.origin = origin(id, version, ip);
+    sdp.connection = Some(Connection::from_ip_addr(ip));
+    // Those that have their own are on hold.
+    sdp.medias.iter_mut().flat_map(|media| &mut media.connections).for_each(|hold| *hold = unspecified(ip));
+    change(&mut sdp);
+    let mut out = Vec::with_capacity(512);
+    // Writing to memory fails only when memory does.
+    let _ = sdp.write(&mut out);
+    Some(Bytes::from(out))
 }
 
 /// Ours (RFC 4566 §5.2). It has a user name because some want to see one.
@@ -289,12 +385,12 @@ mod tests {
     const ANSWER: &str = "v=0\r\no=bob 7 7 IN IP4 10.0.0.2\r\ns=-\r\nt=0 0\r\nm=audio 6000 RTP/AVP 8\r\nc=IN IP4 10.0.0.2\r\na=sendrecv\r\nm=video 0 RTP/AVP 96\r\n";
 
     fn session() -> Session {
-        Session::new("127.0.0.11".parse().unwrap(), 42)
+        Session::new("127.0.0.11".parse::<IpAddr>().unwrap().into(), 42)
     }
 
     fn describe(session: &mut Session, from: usize, sdp: &str) -> Result<String, SdpError> {
         let mut next = u16::try_from(session.ports().count()).unwrap() * 2 + 10_000;
-        let mut take = || {
+        let mut take = |_| {
             next += 2;
             Some(next - 2)
         };
@@ -337,7 +433,7 @@ mod tests {
     fn what_was_said_is_said_again_from_another_address() {
         let mut session = Session { keeps: true, ..session() };
         let offer = describe(&mut session, 0, OFFER).unwrap();
-        session.ip = "127.0.0.12".parse().unwrap();
+        session.sides = ["127.0.0.12".parse().unwrap(); 2];
         let again = String::from_utf8(session.tell_again(1).unwrap().to_vec()).unwrap();
         assert_eq!(
             again,
@@ -357,6 +453,47 @@ mod tests {
         assert_eq!(session.plan(0)[0].unwrap().remote[0], None);
     }
 
+    /// RFC 6157: each phone hears of us in its own family.
+    #[test]
+    fn a_phone_of_ipv4_talks_with_one_of_ipv6() {
+        let [v4, v6]: [IpAddr; 2] = ["127.0.0.11".parse().unwrap(), "fd00::11".parse().unwrap()];
+        let answer = ANSWER.replace("IP4 10.0.0.2", "IP6 fd00::2");
+        let both = || Session::new(Families::from(v4).and(v6).unwrap(), 42);
+        // Where the callee is was known, or only turns out; then it was told what `toward` makes of the offer.
+        for known in [true, false] {
+            let mut session = both();
+            if known {
+                session.reaches(1, "fd00::2".parse().unwrap());
+            }
+            let offer = describe(&mut session, 0, OFFER).unwrap();
+            let offer = session.toward(offer.as_bytes(), "fd00::2".parse().unwrap()).unwrap();
+            let offer = std::str::from_utf8(&offer).unwrap();
+            assert!(offer.contains("o=tandem 21 1 IN IP6 fd00::11") && offer.contains("c=IN IP6 fd00::11"), "{offer}");
+            let given = describe(&mut session, 1, &answer).unwrap();
+            assert!(given.contains("c=IN IP4 127.0.0.11") && given.contains("m=audio 10000 "), "{given}");
+            let callee = session.plan(1)[0].unwrap();
+            assert_eq!(callee.local, SocketAddr::new(v6, 10_002));
+            assert_eq!(callee.remote[0], "[fd00::2]:6000".parse().ok());
+            assert_eq!(session.told[1].as_deref(), Some(offer.as_bytes()));
+            let held = describe(&mut session, 0, &OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0")).unwrap();
+            assert!(held.contains("c=IN IP6 fd00::11") && held.contains("c=IN IP6 ::\r\n"), "{held}");
+            // It would come to the other family, and may not.
+            let before = session.clone();
+            describe(&mut session, 1, ANSWER).unwrap();
+            assert_eq!(session.plan(1)[0].unwrap().local, SocketAddr::new(v4, 10_002));
+            session.take_back(before.clone());
+            assert_eq!((session.plan(1), session.sides, &session.told[1]), (before.plan(1), before.sides, &before.told[1]));
+            // What is stored are the streams.
+            session.sides = [v4; 2];
+            session.find_sides();
+            assert_eq!(session.sides, [v4, v6]);
+        }
+        let mixed = answer.replace("m=video 0 RTP/AVP 96", "m=video 7000 RTP/AVP 96\r\nc=IN IP4 10.0.0.2");
+        let mut session = both();
+        describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
+        assert!(describe(&mut session, 1, &mixed).is_err(), "a phone is at one place");
+    }
+
     #[test]
     fn what_cannot_be_relayed_is_refused_and_changes_nothing() {
         let mut session = session();
@@ -372,7 +509,7 @@ mod tests {
         ] {
             assert!(describe(&mut session, 0, &bad).is_err(), "{bad}");
         }
-        assert!(session.describe(0, OFFER.as_bytes(), &mut || None).is_err());
+        assert!(session.describe(0, OFFER.as_bytes(), &mut |_| None).is_err());
         assert_eq!(session, self::session());
     }
 

@@ -9,6 +9,7 @@ use super::reliable::Pracked;
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
 use crate::clock::Timestamp;
+use crate::families::Families;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::leg::{LegCommand, TxKey};
@@ -588,13 +589,16 @@ impl CallState {
     /// The vnode is at another address than when this was stored. What its phones knew of the former one is no way to us any more:
     /// those who have answered are to be asked to come along ([`super::CallInput::Anchor`]). A re-INVITE that did so already spoke of an
     /// address that is gone.
-    pub fn move_to(&mut self, local: SocketAddr) {
+    pub fn move_to(&mut self, ips: Families, port: u16) {
         let (vnode, ended) = (self.vnode, self.ended.is_some());
+        // Who can't be reached from here at all stays where it is.
+        let moved = |former: SocketAddr| ips.toward(former.ip()).map_or(former, |ip| SocketAddr::new(ip, port));
         for leg in &mut self.legs {
             let flow = &mut leg.dialog.flow;
             if flow.vnode != vnode {
                 continue;
             }
+            let local = moved(flow.local);
             if flow.local != local {
                 flow.local = local;
                 leg.reinvite = None;
@@ -602,11 +606,11 @@ impl CallState {
             let token = Token { vnode, call: self.id, leg: leg.id };
             leg.moved = !ended && leg.reinvite.is_none() && leg.dialog.contact != leg.dialog.flow.contact(&token);
             if let Some(inbound) = &mut leg.inbound {
-                inbound.came_by.local = local;
+                inbound.came_by.local = moved(inbound.came_by.local);
             }
         }
         for relay in self.relays.iter_mut().filter(|relay| relay.came_by.vnode == vnode) {
-            relay.came_by.local = local;
+            relay.came_by.local = moved(relay.came_by.local);
         }
     }
 

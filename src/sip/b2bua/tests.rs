@@ -252,7 +252,7 @@ fn asked_to_come(call: &mut Call, now: Timestamp) -> Option<Request> {
 fn a_phone_that_cannot_come_along_now_is_asked_again_and_one_that_will_not_is_left_alone() {
     let moved = || {
         let mut state = established().state().clone();
-        state.move_to("127.0.0.12:5060".parse().unwrap());
+        state.move_to([127, 0, 0, 12].into(), 5060);
         Call::resume(state, 2).0
     };
     let answer = |call: &mut Call, asked: &Request, status, now| {
