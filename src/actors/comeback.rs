@@ -4,7 +4,6 @@
 //! registered by another flow, and goes on there ([`CallInput::Rebind`](crate::sip::b2bua::CallInput)). It looks at the records and nobody
 //! tells it: a call that has nothing open needs no word, and ten thousand phones that come back at once wake nobody.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +19,7 @@ use crate::ids::LegId;
 use crate::sip::Uri;
 use crate::sip::b2bua::CallLeg;
 use crate::sip::dialog::Flow;
-use crate::sip::headers::Transport;
-use crate::sip::locate::default_port;
 use crate::sip::registrar::Phone;
-use crate::sip::uri::Host;
 
 /// How often a call looks on whose legs something is open.
 pub const LOOK: Duration = Duration::from_millis(250);
@@ -69,10 +65,8 @@ pub async fn back(services: &Services, phone: &Phone, flow: Flow, target: &str) 
 /// The way to a server that had come by a connection and listens: we make the next one (RFC 3261 §18.1.1). Only to a peer, and only where it was.
 fn way_to_peer(services: &Services, flow: Flow, target: &str) -> Option<Flow> {
     services.peer_at(flow.remote.ip())?;
-    let uri = Uri::parse(&target.into()).ok().filter(|uri| uri.host == Some(Host::Ip(flow.remote.ip())))?;
-    let port = uri.port.unwrap_or(default_port(flow.transport));
-    let listens = matches!(flow.transport, Transport::Tcp | Transport::Tls);
-    listens.then(|| dialed(&services.config, flow.vnode, flow.transport, SocketAddr::new(flow.remote.ip(), port)))?
+    let server = flow.listens_at(&Uri::parse(&target.into()).ok()?)?;
+    dialed(&services.config, flow.vnode, flow.transport, server)
 }
 
 /// Whether a flow's connection is there, if that can be found out.

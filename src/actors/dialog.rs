@@ -19,6 +19,7 @@ use crate::sip::Method;
 use crate::sip::dialog::Flow;
 use crate::sip::leg::{Leg, LegCommand, LegInput, LegOutput};
 use crate::sip::message::{Message, Request, Response};
+use crate::sip::redial::Redials;
 
 /// What a dialog is told.
 #[derive(RactorMessage, Debug)]
@@ -67,8 +68,8 @@ pub struct Running {
     retry: Option<Timestamp>,
     /// Since when the phone's connection is known to have ended.
     lost: Option<Timestamp>,
-    /// How often a connection of ours has ended, or wasn't to be had, since anything was answered.
-    redialed: u32,
+    /// What has become of connections of ours.
+    redials: Redials,
 }
 
 /// What could not leave: its connection had ended, or the node that has it could not be reached.
@@ -86,10 +87,6 @@ const MAX_UNSENT: usize = 32;
 /// in a second.
 const BACK: Duration = Duration::from_secs(5);
 
-/// A connection of ours is made so often at once, and then with every so many looks ([`super::comeback::LOOK`]).
-const REDIALS: u32 = 2;
-const SELDOM: u32 = 16;
-
 impl Actor for DialogActor {
     type Msg = DialogMsg;
     type State = Running;
@@ -97,7 +94,15 @@ impl Actor for DialogActor {
 
     async fn pre_start(&self, _: ActorRef<DialogMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
         let core = Leg::new(start.services.timers);
-        Ok(Running { start, core, alarm: Alarm::default(), unsent: VecDeque::new(), retry: None, lost: None, redialed: 0 })
+        Ok(Running {
+            start,
+            core,
+            alarm: Alarm::default(),
+            unsent: VecDeque::new(),
+            retry: None,
+            lost: None,
+            redials: Redials::default(),
+        })
     }
 
     async fn handle(
@@ -114,7 +119,7 @@ impl Actor for DialogActor {
             }
             DialogMsg::Request(request, flow) => LegInput::Request(*request, flow),
             DialogMsg::Response(response) => {
-                running.redialed = 0;
+                running.redials.answered();
                 LegInput::Response(*response)
             }
             DialogMsg::Command(command) => LegInput::Command(*command),
@@ -193,8 +198,7 @@ impl Running {
     /// What a connection of ours has lost is said again, which makes the next one; an INVITE that nobody has heard is given up when that
     /// has failed, and what else is open is said again ever more seldom.
     fn redial(&mut self, flow: Flow) -> LegCommand {
-        self.redialed = self.redialed.saturating_add(1);
-        if self.redialed <= REDIALS || self.redialed.is_multiple_of(SELDOM) {
+        if self.redials.lost() {
             return LegCommand::Rebind(flow);
         }
         self.unsent.retain(|unsent| !matches!(&unsent.message, Message::Request(request) if request.method == Method::Invite));

@@ -11,12 +11,12 @@ use bytes::Bytes;
 
 use super::services::Services;
 use super::{records, transport};
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::ids::{Aor, VnodeId};
 use crate::sip::endpoint::KEEPALIVE;
 use crate::sip::message::{Headers, Message, Request};
 use crate::sip::registrar::Binding;
-use crate::sip::{Method, Name, Uri};
+use crate::sip::{Method, Name};
 
 /// How far a round has got.
 #[derive(Debug, Default)]
@@ -45,16 +45,10 @@ impl Round {
 
 fn ask(services: &Arc<Services>, record: &Bytes) {
     let now = clock::now();
-    for binding in records::decode_bindings(record).unwrap_or_default().iter().filter(|binding| is_asked(binding, now)) {
+    for binding in records::decode_bindings(record).unwrap_or_default().iter().filter(|binding| binding.may_be_forgotten(now)) {
         metrics::counter!("tandem_nat_keepalives_total").increment(1);
         transport::send(services, binding.flow, &Message::Request(request(binding, &services.config.sip.domain)));
     }
-}
-
-/// Whether something is between us and the phone that may forget it.
-fn is_asked(binding: &Binding, now: Timestamp) -> bool {
-    let behind_nat = || Uri::parse(&binding.contact).is_ok_and(|contact| !binding.flow.is_direct(&contact));
-    binding.expires > now && !binding.flow.transport.is_reliable() && binding.reg_id.is_none() && behind_nat()
 }
 
 /// Nobody waits for the answer.
@@ -72,46 +66,4 @@ fn request(binding: &Binding, domain: &str) -> Request {
     headers.push_text(Name::CSeq, "1 OPTIONS");
     headers.push_text(Name::Contact, format!("<sip:{}>", binding.flow.local));
     Request { method: Method::Options, uri: binding.contact.clone(), headers, body: Bytes::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sip::dialog::Flow;
-    use crate::sip::headers::Transport;
-
-    #[test]
-    fn who_may_be_forgotten_is_asked() {
-        let flow = |transport| Flow {
-            vnode: VnodeId(1),
-            transport,
-            local: "192.0.2.1:5060".parse().unwrap(),
-            remote: "198.51.100.7:31000".parse().unwrap(),
-            connection: 0,
-        };
-        let binding = |contact: &str, transport, reg_id| Binding {
-            contact: contact.to_owned().into(),
-            instance: None,
-            reg_id,
-            path: Vec::new(),
-            q: 1000,
-            call_id: "c".into(),
-            cseq: 1,
-            expires: Timestamp(60_000),
-            flow: flow(transport),
-            user_agent: None,
-        };
-        let private = "sip:a@192.168.7.1:5060";
-        for (contact, transport, reg_id, asked) in [
-            (private, Transport::Udp, None, true),
-            ("sip:a@198.51.100.7:31000", Transport::Udp, None, false),
-            (private, Transport::Tcp, None, false),
-            (private, Transport::Udp, Some(1), false),
-        ] {
-            assert_eq!(is_asked(&binding(contact, transport, reg_id), Timestamp(1_000)), asked, "{contact} {transport:?}");
-        }
-        assert!(!is_asked(&binding(private, Transport::Udp, None), Timestamp(60_000)), "it has expired");
-        let request = request(&binding(private, Transport::Udp, None), "x");
-        assert_eq!((&*request.uri, request.headers.cseq().unwrap().number), (private, 1));
-    }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::headers::{HeaderError, NameAddr, Transport};
+use super::locate::default_port;
 use super::message::{Headers, Request, Response};
 use super::status::Class;
 use super::token::Token;
@@ -71,6 +72,12 @@ impl Flow {
     /// Whether it is a connection that we make, and make again when it has ended: at the other end is a server, or a phone that listens.
     pub fn is_dialed(&self) -> bool {
         self.transport.is_reliable() && self.connection == 0
+    }
+
+    /// Where the other end of a connection that it has made listens, if its contact says that this is where it comes from (RFC 3261 §18.1.1).
+    pub fn listens_at(&self, contact: &Uri) -> Option<SocketAddr> {
+        let may = matches!(self.transport, Transport::Tcp | Transport::Tls) && contact.host == Some(Host::Ip(self.remote.ip()));
+        may.then(|| SocketAddr::new(self.remote.ip(), contact.port.unwrap_or(default_port(self.transport))))
     }
 
     /// Whether the phone is where its contact says: no NAT is in between.
@@ -282,6 +289,18 @@ mod tests {
             Message::Request(request) => request,
             Message::Response(_) => unreachable!(),
         }
+    }
+
+    #[test]
+    fn a_server_listens_where_its_contact_says_if_it_comes_from_there() {
+        let over = |transport| Flow { transport, connection: 7, ..flow() };
+        let at = |flow: Flow, contact: &str| flow.listens_at(&Uri::parse(&contact.into()).unwrap()).map(|at| at.to_string());
+        let (ip, tcp) = (flow().remote.ip(), over(Transport::Tcp));
+        assert_eq!(at(tcp, &format!("sip:c@{ip}")), Some(format!("{ip}:5060")));
+        assert_eq!(at(over(Transport::Tls), &format!("sip:c@{ip}")), Some(format!("{ip}:5061")));
+        assert_eq!(at(tcp, &format!("sip:c@{ip}:9")), Some(format!("{ip}:9")));
+        assert_eq!(at(tcp, "sip:c@192.0.2.99"), None);
+        assert_eq!(at(over(Transport::Wss), &format!("sip:c@{ip}")), None);
     }
 
     fn flow() -> Flow {

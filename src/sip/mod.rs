@@ -22,6 +22,7 @@ pub mod method;
 pub mod name;
 pub mod pager;
 pub mod parse;
+pub mod redial;
 pub mod registrar;
 pub mod replaces;
 pub mod status;

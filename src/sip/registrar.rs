@@ -363,6 +363,14 @@ pub(super) fn thousandths(q: Option<&str>) -> u16 {
     (value * 1000.0).round() as u16
 }
 
+impl Binding {
+    /// Whether something is between us and the phone that forgets it, and the phone does nothing about that (RFC 5626's do).
+    pub fn may_be_forgotten(&self, now: Timestamp) -> bool {
+        let behind_nat = || Uri::parse(&self.contact).is_ok_and(|contact| !self.flow.is_direct(&contact));
+        self.expires > now && !self.flow.transport.is_reliable() && self.reg_id.is_none() && behind_nat()
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -508,5 +516,24 @@ pub(super) mod tests {
         let temporary = Uri::parse(&told.param("temp-gruu").unwrap().into()).unwrap();
         let gruu = Gruus::new(b"secret").read(&temporary, "x").unwrap().unwrap();
         assert!(gruu.is_of(&step.commit.unwrap()[0]));
+    }
+
+    #[test]
+    fn who_may_be_forgotten_is_known() {
+        let of = |contact: &str, transport, reg_id| {
+            let flow = Flow { transport, remote: "198.51.100.7:31000".parse().unwrap(), ..flow() };
+            Binding { contact: contact.to_owned().into(), reg_id, flow, ..binding() }
+        };
+        let private = "sip:a@192.168.7.1:5060";
+        for (contact, transport, reg_id, forgotten) in [
+            (private, Transport::Udp, None, true),
+            ("sip:a@198.51.100.7:31000", Transport::Udp, None, false),
+            (private, Transport::Tcp, None, false),
+            (private, Transport::Udp, Some(1), false),
+        ] {
+            let binding = of(contact, transport, reg_id);
+            assert_eq!(binding.may_be_forgotten(Timestamp(1_000)), forgotten, "{contact} {transport:?}");
+            assert!(!binding.may_be_forgotten(Timestamp(60_000)), "it has expired");
+        }
     }
 }

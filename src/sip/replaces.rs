@@ -26,10 +26,9 @@ impl Replaces {
         Some(Self { call_id, to_tag: tag("to-tag")?, from_tag: tag("from-tag")?, early_only })
     }
 
-    /// Our leg that is at one end of the dialog, and the tag of its phone.
-    pub fn leg(&self) -> Option<(Token, &str)> {
-        let ours = |own: &str, other| Some((own.parse().ok()?, other));
-        ours(&self.to_tag, &*self.from_tag).or_else(|| ours(&self.from_tag, &*self.to_tag))
+    /// Our leg that is at one end of the dialog.
+    pub fn leg(&self) -> Option<Token> {
+        self.to_tag.parse().or_else(|_| self.from_tag.parse()).ok()
     }
 }
 
@@ -61,7 +60,7 @@ mod tests {
     fn our_leg_is_found_by_either_tag() {
         let token = Token { vnode: VnodeId(1), call: CallId(7), leg: LegId(1) };
         for text in [format!("c;to-tag={token};from-tag=b"), format!("c;to-tag=b;from-tag={token}")] {
-            assert_eq!(Replaces::parse(&text).unwrap().leg(), Some((token, "b")));
+            assert_eq!(Replaces::parse(&text).unwrap().leg(), Some(token));
         }
         assert_eq!(Replaces::parse("c;to-tag=a;from-tag=b").unwrap().leg(), None);
     }

@@ -22,6 +22,7 @@ mod ending;
 mod fork;
 mod rebind;
 mod reliable;
+mod replacing;
 mod requests;
 mod resume;
 mod seen;
@@ -44,6 +45,7 @@ use super::token::Token;
 use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
+pub use replacing::Replaced;
 pub use state::{
     Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, Reliable, StageIn, StageOut, Target,
     Updated, deadline,

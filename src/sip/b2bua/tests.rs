@@ -611,3 +611,33 @@ fn an_update_with_a_description_goes_on_as_a_reinvite() {
     assert!(matches!(told(&step, 0)[..], [LegCommand::Respond(_, ok)] if ok.body == Bytes::from_static(b"answer")));
     assert!(call.state().relays.is_empty(), "an UPDATE has no ACK");
 }
+
+/// RFC 3891 §3.
+#[test]
+fn a_dialog_that_is_to_be_replaced_is_named_by_its_three_parts() {
+    let call = established();
+    let state = call.state();
+    let dialog = &state.leg(LegId::CALLEE).dialog;
+    let named = |early_only| Replaces {
+        call_id: dialog.call_id.to_string(),
+        to_tag: dialog.local_tag.to_string(),
+        from_tag: dialog.remote_tag.as_ref().unwrap().to_string(),
+        early_only,
+    };
+    let found = state.replaced(LegId::CALLEE, &named(false)).unwrap();
+    // The phone at the other side is called, and told of the dialog as it knows it.
+    let caller = state.leg(LegId::CALLER);
+    assert_eq!(found.target.contact, caller.dialog.remote_target);
+    assert_eq!(Some(&*found.replaces.to_tag), caller.dialog.remote_tag.as_deref());
+    assert_eq!((&*found.replaces.from_tag, &*found.replaces.call_id), (&*caller.dialog.local_tag, &*caller.dialog.call_id));
+    let turned = Replaces { to_tag: named(false).from_tag, from_tag: named(false).to_tag, ..named(false) };
+    assert_eq!(state.replaced(LegId::CALLEE, &turned).unwrap(), found);
+    let refused = |state: &CallState, wanted| state.replaced(LegId::CALLEE, &wanted).unwrap_err().code();
+    assert_eq!(refused(state, Replaces { call_id: "another".into(), ..named(false) }), 481);
+    assert_eq!(refused(state, Replaces { from_tag: "another".into(), ..named(false) }), 481);
+    assert_eq!(state.replaced(LegId(9), &named(false)).unwrap_err().code(), 481);
+    assert_eq!(refused(state, named(true)), 486);
+    let mut call = established();
+    let _ = call.handle(CallInput::HangUp { status: StatusCode::REQUEST_TERMINATED, by: EndedBy::Operator }, NOW);
+    assert_eq!(refused(call.state(), named(false)), 603);
+}
