@@ -157,7 +157,8 @@ fn request_arrived(request: Request) -> Arrival {
         Method::Bye | Method::Prack | Method::Update | Method::Info | Method::Notify => {
             answer(&request, StatusCode::CALL_DOES_NOT_EXIST, Why::NoSuchDialog)
         }
-        Method::Refer => refused_method(&request, StatusCode::METHOD_NOT_ALLOWED),
+        // It is allowed, to those who talk: nobody is sent away or called by who doesn't.
+        Method::Refer => answer(&request, StatusCode::FORBIDDEN, Why::NoSuchDialog),
     }
 }
 
@@ -318,6 +319,7 @@ mod tests {
             (with("INVITE", "sip:b@@", "<sip:b@x>", ""), 400),
             (with("INVITE", "sip:b@x", "<sip:b@x>;tag=other", ""), 481),
             (with("BYE", "sip:b@x", "<sip:b@x>", ""), 481),
+            (with("REFER", "sip:b@x", "<sip:b@x>", ""), 403),
             (with("REFER", "sip:b@x", "<sip:b@x>", ""), 405),
             (with("FROB", "sip:b@x", "<sip:b@x>", ""), 501),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Max-Forwards: many\r\n"), 400),

@@ -17,6 +17,17 @@ use crate::sip::{Method, Name, StatusCode};
 /// So many REFERs of a call are remembered: the last ones.
 const MAX_REFERRED: usize = 4;
 
+/// A Subscription-State with what counts of it (RFC 6665 §8.4). Toward who has sent the REFER we say it: some phones have it wrong, and others read
+/// nothing that has it wrong.
+fn subscription_state(said: &str) -> String {
+    let (state, params) = said.split_once(';').unwrap_or((said, ""));
+    if state.trim().eq_ignore_ascii_case("terminated") {
+        return "terminated;reason=noresource".into();
+    }
+    let expires = param(params, "expires").and_then(|expires| expires.parse::<u32>().ok());
+    expires.map_or_else(|| "active".into(), |expires| format!("active;expires={expires}"))
+}
+
 impl Call {
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
     pub(super) fn request(&mut self, leg: LegId, key: TxKey, request: Request, flow: Flow, now: Timestamp) -> Step {
@@ -178,6 +189,8 @@ impl Call {
         if number.is_some() {
             request.headers.set(Name::Event, format!("refer;id={}", referred.asked));
         }
+        let state = request.headers.text(&Name::SubscriptionState);
+        request.headers.set(Name::SubscriptionState, subscription_state(state.as_deref().unwrap_or_default()));
         self.relay(leg, key, request, came_by)
     }
 
@@ -268,5 +281,24 @@ impl Call {
         let relay = self.state.relays.remove(at);
         let then = if relay.late_offer { vec![self.acknowledge(relay.to, &relay.onward, body)] } else { Vec::new() };
         self.put(then)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_subscription_is_said_rightly() {
+        for (said, shown) in [
+            ("terminated;reason=reason=noresource", "terminated;reason=noresource"),
+            ("Terminated", "terminated;reason=noresource"),
+            ("active;expires=60", "active;expires=60"),
+            ("active; expires=\"60", "active"),
+            ("pending", "active"),
+            ("", "active"),
+        ] {
+            assert_eq!(subscription_state(said), shown, "{said}");
+        }
     }
 }
