@@ -267,7 +267,7 @@ async fn bad_input_gets_a_clear_answer_and_harms_nobody() {
     };
     for (text, status) in [
         (with("INVITE", "Max-Forwards: 0\r\n"), 483),
-        (with("REFER", ""), 405),
+        (with("REFER", ""), 403),
         (with("FROB", ""), 501),
         (with("BYE", ""), 481),
         (with("OPTIONS", ""), 200),

@@ -320,7 +320,6 @@ mod tests {
             (with("INVITE", "sip:b@x", "<sip:b@x>;tag=other", ""), 481),
             (with("BYE", "sip:b@x", "<sip:b@x>", ""), 481),
             (with("REFER", "sip:b@x", "<sip:b@x>", ""), 403),
-            (with("REFER", "sip:b@x", "<sip:b@x>", ""), 405),
             (with("FROB", "sip:b@x", "<sip:b@x>", ""), 501),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Max-Forwards: many\r\n"), 400),
             (with("INVITE", "sip:b@x", "<sip:b@x>", "Content-Length: 10\r\n"), 400),

@@ -615,8 +615,9 @@ fn an_update_with_a_description_goes_on_as_a_reinvite() {
 /// RFC 3891 §3.
 #[test]
 fn a_dialog_that_is_to_be_replaced_is_named_by_its_three_parts() {
-    let call = established();
-    let state = call.state();
+    let mut call = established();
+    call.state.caller = "a@x".into();
+    let state = &call.state().clone();
     let dialog = &state.leg(LegId::CALLEE).dialog;
     let named = |early_only| Replaces {
         call_id: dialog.call_id.to_string(),
@@ -632,12 +633,11 @@ fn a_dialog_that_is_to_be_replaced_is_named_by_its_three_parts() {
     assert_eq!((&*found.replaces.from_tag, &*found.replaces.call_id), (&*caller.dialog.local_tag, &*caller.dialog.call_id));
     let turned = Replaces { to_tag: named(false).from_tag, from_tag: named(false).to_tag, ..named(false) };
     assert_eq!(state.replaced(LegId::CALLEE, &turned).unwrap(), found);
-    let refused = |state: &CallState, wanted| state.replaced(LegId::CALLEE, &wanted).unwrap_err().code();
+    let refused = |state: &CallState, wanted: Replaces| state.replaced(LegId::CALLEE, &wanted).unwrap_err().code();
     assert_eq!(refused(state, Replaces { call_id: "another".into(), ..named(false) }), 481);
     assert_eq!(refused(state, Replaces { from_tag: "another".into(), ..named(false) }), 481);
     assert_eq!(state.replaced(LegId(9), &named(false)).unwrap_err().code(), 481);
     assert_eq!(refused(state, named(true)), 486);
-    let mut call = established();
     let _ = call.handle(CallInput::HangUp { status: StatusCode::REQUEST_TERMINATED, by: EndedBy::Operator }, NOW);
     assert_eq!(refused(call.state(), named(false)), 603);
 }
