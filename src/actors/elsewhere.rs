@@ -24,7 +24,7 @@ use crate::sip::dialog::Flow;
 use crate::sip::headers::Transport;
 use crate::sip::locate::{First, Hop, Naptr, Service, Srv, first, in_order, itself, services, unsaid};
 use crate::sip::registrar::Phone;
-use crate::sip::uri::escaped;
+use crate::sip::uri::escape_user;
 use crate::sip::{Text, Uri};
 
 /// The DNS has so long, and for a question that is open then.
@@ -214,7 +214,7 @@ impl Elsewhere {
 impl Domain {
     fn uri(&self, user: &str) -> Text {
         let transport = self.transport.map(|transport| format!(";transport={}", transport.as_str().to_ascii_lowercase()));
-        Text::from(format!("sip:{}@{}{}", escaped(user), self.name, transport.unwrap_or_default()))
+        Text::from(format!("sip:{}@{}{}", escape_user(user), self.name, transport.unwrap_or_default()))
     }
 }
 
