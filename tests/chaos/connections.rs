@@ -213,6 +213,34 @@ async fn browsers_call_each_other_over_wss_and_their_node_dies() {
     until("one CDR", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 1 }).await;
 }
 
+/// A browser and a phone that has never heard of WebSockets, by each of the phone's transports.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_and_other_phones_call_each_other() {
+    const TRANSPORTS: [(&str, u16); 3] = [("udp", SIP), ("tcp", SIP), ("tls", TLS)];
+    let cluster = Cluster::start(1 + TRANSPORTS.len());
+    let users = cluster.users.clone();
+    let server = |node: usize, port| SocketAddr::new(cluster.sip_of(node).ip(), port);
+    let browser = Browser::start(&users[0].0, &users[0].1, server(2, WSS)).await;
+    for ((transport, port), (user, password)) in TRANSPORTS.into_iter().zip(&users[1..]) {
+        let mut phone = Baresip::by(transport, user, password, server(1, port), 440);
+        browser.tell(&format!("dial {user}"));
+        browser.wait_for("established").await;
+        phone.wait_for("CALL_ESTABLISHED");
+        browser.tell("hangup");
+        phone.wait_for("CALL_CLOSED");
+        phone.forget();
+        phone.begins_to_call(&users[0].0);
+        browser.wait_for("incoming").await;
+        browser.tell("answer");
+        browser.wait_for("established").await;
+        phone.wait_for("CALL_ESTABLISHED");
+        phone.hang_up();
+        browser.wait_for("ended").await;
+    }
+    let calls = 2 * TRANSPORTS.len() as u64;
+    until("their CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == calls }).await;
+}
+
 /// Real phones, each transport of each family of addresses to each.
 #[test]
 fn phones_call_each_other_by_every_transport() {

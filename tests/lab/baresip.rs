@@ -95,8 +95,13 @@ impl Baresip {
 
     /// Calls, and waits until somebody answers.
     pub fn dial(&mut self, user: &str) {
-        self.send("dial", &format!("sip:{user}@{DOMAIN}"));
+        self.begins_to_call(user);
         self.wait_for("CALL_ESTABLISHED");
+    }
+
+    /// Calls.
+    pub fn begins_to_call(&mut self, user: &str) {
+        self.send("dial", &format!("sip:{user}@{DOMAIN}"));
     }
 
     /// Hangs up.
