@@ -163,3 +163,5 @@ fn member_of(member: &config::Member) -> Member {
 mod flows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfers;

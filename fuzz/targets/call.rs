@@ -140,6 +140,7 @@ impl World {
             long: None,
             phone: None,
             q: 1000,
+            replaces: None,
         });
         let new = NewCall {
             id: ID,
@@ -152,7 +153,6 @@ impl World {
             targets: targets.collect(),
             caller: "a@x".into(),
             trusted: false,
-            replaces: None,
             callee: "b@x".into(),
         };
         match Call::new(new, self.incarnation, self.now) {

@@ -1,6 +1,13 @@
 //! What random input must not hurt. The fuzzer calls these with what it makes up, `tests/fuzz.rs` with what it has found.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs, reason = "each of the fuzzer's programs uses one")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "each of the fuzzer's programs uses one"
+)]
 
 mod call;
 mod events;

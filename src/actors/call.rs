@@ -17,7 +17,7 @@ use ractor_cluster::RactorMessage;
 use tracing::Instrument;
 
 use super::alarm::Alarm;
-use super::call_media::CallMedia;
+use super::call_media::{CallMedia, Part};
 use super::calls::CallsMsg;
 use super::comeback;
 use super::descriptions::{self, Refused, is_sdp};
@@ -39,10 +39,9 @@ use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, Ended
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
 use crate::sip::events::Seen;
-use crate::sip::leg::{LegCommand, LegEvent};
+use crate::sip::leg::{LegCommand, LegEvent, TxKey};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
-use crate::sip::replaces::Replaces;
 use crate::sip::{Name, StatusCode, Text};
 
 /// At most this many inputs wait for a commit.
@@ -123,8 +122,6 @@ pub struct Incoming {
     pub phone: Phone,
     /// It is a peer whose word on who calls is taken.
     pub trusted: bool,
-    /// The dialog of the callee's that the call takes the place of.
-    pub replaces: Option<Replaces>,
 }
 
 /// How a call's actor begins.
@@ -222,7 +219,7 @@ impl Actor for CallActor {
             span,
             core: None,
             incoming: None,
-            media: CallMedia::new(session, ports.clone()),
+            media: CallMedia::new(id, session, ports.clone()),
             legs: BTreeMap::new(),
             media_legs: media_legs.try_into().map_err(|_| two)?,
             media_budgets: Default::default(),
@@ -234,16 +231,16 @@ impl Actor for CallActor {
             resting: false,
             attempts: 0,
         };
-        running.make_leg(&myself, LegId::CALLER).await?;
         match begin {
             Begin::New(incoming) => {
+                running.make_leg(&myself, LegId::CALLER).await?;
                 let first = DialogMsg::Request(Box::new(incoming.invite.clone()), incoming.flow);
                 running.incoming = Some(incoming);
                 running.leg(LegId::CALLER).ok_or("the caller's leg was made above")?.dialog.cast(first)?;
             }
-            Begin::Resume(state, media) => Box::pin(running.resume(&myself, *state, CallMedia::new(media, ports))).await,
+            Begin::Resume(state, media) => Box::pin(running.resume(&myself, *state, CallMedia::new(id, media, ports))).await,
             Begin::Bury(state, media) => {
-                Box::pin(running.resume(&myself, *state, CallMedia::new(media, ports))).await;
+                Box::pin(running.resume(&myself, *state, CallMedia::new(id, media, ports))).await;
                 myself.cast(CallMsg::HangUp { status: StatusCode::SERVER_INTERNAL_ERROR, by: EndedBy::System })?;
             }
         }
@@ -360,7 +357,7 @@ impl Running {
         let ended = state.ended.is_some();
         self.media = media;
         for leg in &state.legs {
-            self.media.reaches(leg.id, leg.dialog.flow.remote.ip());
+            self.media.reaches(state.side(leg.id), leg.dialog.flow.remote.ip());
         }
         self.seen = state.seen();
         let (core, effects) = Call::resume(state, rand::random());
@@ -380,7 +377,7 @@ impl Running {
     async fn anchor(&mut self, myself: &ActorRef<CallMsg>) {
         while let Some(leg) = self.movable().filter(|_| self.not_before.is_none_or(|at| at <= clock::now())) {
             let content_type = Text::from_static("application/sdp");
-            let body = self.media.tell_again(leg).map(|bytes| Body { content_type, bytes });
+            let body = self.media.tell_again(self.side(leg)).map(|bytes| Body { content_type, bytes });
             tracing::info!(%leg, "asks the phone to come along");
             metrics::counter!("tandem_reanchored_total").increment(1);
             self.input(myself, CallInput::Anchor(leg, body)).await;
@@ -393,7 +390,7 @@ impl Running {
             && self.not_before.is_none_or(|at| at <= clock::now())
         {
             let content_type = Text::from_static("application/sdp");
-            let body = self.media.told(leg).map(|bytes| Body { content_type, bytes });
+            let body = self.media.told(self.side(leg)).map(|bytes| Body { content_type, bytes });
             self.input(myself, CallInput::Refresh(leg, body)).await;
         }
     }
@@ -416,6 +413,10 @@ impl Running {
             }
             (None, None) => {}
         }
+    }
+
+    fn side(&self, leg: LegId) -> usize {
+        self.core.as_ref().map_or(0, |core| core.state().side(leg))
     }
 
     fn movable(&self) -> Option<LegId> {
@@ -508,6 +509,7 @@ impl Running {
 
     async fn event(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, event: LegEvent) -> bool {
         let asked = asks_for_an_answer(&event).map(|(key, request)| (key.clone(), request.clone()));
+        let offer = descriptions::offer_in(&event).cloned();
         let before = self.media.checkpoint();
         let translated = match self.core.as_ref().map(Call::state) {
             Some(state) => descriptions::translate(&mut self.media, state, leg, event),
@@ -517,7 +519,8 @@ impl Running {
             Ok(event) => {
                 let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
                 let Some(mut step) = step else { return true };
-                if step.commit.is_none() {
+                let taken_on = |key: &TxKey| self.core.as_ref().is_some_and(|core| core.state().passes_on(key));
+                if step.commit.is_none() || offer.is_some_and(|key| !taken_on(&key)) {
                     // The core made nothing of it, so neither does the media plane.
                     self.media.restore(before);
                 }
@@ -550,11 +553,11 @@ impl Running {
     /// Takes the INVITE on.
     async fn begin(&mut self, myself: &ActorRef<CallMsg>, invite: Request) {
         let Some(incoming) = self.incoming.take() else { return };
-        let Incoming { flow, targets, caller, callee, phone, trusted, replaces, .. } = *incoming;
-        self.media.reaches(LegId::CALLER, flow.remote.ip());
-        self.media.reaches(LegId::CALLEE, targets.first().map_or(flow, |target| target.flow).remote.ip());
+        let Incoming { flow, targets, caller, callee, phone, trusted, .. } = *incoming;
+        self.media.reaches(0, flow.remote.ip());
+        self.media.reaches(1, targets.first().map_or(flow, |target| target.flow).remote.ip());
         let body = match Body::of(&invite.headers, &invite.body) {
-            Some(body) if is_sdp(&invite.headers) => match self.media.translate(LegId::CALLER, &body.bytes) {
+            Some(body) if is_sdp(&invite.headers) => match self.media.translate(0, Part::Offer, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
                 Err(error) => {
                     tracing::info!(%error, "an offer that can't be taken");
@@ -576,7 +579,6 @@ impl Running {
             caller,
             trusted,
             callee,
-            replaces,
         };
         match Call::new(new, rand::random(), clock::now()) {
             Ok((core, step)) => {
@@ -633,6 +635,9 @@ impl Running {
                 SIDES.map(|side| core.state().peer_of_side(side).is_some_and(|leg| core.state().must_be_told_again(leg))),
             );
         }
+        if let Some(core) = &self.core {
+            descriptions::settle(&mut self.media, core.state());
+        }
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {
             Ok(_) => {
@@ -641,9 +646,9 @@ impl Running {
                 if let Some(core) = &mut self.core {
                     core.committed();
                 }
-                self.media.committed();
                 self.announce();
                 self.tell_relay(false);
+                self.media.committed();
                 self.perform(myself, then).await;
                 true
             }

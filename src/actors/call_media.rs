@@ -7,47 +7,76 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::LegId;
-use crate::media::core::{LegPlan, SdpError, Session};
+use crate::ids::{CallId, LegId};
+use crate::media::core::{LegPlan, SdpError, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
 
 /// The media.
 pub struct CallMedia {
+    call: CallId,
     ports: Arc<PortPool>,
     session: Session,
     committed: Session,
-    /// What stood before a re-INVITE's offer, until that is answered: a refused offer changes nothing (RFC 3264 §8).
-    before_offer: Option<Session>,
     /// Bound, and not yet the relay's.
     sockets: HashMap<u16, Pair>,
     /// The last description of each leg and what it was made into: a repeated one is no new version.
-    described: [Option<(Bytes, Bytes)>; 2],
+    described: [Option<Described>; 2],
     applied: [Vec<Option<LegPlan>>; 2],
 }
 
 /// What [`CallMedia::restore`] goes back to.
 pub struct Checkpoint {
     session: Session,
-    before_offer: Option<Session>,
-    described: [Option<(Bytes, Bytes)>; 2],
+    described: [Option<Described>; 2],
 }
+
+/// What a description is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The call's first offer, or one that was asked for.
+    Offer,
+    /// A later one, that may be refused.
+    LaterOffer,
+    /// Of another phone that is to have this side.
+    OfferInstead,
+    /// An answer.
+    Answer,
+    /// One to what was told once more.
+    AnswerAgain,
+}
+
+impl Part {
+    fn describe(self, session: &mut Session, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        match self {
+            Self::Offer => session.describe(from, sdp, take_port),
+            Self::LaterOffer => session.offer(from, sdp, take_port),
+            Self::OfferInstead => session.offer_instead(from, sdp, take_port),
+            Self::Answer => session.answer(from, sdp, take_port),
+            Self::AnswerAgain => session.answer_again(from, sdp, take_port),
+        }
+    }
+}
+
+/// A description: what it is, as it came, and what it was made into.
+type Described = (Part, Bytes, Bytes);
 
 impl Drop for CallMedia {
     /// Ports that no relay and no record knows of go back, however the call's actor ended.
     fn drop(&mut self) {
-        self.give_back(|_| false);
+        let kept = self.committed.ports();
+        self.give_back(|port| kept.contains(&port));
     }
 }
 
 impl CallMedia {
     /// A session that is new, or committed already.
-    pub fn new(session: Session, ports: Arc<PortPool>) -> Self {
+    pub fn new(call: CallId, session: Session, ports: Arc<PortPool>) -> Self {
         Self {
+            call,
             ports,
             committed: session.clone(),
             session,
-            before_offer: None,
             sockets: HashMap::new(),
             described: [None, None],
             applied: [Vec::new(), Vec::new()],
@@ -59,47 +88,48 @@ impl CallMedia {
         &self.session
     }
 
-    /// A leg's session description, made over for the other leg.
-    pub fn translate(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
-        let from = side(leg);
-        if let Some((theirs, ours)) = &self.described[from]
-            && theirs == sdp
+    /// The description of one side (0 is the caller's), made over for the other. What comes again is no new version, unless it is one that may
+    /// be taken back.
+    pub fn translate(&mut self, from: usize, part: Part, sdp: &Bytes) -> Result<Bytes, SdpError> {
+        let later = matches!(part, Part::LaterOffer | Part::OfferInstead);
+        if let Some((known, theirs, ours)) = self.described[from].as_ref().filter(|_| !later)
+            && (*known, theirs) == (part, sdp)
         {
             return Ok(ours.clone());
         }
-        let (ports, sockets) = (&self.ports, &mut self.sockets);
+        let (call, ports, sockets) = (self.call, &self.ports, &mut self.sockets);
         let sides = self.session.sides;
         let mut take = |ip| {
-            let (port, pair) = ports.take(ip)?;
+            let (port, pair) = ports.take(ip, call)?;
             sockets.insert(port, pair);
             Some(port)
         };
-        let result = self.session.describe(from, sdp, &mut take);
+        let result = part.describe(&mut self.session, from, sdp, &mut take);
         // Ports that an offer took before it turned out to be unusable.
-        let kept: Vec<u16> = self.session.ports().collect();
+        let kept = self.session.ports();
         self.give_back(|port| kept.contains(&port));
         let ours = Bytes::from(result?);
-        if self.session.sides != sides {
-            // What the other side has said is told to this one with another address from now on.
+        if self.session.sides != sides || later || part == Part::Offer {
+            // What the other side has said was no answer to this, or is told with another address from now on.
             self.described[1 - from] = None;
         }
-        self.described[from] = Some((sdp.clone(), ours.clone()));
+        self.described[from] = Some((part, sdp.clone(), ours.clone()));
         Ok(ours)
     }
 
-    /// A leg's phone is reached there.
-    pub fn reaches(&mut self, leg: LegId, there: IpAddr) {
-        self.session.reaches(side(leg), there);
+    /// A side's phone is reached there.
+    pub fn reaches(&mut self, side: usize, there: IpAddr) {
+        self.session.reaches(side, there);
     }
 
-    /// What a leg was told last, once more, from where we are now.
-    pub fn tell_again(&mut self, leg: LegId) -> Option<Bytes> {
-        self.session.tell_again(side(leg))
+    /// What a side was told last, once more, from where we are now.
+    pub fn tell_again(&mut self, side: usize) -> Option<Bytes> {
+        self.session.tell_again(side)
     }
 
-    /// What a leg was told last, as it was told.
-    pub fn told(&self, leg: LegId) -> Option<Bytes> {
-        self.session.told[side(leg)].clone()
+    /// What a side was told last, as it was told.
+    pub fn told(&self, side: usize) -> Option<Bytes> {
+        self.session.told[side].clone()
     }
 
     /// Forgets what the sides were told that need not be told again.
@@ -113,41 +143,26 @@ impl CallMedia {
 
     /// As it is now, to go back to.
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { session: self.session.clone(), before_offer: self.before_offer.clone(), described: self.described.clone() }
+        Checkpoint { session: self.session.clone(), described: self.described.clone() }
     }
 
     /// Goes back: what was described since then means nothing.
     pub fn restore(&mut self, checkpoint: Checkpoint) {
         self.session = checkpoint.session;
-        self.before_offer = checkpoint.before_offer;
         self.described = checkpoint.described;
-        let kept: Vec<u16> = self.session.ports().collect();
+        let kept = self.session.ports();
         self.give_back(|port| kept.contains(&port));
     }
 
-    /// A re-INVITE's offer: as [`CallMedia::translate`], and can be taken back.
-    pub fn offer(&mut self, leg: LegId, sdp: &Bytes) -> Result<Bytes, SdpError> {
-        let before = self.session.clone();
-        let ours = self.translate(leg, sdp)?;
-        self.before_offer = Some(before);
-        Ok(ours)
+    /// The offer was answered.
+    pub fn accepted(&mut self) {
+        self.session.accepted();
     }
 
-    /// The re-INVITE was answered.
-    pub fn offer_answered(&mut self, accepted: bool) {
-        let Some(before) = self.before_offer.take() else { return };
-        if !accepted {
-            // Versions and ports stay: both only grow.
-            let former = before.told.clone();
-            self.session.take_back(before);
+    /// No offer waits for an answer any more: one that wasn't accepted means nothing.
+    pub fn take_back(&mut self) {
+        if self.session.take_back() {
             self.described = [None, None];
-            for (at, told) in former.into_iter().enumerate() {
-                if self.session.told[at] != told {
-                    self.session.told[at] = told;
-                    // It has seen the version of what it has refused: what still stands is told with a higher one.
-                    self.session.tell_again(at);
-                }
-            }
         }
     }
 
@@ -161,17 +176,20 @@ impl CallMedia {
         latched
     }
 
-    /// The session is committed.
+    /// The session is committed, and the relay knows: what isn't needed any more is free.
     pub fn committed(&mut self) {
-        self.committed = self.session.clone();
+        let former = std::mem::replace(&mut self.committed, self.session.clone());
+        let kept = self.session.ports();
+        self.give_back(|port| kept.contains(&port));
+        // One of two phones that had a side has gone.
+        former.ports().difference(&kept).for_each(|port| self.ports.give_back(*port, self.call));
     }
 
     /// It is not, and nothing of it has happened.
     pub fn roll_back(&mut self) {
         self.session = self.committed.clone();
-        self.before_offer = None;
         self.described = [None, None];
-        let kept: Vec<u16> = self.session.ports().collect();
+        let kept = self.session.ports();
         self.give_back(|port| kept.contains(&port));
     }
 
@@ -194,30 +212,27 @@ impl CallMedia {
 
     /// The call is over: the ports are free. The relay must have been told to close them.
     pub fn release(&mut self) {
-        self.sockets.clear();
-        for port in self.session.ports() {
-            self.ports.give_back(port);
+        self.give_back(|_| false);
+        for port in self.session.ports().union(&self.committed.ports()) {
+            self.ports.give_back(*port, self.call);
         }
-        self.session.streams.clear();
-        self.committed.streams.clear();
+        for session in [&mut self.session, &mut self.committed] {
+            session.streams.clear();
+            session.before = None;
+        }
         self.applied = [Vec::new(), Vec::new()];
     }
 
     fn give_back(&mut self, keep: impl Fn(u16) -> bool) {
-        let ports = &self.ports;
+        let (call, ports) = (self.call, &self.ports);
         self.sockets.retain(|port, _| {
             let kept = keep(*port);
             if !kept {
-                ports.give_back(*port);
+                ports.give_back(*port, call);
             }
             kept
         });
     }
-}
-
-/// The side of the media that a leg is on: whoever is called is on the other one from the caller.
-fn side(leg: LegId) -> usize {
-    usize::from(leg != LegId::CALLER)
 }
 
 #[cfg(test)]
@@ -231,21 +246,76 @@ mod tests {
         Bytes::from(text)
     }
 
+    /// What came again is known again, but an offer is no answer.
+    #[test]
+    fn what_is_said_twice_is_no_new_version() {
+        let ip: IpAddr = "127.0.0.1".parse().unwrap();
+        let mut media = CallMedia::new(CallId(1), Session::new(ip.into(), 42), Arc::new(PortPool::new(23_170, 23_180)));
+        let offer = media.translate(0, Part::Offer, &sdp(1, "sendrecv")).unwrap();
+        assert_eq!(media.translate(0, Part::Offer, &sdp(1, "sendrecv")).unwrap(), offer);
+        let answer = media.translate(1, Part::Answer, &sdp(1, "sendrecv")).unwrap();
+        assert_eq!(media.translate(1, Part::Answer, &sdp(1, "sendrecv")).unwrap(), answer);
+        assert_ne!(media.translate(1, Part::Offer, &sdp(1, "sendrecv")).unwrap(), answer);
+    }
+
     fn told(media: &CallMedia) -> String {
-        String::from_utf8(media.told(LegId::CALLEE).unwrap().to_vec()).unwrap()
+        String::from_utf8(media.told(1).unwrap().to_vec()).unwrap()
+    }
+
+    /// One of two phones that have had a side goes: its ports are free as soon as that is held, and not before.
+    #[test]
+    fn ports_are_free_when_nobody_can_need_them_any_more() {
+        let ip: IpAddr = "127.0.0.1".parse().unwrap();
+        let pool = Arc::new(PortPool::new(23_140, 23_160));
+        let mut media = CallMedia::new(CallId(1), Session::new(ip.into(), 42), pool.clone());
+        media.translate(0, Part::Offer, &sdp(1, "sendrecv")).unwrap();
+        media.translate(1, Part::Answer, &sdp(1, "sendrecv")).unwrap();
+        media.committed();
+        let applied = |media: &mut CallMedia| [0, 1].into_iter().for_each(|leg| drop(media.wants(LegId(leg), false)));
+        applied(&mut media);
+        assert_eq!(pool.used(), 2);
+        for accepted in [false, true] {
+            media.translate(1, Part::OfferInstead, &sdp(5, "sendrecv")).unwrap();
+            // It can't be committed: nothing has happened.
+            media.roll_back();
+            assert_eq!(pool.used(), 2);
+            media.translate(1, Part::OfferInstead, &sdp(5, "sendrecv")).unwrap();
+            applied(&mut media);
+            media.committed();
+            assert_eq!(pool.used(), 3, "either may be needed");
+            if accepted {
+                media.translate(0, Part::Answer, &sdp(2, "sendrecv")).unwrap();
+                media.accepted();
+            } else {
+                media.take_back();
+            }
+            // Nor can this.
+            media.roll_back();
+            assert_eq!(pool.used(), 3);
+            if accepted {
+                media.accepted()
+            } else {
+                media.take_back()
+            }
+            applied(&mut media);
+            media.committed();
+            assert_eq!(pool.used(), 2);
+        }
+        media.release();
+        assert_eq!(pool.used(), 0);
     }
 
     /// RFC 3264 §8: else the next refresh would put a phone on hold whose other side knows nothing of it.
     #[test]
     fn what_was_refused_is_not_told_again() {
         let ip: IpAddr = "127.0.0.1".parse().unwrap();
-        let mut media = CallMedia::new(Session::new(ip.into(), 42), Arc::new(PortPool::new(23_100, 23_110)));
-        media.translate(LegId::CALLER, &sdp(1, "sendrecv")).unwrap();
-        media.translate(LegId::CALLEE, &sdp(1, "sendrecv")).unwrap();
+        let mut media = CallMedia::new(CallId(1), Session::new(ip.into(), 42), Arc::new(PortPool::new(23_100, 23_110)));
+        media.translate(0, Part::Offer, &sdp(1, "sendrecv")).unwrap();
+        media.translate(1, Part::Answer, &sdp(1, "sendrecv")).unwrap();
         assert!(told(&media).contains("o=tandem 21 1 ") && told(&media).contains("sendrecv"));
-        media.offer(LegId::CALLER, &sdp(2, "sendonly")).unwrap();
+        media.translate(0, Part::LaterOffer, &sdp(2, "sendonly")).unwrap();
         assert!(told(&media).contains("o=tandem 21 2 ") && told(&media).contains("sendonly"));
-        media.offer_answered(false);
+        media.take_back();
         // The phone has seen the second version.
         assert!(told(&media).contains("o=tandem 21 3 ") && told(&media).contains("sendrecv"), "{}", told(&media));
     }

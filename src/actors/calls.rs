@@ -373,7 +373,8 @@ async fn commit(services: Arc<Services>, vnode: VnodeId, command: VnodeCommand) 
     }
 }
 
-/// What the caller's INVITE and its CANCEL are known by.
+/// What the caller's INVITE and its CANCEL are known by, as long as the caller is there.
 fn invite_key(state: &CallState) -> Option<InviteKey> {
-    state.leg(LegId::CALLER).inbound.as_ref().map(|inbound| endpoint::invite_key(&inbound.request))
+    let caller = state.legs.iter().find(|leg| leg.id == LegId::CALLER)?;
+    caller.inbound.as_ref().map(|inbound| endpoint::invite_key(&inbound.request))
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::call_media::CallMedia;
+use super::call_media::{CallMedia, Part};
 use crate::ids::LegId;
 use crate::media::core::Session;
 use crate::sip::b2bua::{CallState, Relay};
@@ -34,6 +34,22 @@ pub(super) fn toward(session: &Session, command: LegCommand) -> LegCommand {
     LegCommand::Send(request, flow)
 }
 
+/// An offer that came later than the first, and of which nothing has come, changes nothing (RFC 3264 §8).
+pub(super) fn settle(media: &mut CallMedia, state: &CallState) {
+    if !state.may_be_refused() {
+        media.take_back();
+    }
+}
+
+/// The request that brings an offer, if an event is one.
+pub(super) fn offer_in(event: &LegEvent) -> Option<&TxKey> {
+    if let LegEvent::Request(key, request, _) = event {
+        Some(key).filter(|_| has_sdp(&request.headers, &request.body))
+    } else {
+        None
+    }
+}
+
 /// Makes the description in a leg's event over for the other side.
 #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
 pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
@@ -41,14 +57,15 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
         return Ok(event);
     }
     // What those say whom the caller doesn't talk with is none of the media's business.
-    let over = state.ended.is_some() || (leg != LegId::CALLER && state.answerer.is_some_and(|answerer| answerer != leg));
+    let over = state.ended.is_some() || (state.answerer.is_some() && !state.is_seated(leg));
+    let side = state.side(leg);
     match event {
         LegEvent::Request(key, mut request, flow)
             if matches!(request.method, Method::Invite | Method::Update) && has_sdp(&request.headers, &request.body) =>
         {
             let known = state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
             if !known && !over {
-                request.body = media.offer(leg, &request.body).map_err(|error| {
+                request.body = media.translate(side, Part::LaterOffer, &request.body).map_err(|error| {
                     tracing::info!(%error, "an offer that can't be taken");
                     Refused::Request(key.clone(), Box::new(request.response(StatusCode::NOT_ACCEPTABLE_HERE, None)))
                 })?;
@@ -61,37 +78,51 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
                 && has_sdp(&request.headers, &request.body)
                 && state.takes_early_offer(leg).is_some() =>
         {
-            request.body = media.offer(leg, &request.body).unwrap_or_else(|error| {
+            request.body = media.translate(side, Part::LaterOffer, &request.body).unwrap_or_else(|error| {
                 tracing::info!(%error, "an offer that can't be taken");
                 Bytes::new()
             });
             Ok(LegEvent::Request(key, request, flow))
         }
-        LegEvent::Response(response) if !over && answers_an_offer(state, leg, &response) => {
-            // With a phone that refuses the call goes what it was asked, or has asked, besides.
-            let of_it = |relay: &Relay| relay.is_offer() && (relay.from == leg || relay.to == leg);
-            let refuses = response.status.class() > Class::Success && state.relays.iter().any(of_it);
-            let to_offer = refuses || answers_a_later_offer(state, leg, &response.headers);
-            translate_response(media, leg, response, to_offer).map(LegEvent::Response)
-        }
-        LegEvent::NoResponse(request) if !over => {
-            if answers_a_later_offer(state, leg, &request.headers) {
-                media.offer_answered(false);
+        // Who takes the call for which another was referred offers.
+        LegEvent::Response(mut response) if state.is_taken_by(leg, &response) && !response.body.is_empty() => {
+            let offered = is_sdp(&response.headers).then(|| media.translate(side, Part::OfferInstead, &response.body));
+            match offered {
+                Some(Ok(body)) => response.body = body,
+                Some(Err(error)) => {
+                    tracing::info!(%error, "an offer that can't be taken");
+                    return Err(Refused::Answer(Box::new(response)));
+                }
+                None => return Err(Refused::Answer(Box::new(response))),
             }
-            Ok(LegEvent::NoResponse(request))
+            Ok(LegEvent::Response(response))
+        }
+        LegEvent::Response(response) if !over && answers_an_offer(state, leg, &response) => {
+            let to_offer = answers_a_later_offer(state, leg, &response.headers) || state.comes_about(leg, &response);
+            let part = match state.answers_us(leg, &response.headers) {
+                true => Part::AnswerAgain,
+                false if state.offers(leg, &response.headers) => Part::Offer,
+                false => Part::Answer,
+            };
+            translate_response(media, (side, part), response, to_offer).map(LegEvent::Response)
         }
         LegEvent::Acked(mut ack) if has_sdp(&ack.headers, &ack.body) && state.awaits_answer_of(leg) => {
-            ack.body = media.translate(leg, &ack.body).map_err(|_| Refused::Ack)?;
+            ack.body = media.translate(side, Part::Answer, &ack.body).map_err(|_| Refused::Ack)?;
             Ok(LegEvent::Acked(ack))
         }
         other => Ok(other),
     }
 }
 
-fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response, to_offer: bool) -> Result<Response, Refused> {
+fn translate_response(
+    media: &mut CallMedia,
+    (side, part): (usize, Part),
+    mut response: Response,
+    to_offer: bool,
+) -> Result<Response, Refused> {
     let class = response.status.class();
     if has_sdp(&response.headers, &response.body) && class <= Class::Success {
-        match media.translate(leg, &response.body) {
+        match media.translate(side, part, &response.body) {
             Ok(body) => response.body = body,
             Err(error) => {
                 tracing::info!(%error, "an answer that can't be taken");
@@ -106,8 +137,8 @@ fn translate_response(media: &mut CallMedia, leg: LegId, mut response: Response,
             }
         }
     }
-    if response.status.is_final() && to_offer {
-        media.offer_answered(class == Class::Success);
+    if class == Class::Success && to_offer {
+        media.accepted();
     }
     Ok(response)
 }
@@ -163,8 +194,8 @@ pub(super) mod tests {
             connection: 0,
         };
         let ports = PortPool::new(23_120, 23_130);
-        let mut media = CallMedia::new(Session::new([127, 0, 0, 1].into(), 42), Arc::new(ports));
-        media.translate(LegId::CALLER, &Bytes::from_static(OFFER.as_bytes())).unwrap();
+        let mut media = CallMedia::new(CallId(1), Session::new([127, 0, 0, 1].into(), 42), Arc::new(ports));
+        media.translate(0, Part::Offer, &Bytes::from_static(OFFER.as_bytes())).unwrap();
         let new = NewCall {
             id: CallId(1),
             vnode: VnodeId(1),
@@ -172,11 +203,18 @@ pub(super) mod tests {
             from: flow,
             session: None,
             phone: None,
-            targets: vec![Target { contact: "sip:b@10.0.0.2".into(), path: Vec::new(), flow, long: None, phone: None, q: 1000 }],
+            targets: vec![Target {
+                contact: "sip:b@10.0.0.2".into(),
+                path: Vec::new(),
+                flow,
+                long: None,
+                phone: None,
+                q: 1000,
+                replaces: None,
+            }],
             body: None,
             caller: String::new(),
             trusted: false,
-            replaces: None,
             callee: String::new(),
         };
         (Call::new(new, 1, Timestamp(1)).unwrap().0, media)
@@ -231,10 +269,12 @@ pub(super) mod tests {
         tell(&mut call, LegId::CALLER, offer);
         assert_ne!(media.session().streams, before);
         // What else has no answer is none of its business.
-        assert!(translate(&mut media, call.state(), LegId::CALLEE, LegEvent::NoResponse(sent)).is_ok());
+        tell(&mut call, LegId::CALLEE, LegEvent::NoResponse(sent));
+        settle(&mut media, call.state());
         assert_ne!(media.session().streams, before);
         let onward = call.state().relays[0].onward.clone();
-        assert!(translate(&mut media, call.state(), LegId::CALLEE, LegEvent::NoResponse(onward)).is_ok());
+        tell(&mut call, LegId::CALLEE, LegEvent::NoResponse(onward));
+        settle(&mut media, call.state());
         assert_eq!(media.session().streams, before);
     }
 }

@@ -88,7 +88,7 @@ impl Elsewhere {
             let long = Some(Transport::Tcp).filter(|_| server.0 == Transport::Udp);
             let long = long.and_then(|tcp| dialed(config, vnode, tcp, server.1));
             let phone = Some(Phone::elsewhere(callee.clone()));
-            Some(Target { contact: contact.clone(), path: Vec::new(), flow, long, phone, q: 1000 })
+            Some(Target { contact: contact.clone(), path: Vec::new(), flow, long, phone, q: 1000, replaces: None })
         };
         servers.into_iter().filter_map(target).collect()
     }

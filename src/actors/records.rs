@@ -7,16 +7,17 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
-    BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
-    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, NextRecord, PhoneRecord, RecordError, RelayRecord,
-    ReliableRecord, StreamLegRecord, StreamRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
+    BeforeRecord, BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord,
+    InviteInRecord, InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, NextRecord, PhoneRecord, RecordError,
+    ReferralRecord, RelayRecord, ReliableRecord, StreamLegRecord, StreamRecord, TakenRecord, TargetRecord, TimerRecord,
+    UpdatedRecord, decode, encode,
 };
 use crate::families::Families;
 use crate::ids::{CallId, LegId};
-use crate::media::core::{Session, Stream, StreamLeg};
+use crate::media::core::{Before, Session, Stream, StreamLeg};
 use crate::sip::b2bua::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referred, Relay, Reliable, SessionPolicy,
-    SessionTimer, Speaks, StageIn, StageOut, Target, Updated, deadline,
+    Acknowledged, Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referral, Referred, Relay,
+    Reliable, SessionPolicy, SessionTimer, Speaks, StageIn, StageOut, Taken, Target, Updated, deadline,
 };
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
@@ -24,6 +25,7 @@ use crate::sip::headers::Transport;
 use crate::sip::leg::TxKey;
 use crate::sip::message::{Message, Request};
 use crate::sip::registrar::{Binding, Phone};
+use crate::sip::replaces::Replaces;
 use crate::sip::{StatusCode, Text, parse};
 
 /// Why a record could not be made into what it stands for.
@@ -105,7 +107,7 @@ pub fn glance(call: CallId, bytes: &[u8], site: Site) -> Result<Glance, RestoreE
     let talking = record.answered.is_some() && record.ended.is_none();
     let timers = record.legs.iter().filter(|_| talking).filter_map(|leg| leg.timer.map(|record| timer(record).due()));
     Ok(Glance {
-        quiet: begun && record.relays.is_empty() && record.legs.iter().all(done),
+        quiet: begun && record.referral.is_none() && record.relays.is_empty() && record.legs.iter().all(done),
         ended: record.ended.is_some(),
         deadline: own.into_iter().chain(timers).min(),
         media: media_of(&record.media, site, media_id(call)),
@@ -134,6 +136,8 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
             by: ended_by(ending.by).into(),
         }),
         legs: state.legs.iter().map(leg_record).collect(),
+        last: state.last.0,
+        first: state.first.0,
         answerer: state.answerer.map(|leg| leg.0),
         waiting: state.waiting.iter().map(target_record).collect(),
         called: Some(state.called).filter(|called| *called != state.created),
@@ -142,6 +146,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         redirects: state.redirects,
         breadth: state.breadth,
         diverted: state.diverted.clone(),
+        referral: state.referral.as_ref().map(referral_record),
         referred: state.referred.iter().map(|one| (one.to.0, one.onward, one.asked)).collect(),
         relays: state.relays.iter().map(relay_record).collect(),
         media: MediaRecord {
@@ -149,6 +154,15 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
             versions: media.versions,
             held: media.held,
             told: media.told.clone(),
+            lines: Some(media.lines).filter(|lines| *lines != [media.streams.len(); 2]),
+            before: media.before.as_ref().map(|before| BeforeRecord {
+                by: u8::from(before.by > 0),
+                instead: before.instead,
+                lines: before.lines,
+                streams: before.streams.iter().map(stream_record).collect(),
+                held: before.held,
+                told: before.told.clone(),
+            }),
         },
     }
 }
@@ -158,7 +172,8 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         Ok::<_, RestoreError>(Ending { at: ending.at, status: status(ending.status)?, by: ended_by_of(&ending.by)? })
     });
     let legs: Vec<CallLeg> = (0..).zip(record.legs).map(|(place, record)| leg(place, record)).collect::<Result<_, _>>()?;
-    if !legs.iter().any(|leg| leg.id == LegId::CALLER) {
+    let first = LegId(record.first);
+    if !legs.iter().any(|leg| leg.id == first) {
         return Err(RestoreError::Value("a call without its caller"));
     }
     // A release that called one phone a call didn't say which had answered.
@@ -174,6 +189,8 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         answered: record.answered,
         ended: ended.transpose()?,
         legs,
+        last: LegId(record.last),
+        first,
         answerer,
         waiting: record.waiting.into_iter().map(target).collect::<Result<_, _>>()?,
         called: record.called.unwrap_or(record.created),
@@ -182,6 +199,7 @@ fn call_state(record: CallRecord) -> Result<CallState, RestoreError> {
         redirects: record.redirects,
         breadth: record.breadth,
         diverted: record.diverted,
+        referral: record.referral.map(referral).transpose()?,
         referred: record.referred.into_iter().map(|(to, onward, asked)| Referred { to: LegId(to), onward, asked }).collect(),
         relays: record
             .relays
@@ -199,6 +217,7 @@ fn target_record(target: &Target) -> TargetRecord {
         long: target.long.map(FlowRecord::from),
         phone: target.phone.as_ref().map(phone_record),
         q: target.q,
+        replaces: target.replaces.as_ref().map(Replaces::to_string),
     }
 }
 
@@ -210,6 +229,7 @@ fn target(record: TargetRecord) -> Result<Target, RestoreError> {
         long: record.long.map(Flow::try_from).transpose()?,
         phone: record.phone.map(phone),
         q: record.q,
+        replaces: record.replaces.as_deref().and_then(Replaces::parse),
     })
 }
 
@@ -282,6 +302,10 @@ fn leg_record(leg: &CallLeg) -> LegRecord {
             .as_ref()
             .map(|Updated { cseq, body }| UpdatedRecord { cseq: *cseq, body: body.as_ref().map(body_record) }),
         early: leg.early.as_ref().map(body_record),
+        acknowledged: leg
+            .acknowledged
+            .as_ref()
+            .map(|Acknowledged { cseq, body }| UpdatedRecord { cseq: *cseq, body: Some(body_record(body)) }),
     }
 }
 
@@ -308,6 +332,9 @@ fn leg(place: u8, record: LegRecord) -> Result<CallLeg, RestoreError> {
         speaks: Speaks { update: record.speaks[0], timer: record.speaks[1] },
         updated: record.updated.map(|UpdatedRecord { cseq, body: sent }| Updated { cseq, body: sent.map(body) }),
         early: record.early.map(body),
+        acknowledged: record
+            .acknowledged
+            .and_then(|UpdatedRecord { cseq, body: said }| Some(Acknowledged { cseq, body: body(said?) })),
         tries: false,
         unheard: None,
         pracked: None,
@@ -420,6 +447,48 @@ fn relay(record: RelayRecord, callee: LegId) -> Result<Relay, RestoreError> {
     })
 }
 
+fn referral_record(referral: &Referral) -> ReferralRecord {
+    ReferralRecord {
+        by: referral.by.0,
+        asked: referral.asked,
+        to: referral.to.to_string(),
+        must_replace: referral.must_replace,
+        after: referral.after.0,
+        begun: referral.begun,
+        now: referral.now.code(),
+        said: referral.said.map(StatusCode::code),
+        taken: referral.taken.as_ref().map(|Taken { leg, offer, until, asked, cancelled }| TakenRecord {
+            leg: leg.0,
+            offer: body_record(offer),
+            until: *until,
+            asked: *asked,
+            cancelled: *cancelled,
+        }),
+        notify: referral.notify.as_ref().map(encode_request),
+    }
+}
+
+fn referral(record: ReferralRecord) -> Result<Referral, RestoreError> {
+    Ok(Referral {
+        by: LegId(record.by),
+        asked: record.asked,
+        to: record.to.into(),
+        must_replace: record.must_replace,
+        after: LegId(record.after),
+        begun: record.begun,
+        now: status(record.now)?,
+        said: record.said.map(status).transpose()?,
+        taken: record.taken.map(|TakenRecord { leg, offer, until, asked, cancelled }| Taken {
+            leg: LegId(leg),
+            offer: body(offer),
+            until,
+            asked,
+            cancelled,
+        }),
+        notify: record.notify.as_ref().map(request).transpose()?,
+    })
+}
+
 fn body_record(body: &Body) -> BodyRecord {
     BodyRecord { content_type: body.content_type.to_string(), bytes: body.bytes.clone() }
 }
@@ -489,8 +558,17 @@ fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
         latched: leg.latched,
         latched_rtcp: leg.latched_rtcp,
     };
+    let streams = |records: &[StreamRecord]| {
+        records.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect()
+    };
     let mut session = Session::new(site.ips, id);
-    session.streams = record.streams.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect();
+    session.streams = streams(&record.streams);
+    session.lines = record.lines.unwrap_or([session.streams.len(); 2]);
+    session.before = record.before.as_ref().map(|before| {
+        let BeforeRecord { by, instead, lines, held, told, .. } = before.clone();
+        let (by, sides) = (usize::from(by), session.sides);
+        Box::new(Before { by, instead, streams: streams(&before.streams), sides, held, told, lines })
+    });
     session.find_sides();
     session.versions = record.versions;
     session.held = record.held;

@@ -522,13 +522,13 @@ fn invite(services: &Arc<Services>, request: Request, packet: &Packet) {
     let Some(callers) = caller.vnode(&services.cluster.vnodes()) else { return };
     let phone = phone_of(&gateway::local_bindings(services, callers, &caller), &caller, &request, flow);
     let names = (caller.to_string(), callee.to_string());
-    let (replaces, only) = replaced.map(|Replaced { replaces, target, .. }| (replaces, target)).unzip();
+    let only = replaced.map(|replaced| replaced.target);
     let begin = move |services: &Arc<Services>, found: Result<Vec<Target>, StatusCode>| {
         let open = services.vnode(vnode).ok_or(StatusCode::SERVICE_UNAVAILABLE);
         match found.and_then(|targets| Ok((targets, open?))) {
             Ok((targets, open)) => {
                 let (caller, callee) = names;
-                let incoming = Incoming { invite: request, flow, targets, phone, trusted, caller, callee, replaces };
+                let incoming = Incoming { invite: request, flow, targets, phone, trusted, caller, callee };
                 let _ = open.calls.cast(CallsMsg::Begin(id, Box::new(incoming)));
             }
             Err(status) => turn_back(services, id, flow, &request, status),
@@ -653,12 +653,17 @@ fn phone_of(record: &[u8], caller: &Aor, invite: &Request, flow: Flow) -> Phone 
     Phone { aor: caller.clone(), instance }
 }
 
+/// Who is meant by a Contact of ours: what a phone knows of another, and tells a third.
+fn named_by(services: &Services, uri: &Uri) -> Option<Aor> {
+    let token = uri.user_text()?.parse::<Token>().ok()?;
+    transfer::user_behind(services, token)
+}
+
 /// Whom an INVITE is for, and which of their phones if it says so.
 fn callee_of(services: &Services, request: &Request) -> Option<(Aor, Option<Gruu>)> {
     let uri = Uri::parse(&request.uri).ok()?;
-    // A phone was told of another by what it knows of it: our Contact.
-    if let Some(token) = uri.user_text().and_then(|user| user.parse::<Token>().ok()) {
-        return transfer::user_behind(services, token).map(|aor| (aor, None));
+    if uri.user_text().is_some_and(|user| user.parse::<Token>().is_ok()) {
+        return named_by(services, &uri).map(|aor| (aor, None));
     }
     let Some(aor) = aor_of(services, &uri) else {
         let user = uri.user_text().filter(|user| is_plain(user))?;
@@ -682,6 +687,7 @@ fn targets(services: &Services, vnode: VnodeId, aor: &Aor, record: &[u8], gruu: 
         long: long_way_to(services, vnode, binding),
         phone: Some(Phone::of(aor.clone(), binding)),
         q: binding.q,
+        replaces: None,
     };
     meant.take(if gruu.is_some() { 1 } else { usize::MAX }).map(target).collect()
 }
@@ -692,8 +698,16 @@ pub fn locate(services: &Arc<Services>, vnode: VnodeId, contacts: Vec<Text>, cal
     tokio::spawn(async move {
         let mut targets = Vec::new();
         for contact in &contacts {
+            let Ok(uri) = Uri::parse(contact) else { continue };
+            if let Some(header) = uri.header("Replaces") {
+                // One whose dialog is no more is nobody; and who is no user of ours may cost money.
+                let ours = |phone: &Phone| !phone.is_elsewhere() && !services.is_a_peers(&phone.aor);
+                let replaced = transfer::replaced(&services, &header).ok().map(|replaced| replaced.target);
+                targets.extend(replaced.filter(|target| target.phone.as_ref().is_some_and(ours)));
+                continue;
+            }
             // Only to our own users: who calls others has to be allowed to.
-            let Some(aor) = Uri::parse(contact).ok().and_then(|uri| aor_of(&services, &uri)) else { continue };
+            let Some(aor) = named_by(&services, &uri).or_else(|| aor_of(&services, &uri)) else { continue };
             let Some(home) = aor.vnode(&services.cluster.vnodes()) else { continue };
             if let Ok(found) = ask_for_targets(&services, vnode, home, &aor, None).await {
                 targets.extend(found);

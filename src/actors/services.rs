@@ -192,6 +192,12 @@ impl Services {
         self.certified.iter().find(|(name, _)| certificates::is_for(certificate, name)).map(|(_, peer)| peer.clone())
     }
 
+    /// Whether somebody who needs no credentials calls as this user.
+    pub fn is_a_peers(&self, user: &Aor) -> bool {
+        let certified = self.certified.iter().map(|(_, peer)| &**peer);
+        self.peers.iter().map(|(_, peer)| peer).chain(certified).any(|peer| peer.user == *user)
+    }
+
     fn guard(&self) -> Option<MutexGuard<'_, Guard>> {
         self.guard.as_ref().map(|guard| guard.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -152,7 +152,7 @@ impl Standby {
         let (had_ports, had) = before.map(|call| (call.ports.len(), call.counters)).unwrap_or_default();
         let mut ports: SmallVec<[u16; 2]> = match glance.ended {
             true => SmallVec::new(),
-            false => glance.media.ports().collect(),
+            false => glance.media.ports().into_iter().collect(),
         };
         let more = ports.len().saturating_sub(had_ports) * 2;
         if more > *room {

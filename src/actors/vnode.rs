@@ -250,7 +250,7 @@ impl Running {
         for (call, stands) in standing.calls {
             known.push(stands.known);
             if let Some(counters) = stands.counters {
-                taken.extend(stands.ports);
+                taken.extend(stands.ports.into_iter().map(|port| (port, call)));
                 services.directory.stood_by(call, *vnode, counters);
             }
         }
@@ -281,7 +281,7 @@ impl Running {
                 continue;
             }
             let before = taken.len();
-            taken.extend(glance.media.ports());
+            taken.extend(glance.media.ports().into_iter().map(|port| (port, call)));
             if taken.len() == before {
                 continue;
             }

@@ -4,10 +4,11 @@
 //! A pair is free only when both sockets could be bound, so somebody else's socket costs one attempt and no
 //! call. Ports are given out in the order in which they came back: a late packet finds nobody for long.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 
+use crate::ids::CallId;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// So many pairs that turn out to be somebody else's are tried for one call.
@@ -51,45 +52,47 @@ pub struct PortPool {
 #[derive(Debug)]
 struct Inner {
     free: VecDeque<u16>,
-    used: BTreeSet<u16>,
+    /// Whose they are: a call that ended long ago has no say any more.
+    used: BTreeMap<u16, CallId>,
 }
 
 impl PortPool {
     /// Every even port of the range with its odd neighbour.
     pub fn new(first: u16, last: u16) -> Self {
         let free = (first..last).filter(|port| port % 2 == 0).collect();
-        Self { inner: Mutex::new(Inner { free, used: BTreeSet::new() }) }
+        Self { inner: Mutex::new(Inner { free, used: BTreeMap::new() }) }
     }
 
-    /// Takes a pair, for all addresses, and binds it at this one; `None` when there is none left.
-    pub fn take(&self, ip: IpAddr) -> Option<(u16, Pair)> {
+    /// Takes a pair for a call, for all addresses, and binds it at this one; `None` when there is none left.
+    pub fn take(&self, ip: IpAddr, call: CallId) -> Option<(u16, Pair)> {
         for _ in 0..ATTEMPTS {
             let port = {
                 let mut inner = self.inner();
                 let port = inner.free.pop_front()?;
-                inner.used.insert(port);
+                inner.used.insert(port, call);
                 port
             };
             match Pair::bind(SocketAddr::new(ip, port)) {
                 Ok(pair) => return Some((port, pair)),
-                Err(_) => self.give_back(port),
+                Err(_) => self.give_back(port, call),
             }
         }
         None
     }
 
     /// Marks the ports of calls that a former owner set up.
-    pub fn adopt(&self, ports: impl IntoIterator<Item = u16>) {
+    pub fn adopt(&self, ports: impl IntoIterator<Item = (u16, CallId)>) {
         let mut inner = self.inner();
         inner.used.extend(ports);
         let Inner { free, used } = &mut *inner;
-        free.retain(|free| !used.contains(free));
+        free.retain(|free| !used.contains_key(free));
     }
 
-    /// The port may be given to another call.
-    pub fn give_back(&self, port: u16) {
+    /// The port may be given to another call, if it is this one's.
+    pub fn give_back(&self, port: u16, call: CallId) {
         let mut inner = self.inner();
-        if inner.used.remove(&port) {
+        if inner.used.get(&port) == Some(&call) {
+            inner.used.remove(&port);
             inner.free.push_back(port);
         }
     }
@@ -113,14 +116,16 @@ mod tests {
         let ip: IpAddr = "127.0.0.9".parse().unwrap();
         let somebody_else = UdpSocket::bind(SocketAddr::new(ip, 20_003)).unwrap();
         let pool = PortPool::new(20_001, 20_006);
-        let (port, pair) = pool.take(ip).unwrap();
+        let (port, pair) = pool.take(ip, CallId(1)).unwrap();
         assert_eq!((port, pair.rtcp.local_addr().unwrap().port()), (20_004, 20_005));
-        assert!(pool.take(ip).is_none(), "20002 is half taken, 20006 has no neighbour in the range");
+        assert!(pool.take(ip, CallId(2)).is_none(), "20002 is half taken, 20006 has no neighbour in the range");
         drop((pair, somebody_else));
-        pool.give_back(port);
+        pool.give_back(port, CallId(2));
+        assert_eq!(pool.used(), 1, "it isn't that call's");
+        pool.give_back(port, CallId(1));
         assert_eq!(pool.used(), 0);
-        pool.adopt([20_002]);
-        assert_eq!(pool.take(ip).unwrap().0, 20_004);
+        pool.adopt([(20_002, CallId(3))]);
+        assert_eq!(pool.take(ip, CallId(1)).unwrap().0, 20_004);
         assert_eq!(pool.used(), 2);
     }
 }

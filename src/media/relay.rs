@@ -350,14 +350,18 @@ impl Thread {
         if streams.iter().all(Option::is_none) && !self.calls.contains_key(&call) {
             return;
         }
-        let side = usize::from(leg.0 != 0);
+        let (side, wanted) = (usize::from(leg.0 != 0), streams.len());
         let new = || Session { legs: [Vec::new(), Vec::new()], heard: now, fence: fence.clone() };
         let mut ends = std::mem::take(&mut self.calls.entry(call).or_insert_with(new).legs[side]);
         for (stream, want) in streams.into_iter().enumerate() {
             if ends.len() <= stream {
                 ends.push(None);
             }
-            let Some(want) = want else { continue };
+            let Some(want) = want else {
+                // It was the stream of another phone, which has gone.
+                ends[stream].take().into_iter().flatten().for_each(|at| self.remove(at));
+                continue;
+            };
             if let Some(former) = ends[stream].take_if(|pair| self.is_elsewhere(pair[0], want.plan.local)) {
                 former.into_iter().for_each(|at| self.remove(at));
             }
@@ -391,6 +395,9 @@ impl Thread {
                 }
                 end.learned = learned;
             }
+        }
+        for at in ends.split_off(wanted).into_iter().flatten().flatten() {
+            self.remove(at);
         }
         if let Some(session) = self.calls.get_mut(&call) {
             session.legs[side] = ends;
@@ -467,7 +474,12 @@ impl Thread {
     }
 
     fn remove(&mut self, at: usize) {
-        if let Some(mut socket) = self.ends[at].take().and_then(|end| end.socket) {
+        let Some(end) = self.ends[at].take() else { return };
+        // Its place may be another call's soon.
+        if let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_mut()) {
+            partner.partner = None;
+        }
+        if let Some(mut socket) = end.socket {
             let _ = self.poll.registry().deregister(&mut socket);
             self.open.fetch_sub(1, Ordering::Relaxed);
         }

@@ -86,6 +86,10 @@ impl World {
         calls[0]
     }
 
+    pub(super) fn ports_in_use(&self) -> usize {
+        self.node.services.ports_in_use()
+    }
+
     pub(super) fn cdrs(&self) -> usize {
         self.node.services.cluster.read_meta(|meta| meta.cdrs().count())
     }

@@ -337,6 +337,7 @@ mod tests {
             long: None,
             phone: Some(phone),
             q: 1000,
+            replaces: None,
         }
     }
 

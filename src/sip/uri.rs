@@ -150,26 +150,14 @@ impl Uri {
 
     /// The user part with its escapes undone (RFC 3261 §19.1.2), if that is UTF-8.
     pub fn user_text(&self) -> Option<String> {
-        let user = self.user.as_ref()?;
-        if !user.contains('%') {
-            return Some(user.to_string());
-        }
-        let mut bytes = Vec::with_capacity(user.len());
-        let mut rest = &user.as_bytes()[..];
-        while let Some((&first, tail)) = rest.split_first() {
-            match (first, tail) {
-                (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap_or(0)).unwrap_or(0);
-                    bytes.push(digit(*high) << 4 | digit(*low));
-                    rest = after;
-                }
-                _ => {
-                    bytes.push(first);
-                    rest = tail;
-                }
-            }
-        }
-        String::from_utf8(bytes).ok()
+        unescaped(self.user.as_ref()?)
+    }
+
+    /// A header of those that a request to it is to have, its escapes undone (RFC 3261 §19.1.1); none with anything in it that isn't text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let pairs = self.headers.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        unescaped(value).filter(|value| !value.chars().any(char::is_control))
     }
 
     /// Whether two URIs name the same resource for a registrar (RFC 3261 §19.1.4, without the rare
@@ -218,6 +206,29 @@ impl Host {
         let port = port.map(|p| p.parse().map_err(|_| UriError::Port)).transpose()?;
         Ok((host, port))
     }
+}
+
+/// Without escapes (RFC 3261 §19.1.2), if that is UTF-8.
+fn unescaped(text: &str) -> Option<String> {
+    if !text.contains('%') {
+        return Some(text.to_string());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap_or(0)).unwrap_or(0);
+                bytes.push(digit(*high) << 4 | digit(*low));
+                rest = after;
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// A user part as it is written in a URI: what may not stand there is escaped (RFC 3261 §25.1, `user`).

@@ -25,4 +25,5 @@ mod ringing;
 mod soak;
 mod states;
 mod timers;
+mod transfers;
 mod watching;

@@ -86,6 +86,12 @@ fn the_next_phone_is_called_when_the_first_is_busy_whenever_we_die() {
 }
 
 #[test]
+fn a_transfer_that_we_carry_out_comes_about() {
+    cut_everywhere(Story::Transferred);
+    cut_everywhere(Story::CallerTransfers);
+}
+
+#[test]
 fn a_hold_finishes_or_goes_on_whenever_we_die() {
     cut_everywhere(Story::CallerHolds);
 }

@@ -58,6 +58,10 @@ pub struct Phone {
     progress: Option<Repeated<Response>>,
     /// The last number that it has acknowledged, or has had acknowledged.
     rseq: u32,
+    /// The INVITE that called it had no offer: the answer to its own comes with the ACK.
+    offers: bool,
+    /// It came without.
+    pub unanswered: bool,
     /// It knows how the other side describes itself.
     pub described: bool,
     /// It talks by a connection, on which nothing is lost while it lives.
@@ -98,6 +102,8 @@ impl Phone {
             reliable: false,
             progress: None,
             rseq: 0,
+            offers: false,
+            unanswered: false,
             described: false,
             connected: false,
             saw: Vec::new(),
@@ -150,6 +156,15 @@ impl Phone {
         if self.rseq > 0 && !self.up && self.open.is_empty() {
             let update = self.request("UPDATE", 5, "other");
             self.send(update);
+        }
+    }
+
+    /// Sends the other side to another, if they talk.
+    pub fn refer(&mut self) {
+        if !self.down {
+            let mut refer = self.request("REFER", 8, "");
+            refer.headers.push_text(Name::ReferTo, "<sip:c@x>");
+            self.send(refer);
         }
     }
 
@@ -242,9 +257,13 @@ impl Phone {
             self.highest = self.highest.max(number);
         }
         match request.method {
-            Method::Ack => self.answer = None,
+            Method::Ack => {
+                self.unanswered |= std::mem::take(&mut self.offers) && request.body.is_empty();
+                self.answer = None;
+            }
             Method::Invite if self.invite.is_none() && !self.up && !self.down => {
                 self.distinct_invites += 1;
+                self.offers = request.body.is_empty();
                 self.rings_at = Some(self.now);
                 let contact = request.headers.contacts().unwrap()[0].uri.to_string();
                 self.peer = Some((contact.into(), request.headers.text(&Name::From).unwrap()));
@@ -289,6 +308,9 @@ impl Phone {
                 self.respond(request, request.response(status, Some(self.name)));
             }
             Method::Update => self.respond(request, ok(request, self.name)),
+            // It can't.
+            Method::Refer => self.respond(request, request.response(StatusCode::METHOD_NOT_ALLOWED, Some(self.name))),
+            Method::Notify => self.respond(request, request.response(StatusCode::OK, None)),
             ref other => panic!("{other}"),
         }
     }

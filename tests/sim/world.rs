@@ -54,13 +54,17 @@ pub enum Story {
     Serial,
     /// Held, and hung up, by phones on connections: these end with their owner, and the phones make others.
     Connections,
+    /// The callee refers the caller to another, who is called by us: the caller's phone can't.
+    Transferred,
+    /// The same by the caller, of the callee.
+    CallerTransfers,
     /// Its owner dies, and nobody after it has its address: the phones have to come along.
     ComesAlong,
 }
 
 impl Story {
     /// Those that an address takes along which moves.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::CallerHangsUp,
         Self::CalleeHangsUp,
         Self::BothHangUp,
@@ -75,7 +79,14 @@ impl Story {
         Self::Forked,
         Self::ForkedRace,
         Self::Serial,
+        Self::Transferred,
+        Self::CallerTransfers,
     ];
+
+    /// Whether somebody else is called after a while.
+    fn is_transfer(self) -> bool {
+        matches!(self, Self::Transferred | Self::CallerTransfers)
+    }
 
     /// Whether the callee has two phones.
     fn is_forked(self) -> bool {
@@ -173,7 +184,7 @@ impl World {
     pub fn new(story: Story, fate: Fate) -> Self {
         let now = Timestamp(1_000_000);
         let mut phones = vec![Phone::new("a", "10.0.0.1", now), Phone::new("b", "10.0.0.2", now)];
-        if story.is_forked() {
+        if story.is_forked() || story.is_transfer() {
             phones.push(Phone::new("c", "10.0.0.3", now));
         }
         for phone in &mut phones {
@@ -359,17 +370,22 @@ impl World {
         }
     }
 
-    fn invite(&mut self, from: usize, request: Request) {
-        let flow = self.flow(from);
-        let target = |phone: usize| Target {
+    fn target(&self, phone: usize) -> Target {
+        Target {
             contact: format!("sip:{}@{}", if phone == 1 { "b" } else { "c" }, remote(phone)).into(),
             path: Vec::new(),
             flow: self.flow(phone),
             long: None,
             phone: None,
             q: if self.story == Story::Serial && phone > 1 { 500 } else { 1000 },
-        };
-        let targets = (1..self.phones.len()).map(target).collect();
+            replaces: None,
+        }
+    }
+
+    fn invite(&mut self, from: usize, request: Request) {
+        let flow = self.flow(from);
+        let called = if self.story.is_transfer() { 2 } else { self.phones.len() };
+        let targets = (1..called).map(|phone| self.target(phone)).collect();
         let Some(owner) = &mut self.owner else { return };
         if owner.call.is_some() {
             return self.leg_input(LegId::CALLER, LegInput::Request(request, flow));
@@ -388,7 +404,6 @@ impl World {
             targets,
             caller: "a@x".into(),
             trusted: false,
-            replaces: None,
             callee: "b@x".into(),
         };
         let (call, step) = Call::new(new, self.incarnation, self.now).unwrap();
@@ -456,12 +471,13 @@ impl World {
 
     fn effects(&mut self, effects: Vec<Effect>) {
         let leaks = self.is(Broken::Leaks);
+        let referred: Vec<_> = self.story.is_transfer().then(|| self.target(2)).into_iter().collect();
         for effect in effects {
             match (effect, &mut self.owner) {
                 (_, None) => return,
                 (Effect::Leg(leg, command), _) => self.command(leg, command),
                 (Effect::CloseMedia, Some(owner)) => owner.media = leaks,
-                (Effect::Locate(contacts), _) => self.call_input(CallInput::Located { contacts, targets: Vec::new() }),
+                (Effect::Locate(contacts), _) => self.call_input(CallInput::Located { contacts, targets: referred.clone() }),
                 (Effect::Close, Some(owner)) => *owner = Owner { media: leaks, ..Owner::new() },
             }
         }
@@ -634,6 +650,10 @@ impl World {
             Story::LongTalk if after(90) => b.hang_up(),
             Story::Connections if elapsed == Duration::from_secs(6) && a.up => a.hold(),
             Story::Connections if after(24) => b.hang_up(),
+            Story::Transferred if elapsed == Duration::from_secs(6) && b.up => b.refer(),
+            Story::CallerTransfers if elapsed == Duration::from_secs(6) && a.up => a.refer(),
+            Story::Transferred if after(24) => a.hang_up(),
+            Story::CallerTransfers if after(24) => b.hang_up(),
             Story::ComesAlong if elapsed == MOVES[0] => {
                 self.owner = None;
                 self.next_owner = Some(self.now + TAKEOVER);
@@ -712,6 +732,14 @@ impl World {
         }
         // RFC 3262 §5: the 200 says nothing that was said before.
         holds("the caller knows how its callee describes itself", !a.up || a.described);
+        if self.story.is_transfer() && self.seed.is_none() {
+            let (goes, stays) = if self.story == Story::Transferred { (b, a) } else { (a, b) };
+            let saw = |phone: &Phone, what: &str| phone.saw.iter().any(|seen| seen == what);
+            holds("who was referred talked with the third", more[0].up && saw(stays, "INVITE") && saw(&more[0], "ACK"));
+            holds("the third heard how the other describes itself", !more[0].unanswered);
+            holds("who has referred was told, and hung up on", saw(goes, "NOTIFY") && saw(goes, "BYE"));
+            holds("they hung up on each other", saw(&more[0], "BYE") && !saw(stays, "BYE"));
+        }
         if self.story == Story::ComesAlong {
             holds("both came along", [a, b].iter().all(|phone| phone.saw.iter().filter(|seen| *seen == "INVITE").count() >= 1));
         }

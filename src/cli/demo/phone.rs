@@ -605,7 +605,8 @@ impl Phone {
         let call_id = headers.call_id().map(|id| id.to_string());
         let Some(dialog) = self.dialog.as_mut().filter(|dialog| call_id.is_ok_and(|id| id == dialog.call_id)) else { return };
         let number = number.unwrap_or(dialog.number);
-        let version = if body.is_empty() { dialog.version } else { sdp_version(body) };
+        let describes = !body.is_empty() && headers.content_type().is_none_or(|kind| kind == "application/sdp");
+        let version = if describes { sdp_version(body) } else { dialog.version };
         self.went_back += u64::from(number < dialog.number) + u64::from(version < dialog.version);
         dialog.number = dialog.number.max(number);
         dialog.version = dialog.version.max(version);

@@ -89,6 +89,12 @@ pub struct CallRecord {
     pub answered: Option<Timestamp>,
     pub ended: Option<EndingRecord>,
     pub legs: Vec<LegRecord>,
+    /// The highest number of a leg that is no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last: u8,
+    /// The leg in the caller's place, if that is another.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first: u8,
     /// The leg that has answered; in an older record that has two, the second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answerer: Option<u8>,
@@ -107,6 +113,8 @@ pub struct CallRecord {
     pub breadth: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diverted: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referral: Option<ReferralRecord>,
     /// Who was referred, and what each side calls it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub referred: Vec<(u8, u32, u32)>,
@@ -116,6 +124,39 @@ pub struct CallRecord {
 
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
+}
+
+/// A transfer that is being carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Referral")]
+pub struct ReferralRecord {
+    pub by: u8,
+    pub asked: u32,
+    pub to: String,
+    #[serde(default)]
+    pub must_replace: bool,
+    pub after: u8,
+    pub begun: Timestamp,
+    pub now: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<TakenRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Bytes>,
+}
+
+/// Who takes the call of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in sip::b2bua::Taken")]
+pub struct TakenRecord {
+    pub leg: u8,
+    pub offer: BodyRecord,
+    pub until: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u32>,
+    #[serde(default)]
+    pub cancelled: bool,
 }
 
 /// A phone that may be called.
@@ -131,6 +172,8 @@ pub struct TargetRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<PhoneRecord>,
     pub q: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// What a new owner has to know of every call at once, read from a [`CallRecord`] without its messages.
@@ -141,6 +184,8 @@ pub struct CallGlance {
     pub answered: Option<Timestamp>,
     pub ended: Option<EndingRecord>,
     pub legs: Vec<LegGlance>,
+    #[serde(default)]
+    pub referral: Option<IgnoredAny>,
     pub relays: Vec<IgnoredAny>,
     pub media: MediaRecord,
 }
@@ -203,6 +248,9 @@ pub struct LegRecord {
     /// What it has described reliably before it answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early: Option<BodyRecord>,
+    /// The answer that our last ACK brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<UpdatedRecord>,
 }
 
 fn nothing_spoken(speaks: &[bool; 2]) -> bool {
@@ -349,6 +397,24 @@ pub struct MediaRecord {
     #[serde(default)]
     pub held: [bool; 2],
     /// What each leg was told last, where that may have to be told again.
+    #[serde(default, skip_serializing_if = "nothing_told")]
+    pub told: [Option<Bytes>; 2],
+    /// How many `m=` lines each leg's dialog has, where that isn't all of the streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<[usize; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<BeforeRecord>,
+}
+
+/// What stood before an offer that has no answer yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::session")]
+pub struct BeforeRecord {
+    pub by: u8,
+    pub instead: bool,
+    pub lines: [usize; 2],
+    pub streams: Vec<StreamRecord>,
+    pub held: [bool; 2],
     #[serde(default, skip_serializing_if = "nothing_told")]
     pub told: [Option<Bytes>; 2],
 }

@@ -2,4 +2,4 @@
 
 pub mod session;
 
-pub use session::{LegPlan, SdpError, Session, Stream, StreamLeg};
+pub use session::{Before, LegPlan, SdpError, Session, Stream, StreamLeg, TakePort};

@@ -9,6 +9,7 @@
 //!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
@@ -66,6 +67,29 @@ pub struct Session {
     pub keeps: bool,
     /// What each leg was told last, if it may have to be told again.
     pub told: [Option<Bytes>; 2],
+    /// How many `m=` lines each leg's dialog has: each phone has its own, and one that comes instead of another may have fewer.
+    pub lines: [usize; 2],
+    /// What stood before an offer that has no answer yet: a refused one changes nothing (RFC 3264 §8).
+    pub before: Option<Box<Before>>,
+}
+
+/// What stood before an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// Whose offer it is (0 or 1).
+    pub by: usize,
+    /// That isn't the phone that has had this side until then: its media go on until the offer is answered.
+    pub instead: bool,
+    /// As in [`Session`].
+    pub streams: Vec<Stream>,
+    /// As in [`Session`].
+    pub sides: [IpAddr; 2],
+    /// As in [`Session`].
+    pub held: [bool; 2],
+    /// As in [`Session`].
+    pub told: [Option<Bytes>; 2],
+    /// As in [`Session`].
+    pub lines: [usize; 2],
 }
 
 /// One stream.
@@ -114,6 +138,8 @@ impl Session {
             held: [false; 2],
             keeps: false,
             told: [None, None],
+            lines: [0; 2],
+            before: None,
         }
     }
 
@@ -126,9 +152,9 @@ impl Session {
 
     /// Our addresses toward both legs are those that the streams have.
     pub fn find_sides(&mut self) {
-        for (leg, side) in self.sides.iter_mut().enumerate() {
-            let local = self.streams.iter().find_map(|stream| stream.legs[leg].local);
-            *side = local.map_or(*side, |local| local.ip());
+        find_sides(&self.streams, &mut self.sides);
+        if let Some(before) = &mut self.before {
+            find_sides(&before.streams, &mut before.sides);
         }
     }
 
@@ -138,8 +164,79 @@ impl Session {
         moved(sdp, self.ips.toward(there).filter(|_| both)?, |_| {})
     }
 
-    /// Takes an offer or answer of leg `from` (0 or 1) and gives the one for the other leg. After an error nothing has changed.
+    /// As [`Session::describe`], of an offer that may be taken back until it is answered.
+    pub fn offer(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        let before = self.as_before(from, false);
+        // What was offered before that is forgotten with it.
+        let mut next = Self { before: None, ..self.clone() };
+        let ours = next.describe(from, sdp, take_port)?;
+        *self = Self { before: Some(before), ..next };
+        Ok(ours)
+    }
+
+    /// The same of another phone that is to have the leg's place: at ports of its own.
+    pub fn offer_instead(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        let before = self.as_before(from, true);
+        let mut next = Self { before: None, ..self.clone() };
+        for stream in &mut next.streams {
+            stream.legs[from] = StreamLeg::default();
+        }
+        (next.told[from], next.lines[from]) = (None, 0);
+        let ours = next.describe(from, sdp, take_port)?;
+        *self = Self { before: Some(before), ..next };
+        Ok(ours)
+    }
+
+    fn as_before(&self, by: usize, instead: bool) -> Box<Before> {
+        let Self { streams, sides, held, told, lines, .. } = self.clone();
+        Box::new(Before { by, instead, streams, sides, held, told, lines })
+    }
+
+    /// The offer is answered: it counts.
+    pub fn accepted(&mut self) {
+        self.before = None;
+    }
+
+    /// Nothing comes of the offer: all is as it was. Tells whether there was one.
+    pub fn take_back(&mut self) -> bool {
+        let Some(before) = self.before.take() else { return false };
+        let Before { streams, sides, held, told: former, lines, .. } = *before;
+        (self.streams, self.held, self.lines) = (streams, held, lines);
+        let sides = std::mem::replace(&mut self.sides, sides);
+        for (leg, side) in sides.into_iter().enumerate() {
+            self.come_along(leg, side);
+        }
+        for (leg, told) in former.into_iter().enumerate() {
+            if self.told[leg] != told {
+                self.told[leg] = told;
+                // It has seen the version of what it has refused: what still stands is told with a higher one.
+                self.tell_again(leg);
+            }
+        }
+        true
+    }
+
+    /// Takes an offer of leg `from` (0 or 1) and gives the one for the other leg. After an error nothing has changed.
     pub fn describe(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        self.pass(from, sdp, false, take_port)
+    }
+
+    /// The same of an answer.
+    pub fn answer(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        self.pass(from, sdp, true, take_port)
+    }
+
+    /// The same of the answer to what leg `from` was told once more ([`Session::tell_again`]): the other hears nothing of it, and still knows what it
+    /// was told.
+    pub fn answer_again(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
+        let other = 1 - from;
+        let (told, version, lines) = (self.told[other].clone(), self.versions[other], self.lines);
+        let ours = self.answer(from, sdp, take_port)?;
+        (self.told[other], self.versions[other], self.lines) = (told, version, lines);
+        Ok(ours)
+    }
+
+    fn pass(&mut self, from: usize, sdp: &[u8], answers: bool, take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
         if sdp.len() > MAX_SDP {
             return Err(SdpError::TooLong(sdp.len()));
         }
@@ -166,6 +263,19 @@ impl Session {
             next.describe_stream(from, at, media, session_address.as_ref(), take_port)?;
         }
         let other = 1 - from;
+        next.lines[from] = sdp.medias.len();
+        if answers {
+            // RFC 3264 §6: as many as the offer, whatever its sender may know from another phone.
+            sdp.medias.truncate(self.lines[other]);
+        } else {
+            // §8: never fewer than before, whatever that was another phone's.
+            let told = self.told[other].as_ref().and_then(|told| Sdp::parse(told).ok());
+            for at in sdp.medias.len()..self.lines[other] {
+                next.streams[at].legs[from].signal(None, None);
+                sdp.medias.push(declined(told.as_ref().and_then(|told| told.medias.get(at))));
+            }
+            next.lines[other] = sdp.medias.len();
+        }
         next.versions[other] += 1;
         let (version, ip) = (next.versions[other], next.sides[other]);
         sdp.origin = origin(next.id, version, ip);
@@ -199,19 +309,6 @@ impl Session {
         }
         // It was told so already: who is called is told our address of its own family (`toward`).
         self.told[leg] = self.told[leg].as_ref().and_then(|told| moved(told, ip, |_| {}));
-    }
-
-    /// The streams are as they were, and our address toward each leg too.
-    pub fn take_back(&mut self, before: Self) {
-        // Ports that were given since then stay: there are only ever more.
-        for (now, then) in self.streams.iter_mut().zip(before.streams) {
-            *now = then;
-        }
-        let sides = std::mem::replace(&mut self.sides, before.sides);
-        self.held = before.held;
-        for (leg, side) in sides.into_iter().enumerate() {
-            self.come_along(leg, side);
-        }
     }
 
     fn describe_stream(
@@ -263,7 +360,12 @@ impl Session {
 
     /// A leg's packets come from somewhere. Tells whether that is new to us, and not what its SDP said anyway.
     pub fn latch(&mut self, leg: usize, stream: usize, rtcp: bool, source: SocketAddr) -> bool {
-        let Some(end) = self.streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg)) else { return false };
+        // Until a phone that is to have this side has got it, they come from the one that has it.
+        let streams = match &mut self.before {
+            Some(before) if before.instead && before.by == leg => &mut before.streams,
+            Some(_) | None => &mut self.streams,
+        };
+        let Some(end) = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg)) else { return false };
         let (latched, signalled) = match rtcp {
             false => (&mut end.latched, end.signalled),
             true => (&mut end.latched_rtcp, end.signalled_rtcp),
@@ -277,7 +379,9 @@ impl Session {
     /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
     pub fn is_silent_on_purpose(&self) -> bool {
         let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
-        self.held.contains(&true) || !self.streams.iter().any(carried)
+        let still = self.before.as_ref().filter(|before| before.instead);
+        let (streams, held) = still.map_or((&self.streams, self.held), |before| (&before.streams, before.held));
+        held.contains(&true) || !streams.iter().any(carried)
     }
 
     /// What the relay must do for a leg, stream by stream.
@@ -290,12 +394,15 @@ impl Session {
                 latched: [end.latched.is_some(), end.latched_rtcp.is_some()],
             })
         };
-        self.streams.iter().map(plan).collect()
+        let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);
+        still.map_or(&self.streams, |before| &before.streams).iter().map(plan).collect()
     }
 
-    /// Every RTP port of ours.
-    pub fn ports(&self) -> impl Iterator<Item = u16> {
-        self.streams.iter().flat_map(|stream| &stream.legs).filter_map(|leg| leg.local).map(|local| local.port())
+    /// Every RTP port of ours, and those that may be so again.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let before = self.before.iter().flat_map(|before| &before.streams);
+        let all = self.streams.iter().chain(before).flat_map(|stream| &stream.legs);
+        all.filter_map(|leg| leg.local).map(|local| local.port()).collect()
     }
 }
 
@@ -310,6 +417,30 @@ impl StreamLeg {
             self.signalled_rtcp = rtcp;
             self.latched_rtcp = None;
         }
+    }
+}
+
+fn find_sides(streams: &[Stream], sides: &mut [IpAddr; 2]) {
+    for (leg, side) in sides.iter_mut().enumerate() {
+        let local = streams.iter().find_map(|stream| stream.legs[leg].local);
+        *side = local.map_or(*side, |local| local.ip());
+    }
+}
+
+/// A stream that a phone doesn't have and another knows: of the kind that this one was told (RFC 3264 §6).
+fn declined(known: Option<&Media>) -> Media {
+    let text = |of: fn(&Media) -> &String, else_: &str| known.map_or_else(|| else_.to_owned(), |media| of(media).clone());
+    Media {
+        media: text(|media| &media.media, "audio"),
+        port: 0,
+        num_ports: None,
+        proto: text(|media| &media.proto, "RTP/AVP"),
+        fmt: text(|media| &media.fmt, "0"),
+        media_title: None,
+        connections: Vec::new(),
+        bandwidths: Vec::new(),
+        key: None,
+        attributes: Vec::new(),
     }
 }
 
@@ -389,12 +520,14 @@ mod tests {
     }
 
     fn describe(session: &mut Session, from: usize, sdp: &str) -> Result<String, SdpError> {
-        let mut next = u16::try_from(session.ports().count()).unwrap() * 2 + 10_000;
+        let mut next = u16::try_from(session.ports().len()).unwrap() * 2 + 10_000;
         let mut take = |_| {
             next += 2;
             Some(next - 2)
         };
-        session.describe(from, sdp.as_bytes(), &mut take).map(|sdp| String::from_utf8(sdp).unwrap())
+        // The caller's are offers here.
+        let describe = if from == 0 { Session::describe } else { Session::answer };
+        describe(session, from, sdp.as_bytes(), &mut take).map(|sdp| String::from_utf8(sdp).unwrap())
     }
 
     #[test]
@@ -479,9 +612,9 @@ mod tests {
             assert!(held.contains("c=IN IP6 fd00::11") && held.contains("c=IN IP6 ::\r\n"), "{held}");
             // It would come to the other family, and may not.
             let before = session.clone();
-            describe(&mut session, 1, ANSWER).unwrap();
+            session.offer(1, ANSWER.as_bytes(), &mut |_| None).unwrap();
             assert_eq!(session.plan(1)[0].unwrap().local, SocketAddr::new(v4, 10_002));
-            session.take_back(before.clone());
+            assert!(session.take_back() && !session.take_back());
             assert_eq!((session.plan(1), session.sides, &session.told[1]), (before.plan(1), before.sides, &before.told[1]));
             // What is stored are the streams.
             session.sides = [v4; 2];
@@ -492,6 +625,80 @@ mod tests {
         let mut session = both();
         describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
         assert!(describe(&mut session, 1, &mixed).is_err(), "a phone is at one place");
+    }
+
+    /// A phone that takes the place of another has streams of its own: each side sees as many as it must (RFC 3264 §6, §8).
+    #[test]
+    fn another_phone_gets_a_side_at_ports_of_its_own() {
+        let [offer, answer] = [OFFER, ANSWER].map(|sdp| sdp.replace("m=video 0", "m=video 4002"));
+        let mut session = session();
+        describe(&mut session, 0, &offer).unwrap();
+        let answer = answer.replace("sendrecv", "sendonly").replace("s=-\r\n", "s=-\r\nc=IN IP4 10.0.0.2\r\n");
+        describe(&mut session, 1, &answer).unwrap();
+        let before = session.clone();
+        let new = "v=0\r\no=carol 3 3 IN IP4 10.0.0.3\r\ns=-\r\nc=IN IP4 10.0.0.3\r\nt=0 0\r\nm=audio 8000 RTP/AVP 8\r\n";
+        let mut next = 10_020;
+        let mut take = |_| {
+            next += 2;
+            Some(next)
+        };
+        let told = String::from_utf8(session.offer_instead(1, new.as_bytes(), &mut take).unwrap()).unwrap();
+        assert!(told.contains("m=audio 10000 RTP/AVP 8\r\nm=video 0 RTP/AVP 96\r\n"), "{told}");
+        // The one that has the side has it until the other one gets it.
+        assert_eq!(session.plan(1), before.plan(1));
+        assert!(session.latch(1, 0, false, "192.0.2.1:9".parse().unwrap()));
+        assert_eq!(session.plan(1)[0].unwrap().remote[0], "192.0.2.1:9".parse().ok());
+        assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_002, 10_004, 10_006, 10_022]);
+        assert!(session.latch(1, 0, false, "10.0.0.2:6000".parse().unwrap()) && session.plan(1) == before.plan(1));
+        assert!(session.is_silent_on_purpose(), "it is on hold");
+        let mut refused = session.clone();
+        assert!(refused.take_back() && !refused.take_back());
+        assert_eq!((&refused.streams, refused.held, refused.ports()), (&before.streams, before.held, before.ports()));
+        // It has seen the version of what it has refused.
+        assert_eq!(refused.versions[0], before.versions[0] + 2);
+
+        let answers = |session: &mut Session, from, sdp: &str| {
+            String::from_utf8(session.answer(from, sdp.as_bytes(), &mut |_| None).unwrap()).unwrap()
+        };
+        let declines = offer.replace("m=video 4002", "m=video 0");
+        let answered = answers(&mut session, 0, &declines);
+        assert!(answered.contains("m=audio 10022 ") && !answered.contains("m=video"), "{answered}");
+        session.accepted();
+        let ports: Vec<_> = session.plan(1).iter().map(|plan| plan.map(|plan| plan.local.port())).collect();
+        assert_eq!((ports, session.held[1]), (vec![Some(10_022), None], false));
+        assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_004, 10_022]);
+        // The same when it offers something later, by itself or asked for.
+        let held = format!("{new}a=sendonly\r\n");
+        for late in [false, true] {
+            let offers = if late { Session::describe } else { Session::offer };
+            let held = String::from_utf8(offers(&mut session, 1, held.as_bytes(), &mut |_| None).unwrap()).unwrap();
+            assert!(held.contains("m=video 0 ") && held.contains("sendonly"), "{held}");
+            assert!(!answers(&mut session, 0, &declines).contains("m=video"));
+            session.accepted();
+        }
+        // Told once more what it knows, it says what it has; the other one isn't told.
+        let knew = (session.told[0].clone(), session.lines);
+        session.answer_again(1, new.as_bytes(), &mut |_| None).unwrap();
+        assert_eq!((session.told[0].clone(), session.lines), knew);
+        // It may get another.
+        let more = String::from_utf8(session.offer(0, offer.as_bytes(), &mut take).unwrap()).unwrap();
+        assert!(more.contains("m=video 10024 "), "{more}");
+        assert!(answers(&mut session, 1, &format!("{held}m=video 0 RTP/AVP 96\r\n")).contains("m=video 0"));
+    }
+
+    /// RFC 3264 §8: what was refused leaves nothing, and an offer that is asked for has an answer of as many lines.
+    #[test]
+    fn a_stream_that_was_refused_is_none() {
+        let one = OFFER.split("m=video").next().unwrap();
+        let mut session = session();
+        describe(&mut session, 0, one).unwrap();
+        describe(&mut session, 1, one).unwrap();
+        let ports = session.ports();
+        session.offer(0, format!("{one}m=video 4002 RTP/AVP 96\r\n").as_bytes(), &mut |_| Some(10_020)).unwrap();
+        assert!(session.take_back());
+        assert_eq!((session.ports(), session.plan(1).len()), (ports, 1));
+        assert!(!String::from_utf8(session.describe(0, one.as_bytes(), &mut |_| None).unwrap()).unwrap().contains("m=audio 0"));
+        assert_eq!(describe(&mut session, 1, one).unwrap().matches("m=").count(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What phones answer. Layer: pure.
 
 use super::state::Updated;
-use super::{Body, Call, Effect, EndedBy, Relay, StageIn, StageOut, Step};
+use super::{Body, Call, Effect, EndedBy, Relay, StageIn, StageOut, Step, dialog_response};
 use crate::clock::Timestamp;
 use crate::ids::LegId;
 use crate::sip::headers::tag_of;
@@ -21,6 +21,9 @@ impl Call {
             return self.first_response(leg, response, now);
         }
         if self.state.ended.is_none() && self.state.leg(leg).reinvite.as_ref().is_some_and(number) {
+            if self.state.asks_to_talk(leg, cseq.number) {
+                return self.transferee_answers(leg, &response, now);
+            }
             return self.anchored(leg, &response, now);
         }
         if self.state.leg(leg).refreshing.as_ref().is_some_and(number) {
@@ -35,12 +38,19 @@ impl Call {
             }
             return self.hung_up(leg);
         }
+        if response.status.is_final()
+            && let Some(step) = self.has_told_referrer(leg, number)
+        {
+            return step;
+        }
         // A 2xx that a former owner acknowledged, and whose ACK was lost (RFC 3261 §13.2.2.4).
         if cseq.method == Method::Invite && response.status.class() == Class::Success {
             if self.is_of_a_fork(leg, &response) {
                 return self.hang_up_on_fork(leg, &response);
             }
-            return Step::free(vec![self.acknowledge_number(leg, cseq.number, None)]);
+            let said = self.state.leg(leg).acknowledged.as_ref().filter(|said| said.cseq == cseq.number);
+            let answer = said.map(|said| said.body.clone());
+            return Step::free(vec![self.acknowledge_number(leg, cseq.number, answer)]);
         }
         // A failure that nobody waits for any more: its sender repeats it until it is acknowledged.
         if cseq.method == Method::Invite && response.status.class() > Class::Success {
@@ -52,7 +62,11 @@ impl Call {
     /// An answer to the call's first INVITE.
     fn first_response(&mut self, leg: LegId, response: Response, now: Timestamp) -> Step {
         let body = Body::of(&response.headers, &response.body);
-        let others = self.state.answerer.is_some_and(|answerer| answerer != leg);
+        let others = self.state.answerer.is_some_and(|answerer| answerer != leg) && !self.is_referred_to(leg);
+        if self.state.ended.is_none() && self.has_taken(leg) {
+            // Repeated while the transferee is asked, for whose answer our ACK waits.
+            return if self.is_of_a_fork(leg, &response) { self.hang_up_on_fork(leg, &response) } else { Step::default() };
+        }
         if self.state.ended.is_some() || others {
             return self.response_too_late(leg, &response);
         }
@@ -81,13 +95,16 @@ impl Call {
             response.status
         };
         self.learn(leg, &response.headers);
+        if self.is_referred_to(leg) {
+            return self.referred_rings(status);
+        }
         let prack = self.prack(leg, response, body.as_ref());
         // Who hears one phone already needs no word that another rings too.
         let hears = body.is_none()
             && self.state.branches().count() > 1
             && self
                 .state
-                .leg(LegId::CALLER)
+                .leg(self.state.first)
                 .inbound
                 .as_ref()
                 .is_some_and(|inbound| matches!(inbound.stage, StageIn::Progress(_, Some(_))));
@@ -98,6 +115,20 @@ impl Call {
     }
 
     fn answer(&mut self, leg: LegId, response: &Response, body: Option<Body>, now: Timestamp) -> Step {
+        if self.state.leg(leg).bye.is_some() {
+            // It has taken the call before with what could not be used, and is being hung up on.
+            return if self.is_of_a_fork(leg, response) {
+                self.hang_up_on_fork(leg, response)
+            } else {
+                let number = response.headers.cseq().map_or(1, |cseq| cseq.number);
+                Step::free(vec![self.acknowledge_number(leg, number, None)])
+            };
+        }
+        if self.is_referred_to(leg) {
+            // While another offer is open nobody can be asked; it says so again.
+            let waits = self.state.has_open_offer();
+            return if waits { Step::default() } else { self.referred_answers(leg, response, body, now) };
+        }
         if self.state.answered.is_some() {
             if self.is_of_a_fork(leg, response) {
                 return self.hang_up_on_fork(leg, response);
@@ -113,10 +144,10 @@ impl Call {
         // It may have been given up, and takes the call all the same.
         self.state.leg_mut(leg).refused = None;
         self.timer_of_client(leg, &response.headers, now);
-        if let Some(inbound) = self.state.leg(LegId::CALLER).inbound.clone() {
-            self.timer_of_server(LegId::CALLER, &inbound.request, now);
+        if let Some(inbound) = self.state.leg(self.state.first).inbound.clone() {
+            self.timer_of_server(self.state.first, &inbound.request, now);
         }
-        let mut then = self.cancel_others(leg);
+        let mut then = self.cancel_others(Some(leg));
         // With a late offer the caller's ACK holds the answer, and ours waits for it.
         let late_offer = self.state.leg(leg).out.as_ref().is_some_and(|out| out.late_offer);
         if late_offer {
@@ -186,6 +217,13 @@ impl Call {
             return Step::default();
         }
         let key = TxKey::of(&self.state.relays[at].request);
+        if is_offer && self.state.leg(asker).gone && response.status.class() == Class::Success {
+            // It has left meanwhile.
+            let relay = self.state.relays.remove(at);
+            self.state.leg_mut(leg).dialog.retarget(&response.headers);
+            let acknowledge = is_invite.then(|| self.acknowledge(leg, &relay.onward, None));
+            return self.put([relay.terminated()].into_iter().chain(acknowledge).collect());
+        }
         if is_offer && response.status.class() == Class::Success {
             let dialog = &mut self.state.leg_mut(leg).dialog;
             dialog.retarget(&response.headers);
@@ -210,6 +248,10 @@ impl Call {
         let relay = self.state.relays.remove(at);
         let mut answer = relay.request.response(response.status, None);
         answer.headers.copy(&response.headers, &Name::RetryAfter);
+        if relay.request.method == Method::Refer && response.status.class() == Class::Success {
+            // RFC 3515 §2.2: it makes a subscription.
+            answer = dialog_response(&relay.request, response.status, &self.state.leg(asker).dialog, None);
+        }
         if let Some(body) = Body::of(&response.headers, &response.body) {
             answer = answer.with_body(&body.content_type, body.bytes);
         }
@@ -229,10 +271,16 @@ impl Call {
         if is_offer {
             return self.put(effects);
         }
-        self.is_over(&relay);
         if relay.request.method == Method::Refer {
+            if [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED].contains(&response.status) {
+                return self.carry_out(&relay, now);
+            }
+            if response.status.class() == Class::Success {
+                self.state.leg_mut(asker).updated = Updated::by(&relay.request, None);
+            }
             return self.put(effects);
         }
+        self.is_over(&relay);
         Step::free(effects)
     }
 
@@ -240,6 +288,9 @@ impl Call {
         let same = |own: &Request| own.headers.get(&Name::Via) == request.headers.get(&Name::Via);
         if self.state.leg(leg).bye.as_ref().is_some_and(same) {
             return self.hung_up(leg);
+        }
+        if let Some(step) = self.has_told_referrer(leg, same) {
+            return step;
         }
         if self.state.ended.is_some() {
             self.state.leg_mut(leg).out = None;
@@ -271,6 +322,9 @@ impl Call {
         if relay.is_offer() {
             // RFC 3261 §12.2.1.2: a peer that answers nothing has left the dialog.
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, vec![effect]);
+        }
+        if relay.request.method == Method::Refer {
+            return self.put(vec![effect]);
         }
         self.is_over(&relay);
         Step::free(vec![effect])

@@ -24,33 +24,40 @@ impl Call {
         for leg in self.state.leg_ids() {
             then.extend(self.end_leg(leg, status));
         }
+        self.state.referral = None;
         then.push(Effect::CloseMedia);
         let cdr = self.state.cdr();
         Step::promise(Mutation::End(self.record(), Box::new(cdr)), then)
     }
 
-    fn end_leg(&mut self, leg: LegId, status: StatusCode) -> Option<Effect> {
-        let talks = leg == LegId::CALLER || self.state.answerer == Some(leg);
+    fn end_leg(&mut self, leg: LegId, status: StatusCode) -> Vec<Effect> {
+        let refers = self.state.referral.as_ref().is_some_and(|referral| referral.by == leg);
+        let talks = refers || self.has_taken(leg) || self.state.is_seated(leg);
         let this = self.state.leg_mut(leg);
         if let Some(inbound) = &mut this.inbound
             && inbound.is_pending()
         {
             inbound.stage = StageIn::Rejected(status);
-            return self.inbound_response(leg);
+            return self.inbound_response(leg).into_iter().collect();
         }
         if this.out.as_ref().is_some_and(|out| out.stage == StageOut::Refused) {
-            return None;
+            return Vec::new();
         }
         if let Some(out) = &mut this.out
             && out.stage != StageOut::AckWaits
         {
             out.stage = StageOut::Cancelling;
-            return Some(Effect::Leg(leg, LegCommand::Cancel));
+            return vec![Effect::Leg(leg, LegCommand::Cancel)];
         }
         this.inbound = None;
-        this.out = None;
+        let waits = this.out.take();
         let established = talks && this.dialog.remote_tag.is_some() && self.state.answered.is_some();
-        (established && !self.state.leg(leg).gone).then(|| self.bye(leg))
+        if !established || self.state.leg(leg).gone || self.state.leg(leg).bye.is_some() {
+            return Vec::new();
+        }
+        // RFC 3261 §13.2.2.4: a 2xx is acknowledged, whatever follows.
+        let acknowledge = waits.map(|out| self.acknowledge(leg, &out.request, None));
+        acknowledge.into_iter().chain([self.bye(leg)]).collect()
     }
 
     pub(super) fn bye(&mut self, leg: LegId) -> Effect {
@@ -81,9 +88,26 @@ impl Call {
         self.state.relays.extract_if(.., open).map(|relay| relay.terminated()).collect()
     }
 
+    /// What who leaves has asked, or was asked. An offer of its that is open on the other side is taken back: until that has its answer, no other may
+    /// be made there.
+    pub(super) fn abandon_relays(&mut self, leg: LegId) -> Vec<Effect> {
+        let open = |relay: &Relay| relay.from == leg && relay.is_offer() && relay.answer.is_none();
+        let mut then = Vec::new();
+        for relay in self.state.relays.iter_mut().filter(|relay| open(relay) && !relay.cancelled) {
+            relay.cancelled = true;
+            then.push(Effect::Leg(relay.to, LegCommand::Cancel));
+        }
+        let over = |relay: &mut Relay| (relay.from == leg || relay.to == leg) && !open(relay);
+        then.extend(self.state.relays.extract_if(.., over).map(|relay| relay.terminated()));
+        then
+    }
+
     /// Legs that are over while the call goes on: whoever waits for an answer from them, or is one of them, gets one.
     pub(super) fn drop_legs(&mut self, over: impl Fn(&CallLeg) -> bool) -> Vec<Effect> {
         let gone: Vec<LegId> = self.state.legs.iter().filter(|leg| over(leg)).map(|leg| leg.id).collect();
+        if !gone.is_empty() {
+            self.state.last = self.state.last_leg();
+        }
         self.state.legs.retain(|leg| !gone.contains(&leg.id));
         let open = |relay: &mut Relay| gone.contains(&relay.from) || gone.contains(&relay.to);
         self.state.relays.extract_if(.., open).map(|relay| relay.terminated()).collect()

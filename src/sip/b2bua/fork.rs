@@ -10,19 +10,24 @@
 
 use std::time::Duration;
 
+use super::referral::Referral;
 use super::reliable::{is_reliable, supported, wants_reliable};
 use super::timer::{MOST, least_of};
-use super::{ALLOW, Body, Call, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, set_body};
+use super::{
+    ALLOW, Body, Call, CallLeg, CallState, Effect, EndedBy, InviteOut, NewCall, StageOut, Step, Target, caller_status, set_body,
+};
 use crate::clock::Timestamp;
-use crate::ids::LegId;
+use crate::ids::{Aor, LegId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::encode::encode_request;
-use crate::sip::headers::SessionExpires;
+use crate::sip::headers::{NameAddr, SessionExpires};
 use crate::sip::identity::Identity;
 use crate::sip::leg::{LegCommand, TxKey};
+use crate::sip::locate::SILENT;
 use crate::sip::message::{Request, Response};
-use crate::sip::registrar::thousandths;
+use crate::sip::registrar::{Phone, thousandths};
 use crate::sip::status::Class;
+use crate::sip::uri::Uri;
 use crate::sip::{Method, Name, StatusCode, Text};
 
 /// So many are called at most, one after the other and at once: what a call may cost (RFC 5393 §5 is about this).
@@ -36,9 +41,114 @@ const LONGEST_DATAGRAM: usize = 1300;
 /// How long those who are called may ring while others wait for their turn.
 pub(super) const TURN: Duration = Duration::from_secs(20);
 
+/// What has become of a phone that is called by another of its flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum OtherFlow {
+    /// There is none, or it leads nowhere.
+    None,
+    /// It rings, or is being cancelled.
+    Open,
+    /// The phone has said no: it isn't asked again.
+    Refused,
+}
+
+/// RFC 5626 §4.1: the instance is the phone.
+fn is_same_phone(one: Option<&Phone>, other: Option<&Phone>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.instance.is_some() && one == other,
+        (Some(_) | None, _) => false,
+    }
+}
+
+impl CallState {
+    /// Those who have the next turn: of the highest q, and of each phone one flow (RFC 5626 §7).
+    pub(super) fn take_next(&mut self) -> Vec<Target> {
+        let mut next: Vec<Target> = Vec::new();
+        let mut over = false;
+        for target in std::mem::take(&mut self.waiting) {
+            let phone = target.phone.as_ref();
+            let rings = next.iter().any(|other| is_same_phone(other.phone.as_ref(), phone));
+            over |= next.first().is_some_and(|first| first.q != target.q);
+            match self.other_flow(phone) {
+                OtherFlow::Refused => {}
+                OtherFlow::None if !over && !rings => next.push(target),
+                OtherFlow::None | OtherFlow::Open => self.waiting.push(target),
+            }
+        }
+        next
+    }
+
+    /// What has become of a phone by another of its flows (RFC 5626 §7).
+    fn other_flow(&self, phone: Option<&Phone>) -> OtherFlow {
+        let flows = self.branches().filter(|leg| is_same_phone(leg.phone.as_ref(), phone));
+        let of = |leg: &CallLeg| match leg.refused {
+            None => OtherFlow::Open,
+            Some(StatusCode::REQUEST_TIMEOUT | StatusCode::FLOW_FAILED) => OtherFlow::None,
+            // RFC 3263 §4.3: the next server may take it.
+            Some(StatusCode::SERVICE_UNAVAILABLE) if leg.phone.as_ref().is_some_and(Phone::is_elsewhere) => OtherFlow::None,
+            Some(_) => OtherFlow::Refused,
+        };
+        flows.map(of).max().unwrap_or(OtherFlow::None)
+    }
+
+    /// Whether all that are called, or wait to be, are one: another's description can't come after theirs.
+    pub(super) fn is_sole(&self) -> bool {
+        let waiting = self.waiting.iter().map(|target| target.phone.as_ref());
+        let mut all = self.branches().map(|leg| leg.phone.as_ref()).chain(waiting);
+        let first = all.next();
+        first.is_none_or(|first| all.all(|other| is_same_phone(first, other)))
+    }
+
+    /// Whether somebody is called who may take the call, or take it over.
+    fn is_open(&self) -> bool {
+        self.ended.is_none() && self.referral.as_ref().map_or(self.answered.is_none(), Referral::is_open)
+    }
+
+    /// When those who wait have their turn although others ring.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        let has_turn = |target: &Target| self.other_flow(target.phone.as_ref()) == OtherFlow::None;
+        let begins = self.is_ringing() && self.is_open();
+        let waits = begins && self.waiting.iter().any(has_turn);
+        waits.then(|| self.called + TURN)
+    }
+
+    /// Who has said nothing at all, not even 100, when there is another way to try, and since when it is too late.
+    pub(super) fn silent(&self) -> Option<(LegId, Timestamp)> {
+        let calls = |leg: &CallLeg| {
+            leg.refused.is_none() && !leg.tries && leg.out.as_ref().is_some_and(|out| out.stage == StageOut::Calling)
+        };
+        let datagram = |leg: &CallLeg| leg.out.as_ref().is_some_and(|out| out.datagram.is_some());
+        let waits = |leg: &CallLeg| self.waiting.iter().any(|target| is_same_phone(target.phone.as_ref(), leg.phone.as_ref()));
+        let server = |leg: &CallLeg| leg.phone.as_ref().is_some_and(Phone::is_elsewhere);
+        let open = self.is_open();
+        let silent = self.branches().find(|leg| open && calls(leg) && (server(leg) && waits(leg) || datagram(leg)))?;
+        Some((silent.id, self.called + SILENT))
+    }
+
+    /// What the caller is told of those who all refused (RFC 3261 §16.7 step 6): what says most.
+    pub(super) fn best_refusal(&self) -> StatusCode {
+        let rank = |status: &StatusCode| match status.code() {
+            600.. => 0,
+            415 | 420 | 484 | 488 => 1,
+            486 => 2,
+            // We have cancelled it ourselves.
+            487 => 8,
+            480 => 4,
+            408 => 6,
+            400..=499 => 3,
+            500..=599 => 7,
+            _ => 5,
+        };
+        let best = self.branches().filter_map(|leg| leg.refused).min_by_key(rank);
+        best.filter(|status| *status != StatusCode::REQUEST_TERMINATED).map_or(StatusCode::TEMPORARILY_UNAVAILABLE, caller_status)
+    }
+}
+
 /// What every phone that is called gets.
 pub(super) struct Onward {
     headers: Vec<(Name, bytes::Bytes)>,
+    /// Who can't replace the dialog that is to be replaced doesn't get the call (RFC 3891 §6.1).
+    must_replace: bool,
     body: Option<Body>,
     /// What it says as From.
     pub(super) from: Option<Text>,
@@ -67,22 +177,38 @@ impl Onward {
                 headers.push((name.clone(), value.clone()));
             }
         }
-        if let Some(replaces) = &call.replaces {
-            headers.push((Name::Replaces, bytes::Bytes::from(replaces.to_string())));
-            let must = call.invite.headers.list(&Name::Require).any(|tag| tag.eq_ignore_ascii_case("replaces"));
-            headers.extend(must.then(|| (Name::Require, bytes::Bytes::from_static(b"replaces"))));
-        }
+        let must_replace = call.invite.headers.list(&Name::Require).any(|tag| tag.eq_ignore_ascii_case("replaces"));
         let referred = call.invite.headers.all(&Name::ReferredBy).filter(|_| call.trusted && !private);
         headers.extend(referred.map(|value| (Name::ReferredBy, value.clone())));
         headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
-        Self { headers, body: call.body.clone(), from }
+        Self { headers, must_replace, body: call.body.clone(), from }
+    }
+
+    /// What those get who are called for a transfer: who it is that calls, and by whose wish (RFC 3892 §2). They are to offer.
+    pub(super) fn of_referral(transferee: Option<Aor>, by: Option<Aor>, must_replace: bool) -> Self {
+        let mut headers = vec![(Name::MaxForwards, bytes::Bytes::from_static(b"70"))];
+        let say = |aor: Aor| bytes::Bytes::from(format!("<sip:{aor}>"));
+        headers.extend(transferee.map(|aor| (Name::PAssertedIdentity, say(aor))));
+        headers.extend(by.map(|aor| (Name::ReferredBy, say(aor))));
+        headers.push((Name::Allow, bytes::Bytes::from_static(ALLOW.as_bytes())));
+        Self { headers, must_replace, body: None, from: None }
     }
 
     /// What those got who were called before, but for what we have said of who sent them on.
     #[allow(clippy::wildcard_enum_match_arm, reason = "the others are as they are")]
     fn again(sent: &Request, diverted: &[String]) -> Self {
-        let of_the_leg =
-            [Name::Via, Name::Route, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact, Name::MaxBreadth];
+        let of_the_leg = [
+            Name::Via,
+            Name::Route,
+            Name::From,
+            Name::To,
+            Name::CallId,
+            Name::CSeq,
+            Name::Contact,
+            Name::MaxBreadth,
+            Name::Replaces,
+            Name::Require,
+        ];
         let of_the_body_and_timer = [Name::ContentType, Name::Supported, Name::SessionExpires, Name::MinSe];
         let own = |name: &Name| of_the_leg.contains(name) || of_the_body_and_timer.contains(name);
         let ours = |name: &Name, value: &bytes::Bytes| match name {
@@ -93,7 +219,7 @@ impl Onward {
         let headers = sent.headers.iter().filter(|(name, value)| !ours(name, value));
         let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
         let body = Body::of(&sent.headers, &sent.body);
-        Self { headers: headers.collect(), body, from: None }
+        Self { headers: headers.collect(), must_replace: false, body, from: None }
     }
 }
 
@@ -155,23 +281,31 @@ impl Call {
     fn call_one(&mut self, target: Target, onward: &Onward, breadth: Option<u32>, sole: bool) -> Effect {
         let leg = self.state.next_leg();
         let token = self.state.token(leg);
-        let caller = &self.state.leg(LegId::CALLER).dialog;
+        let caller = &self.state.leg(self.state.first).dialog;
+        let (from, to) = match (&self.state.referral, self.state.transferee()) {
+            (Some(referral), Some(transferee)) => {
+                // Who is meant by a Contact of ours has a better name.
+                let aor = target.phone.as_ref().map(|phone| Text::from(format!("<sip:{}>", phone.aor)));
+                (self.state.shown_as(transferee), aor.unwrap_or_else(|| referral.to.clone()))
+            }
+            (Some(_) | None, _) => (self.state.shown_as(self.state.first), caller.local.clone()),
+        };
         let dialog = Dialog::of_client(
             Text::from(format!("{}.{}", self.state.id, leg.0)),
-            self.state.shown.clone().unwrap_or_else(|| caller.remote.clone()),
+            from,
             Text::from(token.to_string()),
-            caller.local.clone(),
-            target.contact,
+            to,
+            target.contact.clone(),
             target.flow.contact(&token),
             target.flow,
         );
-        self.state.add_leg(leg, dialog, target.phone);
-        let mut invite = self.invite_for(leg, &target.path, onward, (breadth, sole));
+        self.state.add_leg(leg, dialog, target.phone.clone());
+        let mut invite = self.invite_for(leg, &target, onward, (breadth, sole));
         let mut datagram = None;
         if let Some(long) = target.long.filter(|_| encode_request(&invite).len() > LONGEST_DATAGRAM) {
             datagram = Some(target.flow);
             self.go_by(leg, long);
-            invite = self.invite_for(leg, &target.path, onward, (breadth, sole));
+            invite = self.invite_for(leg, &target, onward, (breadth, sole));
         }
         self.send_invite(leg, invite, onward.body.is_none(), datagram)
     }
@@ -183,13 +317,19 @@ impl Call {
         (dialog.flow, dialog.contact) = (flow, flow.contact(&token));
     }
 
-    fn invite_for(&mut self, leg: LegId, path: &[Text], onward: &Onward, (breadth, sole): (Option<u32>, bool)) -> Request {
-        let mut invite = self.first_invite(leg, path, onward, sole);
+    fn invite_for(&mut self, leg: LegId, target: &Target, onward: &Onward, (breadth, sole): (Option<u32>, bool)) -> Request {
+        let mut invite = self.first_invite(leg, &target.path, onward, sole);
+        if let Some(replaces) = &target.replaces {
+            invite.headers.push_text(Name::Replaces, replaces.to_string());
+            if onward.must_replace {
+                invite.headers.push_text(Name::Require, "replaces");
+            }
+        }
         if let Some(breadth) = breadth {
             invite.headers.push_text(Name::MaxBreadth, breadth.to_string());
         }
         let last = self.state.leg(leg).phone.as_ref().map(|phone| phone.aor.to_string());
-        if let Some(last) = last.filter(|aor| *aor != self.state.callee) {
+        if let Some(last) = last.filter(|aor| *aor != self.state.callee && self.state.referral.is_none()) {
             say_diverted(&mut invite, &self.state.diverted, &last);
         }
         invite
@@ -227,6 +367,8 @@ impl Call {
         let route: Vec<Text> = sent.headers.list(&Name::Route).collect();
         let mut invite = self.first_invite(leg, &route, &Onward::again(sent, &[]), reliably);
         invite.headers.copy(&sent.headers, &Name::MaxBreadth);
+        invite.headers.copy(&sent.headers, &Name::Replaces);
+        invite.headers.copy(&sent.headers, &Name::Require);
         invite
     }
 
@@ -272,6 +414,9 @@ impl Call {
         }
         // RFC 3261 §21.6: nobody else of theirs would say anything else.
         if response.status.code() >= 600 {
+            if self.is_referred_to(leg) {
+                return self.referral_fails(response.status, vec![acknowledge], now);
+            }
             return self.end(response.status, EndedBy::Callee, now, vec![acknowledge]);
         }
         let mut then = vec![acknowledge];
@@ -303,7 +448,7 @@ impl Call {
 
     /// Nothing came back from a phone (RFC 3261 §16.7: that counts as 408).
     pub(super) fn unreachable(&mut self, leg: LegId, now: Timestamp) -> Step {
-        if self.state.answerer.is_some() {
+        if self.state.answerer.is_some() && !self.is_referred_to(leg) {
             let then = self.drop_legs(|own| own.id == leg);
             return self.put(then);
         }
@@ -328,7 +473,7 @@ impl Call {
     /// A phone that has not got the call hangs up in the dialog that it has with us: that is its own end, and nobody else's.
     pub(super) fn branch_hung_up(&mut self, leg: LegId, key: TxKey, request: &Request, now: Timestamp) -> Step {
         let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
-        if self.state.answerer.is_none() {
+        if self.state.answerer.is_none() || self.is_referred_to(leg) {
             let cancel = Effect::Leg(leg, LegCommand::Cancel);
             return self.give_up_on(leg, StatusCode::TEMPORARILY_UNAVAILABLE, vec![answer, cancel], now);
         }
@@ -336,6 +481,8 @@ impl Call {
             // Its INVITE is being cancelled: the leg is over with the answer to that.
             return Step::free(vec![answer]);
         }
+        // Who has referred another, and goes, need not be told what has come of it.
+        self.state.referral.take_if(|referral| referral.by == leg);
         let mut then = vec![answer];
         then.extend(self.drop_legs(|own| own.id == leg));
         self.put(then)
@@ -361,7 +508,8 @@ impl Call {
         if self.state.answerer == Some(leg) && self.state.leg(leg).out.is_none() && self.is_of_a_fork(leg, response) {
             return self.hang_up_on_fork(leg, response);
         }
-        let decides = self.state.answerer.is_none() && self.state.ended.is_none() && self.state.has_leg(leg);
+        let may_take = self.state.answerer.is_none() || self.is_referred_to(leg);
+        let decides = may_take && self.state.ended.is_none() && self.state.has_leg(leg);
         let out = self.state.legs.iter().find(|own| decides && own.id == leg).and_then(|own| own.out.as_ref());
         let Some(out) = out.filter(|out| out.request.headers.cseq().ok() == number) else {
             return self.end(StatusCode::NOT_ACCEPTABLE_HERE, EndedBy::System, now, Vec::new());
@@ -392,7 +540,9 @@ impl Call {
         contacts.sort_by_key(|contact| std::cmp::Reverse(thousandths(contact.param("q"))));
         let known =
             |uri: &Text| self.state.locating.contains(uri) || self.state.branches().any(|leg| leg.dialog.remote_target == *uri);
-        let new = contacts.into_iter().map(|contact| Text::from(contact.uri.to_string())).filter(|uri| !known(uri));
+        // Who is redirected doesn't take the place of another call.
+        let bare = |contact: NameAddr| Text::from(Uri { headers: Text::from_static(""), ..contact.uri }.to_string());
+        let new = contacts.into_iter().map(bare).filter(|uri| !known(uri));
         let new: Vec<Text> = new.take(MAX_TARGETS).collect();
         self.state.locating.extend(new.iter().cloned());
         (!new.is_empty()).then_some(Effect::Locate(new))
@@ -409,11 +559,17 @@ impl Call {
             return self.put(then);
         }
         let best = self.state.best_refusal();
+        if self.state.referral.is_some() {
+            return self.referral_fails(best, then, now);
+        }
         let by = if best == StatusCode::REQUEST_TIMEOUT { EndedBy::System } else { EndedBy::Callee };
         self.end(best, by, now, then)
     }
 
     fn call_those_who_wait(&mut self, now: Timestamp) -> Vec<Effect> {
+        if self.state.referral.is_some() && self.state.branches().next().is_none() {
+            return self.call_referred(now);
+        }
         let sent =
             self.state.branches().find_map(|leg| leg.out.as_ref()).map(|out| Onward::again(&out.request, &self.state.diverted));
         // A call of which nothing is left that was sent has nothing to send.
@@ -438,32 +594,28 @@ impl Call {
 
     /// They have rung for long enough: those who wait have their turn.
     pub(super) fn give_others_a_turn(&mut self, now: Timestamp) -> Step {
-        let mut then = self.cancel_others(LegId::CALLER);
+        let mut then = self.cancel_ringing(None);
         then.extend(self.call_those_who_wait(now));
         self.put(then)
     }
 
-    /// Nobody else is called any more.
-    pub(super) fn cancel_others(&mut self, answerer: LegId) -> Vec<Effect> {
-        if answerer != LegId::CALLER {
-            self.state.waiting.clear();
-            self.state.locating.clear();
-        }
-        let mut then = Vec::new();
-        for leg in self.state.leg_ids().into_iter().filter(|leg| *leg != LegId::CALLER && *leg != answerer) {
-            let this = self.state.leg_mut(leg);
-            match &mut this.out {
-                Some(out) if matches!(out.stage, StageOut::Calling | StageOut::Proceeding) => {
-                    out.stage = StageOut::Cancelling;
-                    then.push(Effect::Leg(leg, LegCommand::Cancel));
-                }
-                // It has refused already, or was cancelled before.
-                Some(_) | None => {}
-            }
-        }
-        if answerer != LegId::CALLER {
-            then.extend(self.drop_legs(|leg| leg.refused.is_some() && leg.bye.is_none()));
-        }
+    /// Nobody else is called any more but who takes the call.
+    pub(super) fn cancel_others(&mut self, taken: Option<LegId>) -> Vec<Effect> {
+        self.state.waiting.clear();
+        self.state.locating.clear();
+        let mut then = self.cancel_ringing(taken);
+        then.extend(self.drop_legs(|leg| leg.refused.is_some() && leg.bye.is_none()));
         then
+    }
+
+    /// Those who ring are cancelled, but for one.
+    fn cancel_ringing(&mut self, but: Option<LegId>) -> Vec<Effect> {
+        let first = self.state.first;
+        let ringing = self.state.legs.iter_mut().filter(|leg| leg.id != first && Some(leg.id) != but && leg.is_ringing());
+        let cancel = |leg: &mut CallLeg| {
+            leg.out.iter_mut().for_each(|out| out.stage = StageOut::Cancelling);
+            Effect::Leg(leg.id, LegCommand::Cancel)
+        };
+        ringing.map(cancel).collect()
     }
 }

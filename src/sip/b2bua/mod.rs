@@ -21,6 +21,7 @@ mod answers;
 mod ending;
 mod fork;
 mod rebind;
+mod referral;
 mod reliable;
 mod replacing;
 mod requests;
@@ -38,17 +39,17 @@ use super::headers::HeaderError;
 use super::leg::{LegCommand, LegEvent, TxKey};
 use super::message::{Request, Response};
 use super::registrar::Phone;
-use super::replaces::Replaces;
 use super::status::Class;
 use super::step;
 use super::token::Token;
 use super::{Method, Name, StatusCode, Text};
 use crate::clock::Timestamp;
 use crate::ids::{CallId, LegId, VnodeId};
+pub use referral::{Referral, Taken};
 pub use replacing::Replaced;
 pub use state::{
-    Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, Reliable, StageIn, StageOut, Target,
-    Updated, deadline,
+    Acknowledged, Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Referred, Relay, Reliable, StageIn,
+    StageOut, Target, Updated, deadline,
 };
 pub use timer::{SessionPolicy, SessionTimer, Speaks};
 
@@ -164,8 +165,6 @@ pub struct NewCall {
     pub trusted: bool,
     /// See `caller`.
     pub callee: String,
-    /// The dialog of the callee's that the call takes the place of (RFC 3891).
-    pub replaces: Option<Replaces>,
 }
 
 /// How long a callee may ring (the proxies' Timer C is at least 3 minutes: RFC 3261 §16.6 step 11).
@@ -287,6 +286,12 @@ impl Call {
         if self.state.next_at().is_some_and(|at| at <= now) {
             return self.give_others_a_turn(now);
         }
+        if self.state.referral.as_ref().and_then(Referral::deadline).is_some_and(|at| at <= now) {
+            return self.referral_is_late(now);
+        }
+        if let Some(asks) = self.ask_transferee(now) {
+            return self.put(vec![asks]);
+        }
         if self.is_overdue(now) {
             // RFC 4028 §10: the phone is gone, or the way to it.
             return self.end(StatusCode::REQUEST_TIMEOUT, EndedBy::System, now, Vec::new());
@@ -360,6 +365,9 @@ impl Call {
 
     /// A request in this leg's dialog, with a Via of ours.
     fn dialog_request(&mut self, leg: LegId, method: Method) -> Request {
+        if method == Method::Invite {
+            self.state.leg_mut(leg).acknowledged = None;
+        }
         let mut request = self.state.leg_mut(leg).dialog.request(method);
         self.stamp(leg, &mut request);
         request
@@ -374,6 +382,7 @@ impl Call {
 
     fn acknowledge(&mut self, leg: LegId, invite: &Request, body: Option<Body>) -> Effect {
         let number = invite.headers.cseq().map_or(1, |cseq| cseq.number);
+        self.state.leg_mut(leg).acknowledged = body.clone().map(|body| Acknowledged { cseq: number, body });
         self.acknowledge_number(leg, number, body)
     }
 

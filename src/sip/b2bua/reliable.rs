@@ -112,8 +112,8 @@ impl CallState {
     /// To whom an offer goes that comes before the answer (RFC 3311 §5.1): to nobody while another is open on either side.
     pub fn takes_early_offer(&self, leg: LegId) -> Option<LegId> {
         let other = self.peer(leg).filter(|_| self.answered.is_none() && self.ended.is_none())?;
-        let callee = self.leg(if leg == LegId::CALLER { other } else { leg });
-        let caller = self.leg(LegId::CALLER).inbound.as_ref()?;
+        let callee = self.leg(if leg == self.first { other } else { leg });
+        let caller = self.leg(self.first).inbound.as_ref()?;
         let agreed = caller.is_described() && callee.is_described();
         (agreed && self.leg(other).speaks.update && !self.has_open_offer()).then_some(other)
     }
@@ -156,7 +156,7 @@ impl Call {
         match self.take_stage(stage, reliably) {
             Shown::Nothing => (None, false),
             Shown::Later => (None, true),
-            Shown::Now => (self.inbound_response(LegId::CALLER), true),
+            Shown::Now => (self.inbound_response(self.state.first), true),
         }
     }
 
@@ -165,7 +165,7 @@ impl Call {
         let sole = self.state.is_sole();
         let late_offer = self.state.branches().any(|leg| leg.out.as_ref().is_some_and(|out| out.late_offer));
         let first = self.incarnation % MOST_FIRST + 1;
-        let Some(inbound) = &mut self.state.leg_mut(LegId::CALLER).inbound else { return Shown::Nothing };
+        let Some(inbound) = &mut self.state.leg_mut(self.state.first).inbound else { return Shown::Nothing };
         let must = has_tag(&inbound.request.headers, &Name::Require);
         let can = must || has_tag(&inbound.request.headers, &Name::Supported);
         let is_reliable = inbound.reliable.is_some() || must || (can && reliably && sole && !late_offer);
@@ -239,7 +239,7 @@ impl Call {
 
     /// Whether the caller hasn't said that it has heard what it was told.
     pub(super) fn is_unheard(&self) -> bool {
-        let inbound = self.state.leg(LegId::CALLER).inbound.as_ref();
+        let inbound = self.state.leg(self.state.first).inbound.as_ref();
         inbound.and_then(|inbound| inbound.reliable.as_ref()).is_some_and(|reliable| !reliable.acked)
     }
 

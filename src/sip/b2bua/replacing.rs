@@ -12,8 +12,6 @@ pub struct Replaced {
     pub target: Target,
     /// Its user.
     pub aor: Aor,
-    /// How the phone names the dialog.
-    pub replaces: Replaces,
 }
 
 impl CallState {
@@ -35,7 +33,7 @@ impl CallState {
         if wanted.early_only && self.answered.is_some() {
             return Err(StatusCode::BUSY_HERE);
         }
-        let peer = self.peer(leg).ok_or(none)?;
+        let peer = self.peer(leg).filter(|peer| !self.leg(*peer).gone).ok_or(none)?;
         let aor = self.user_of(peer).ok_or(none)?;
         let theirs = self.leg(peer);
         let dialog = &theirs.dialog;
@@ -52,7 +50,8 @@ impl CallState {
             long: None,
             phone: theirs.phone.clone(),
             q: 1000,
+            replaces: Some(replaces),
         };
-        Ok(Replaced { target, aor, replaces })
+        Ok(Replaced { target, aor })
     }
 }

@@ -39,11 +39,11 @@ impl Call {
         match self.state.leg_mut(leg).dialog.accept(&request) {
             Ok(()) => self.state.leg_mut(leg).updated = None,
             Err(DialogError::OutOfOrder) if self.was_answered(leg, &request) => return self.answer_again(leg, key, &request),
-            // The BYE that ended the call, come again because a former owner's 200 was lost.
-            Err(DialogError::OutOfOrder) if self.state.ended.is_some() && request.method == Method::Bye => {}
+            // A BYE come again because a former owner's 200 was lost.
+            Err(DialogError::OutOfOrder) if self.state.has_left(leg) && request.method == Method::Bye => {}
             Err(error) => return respond(leg, key, &request, error.into()),
         }
-        if self.state.ended.is_some() {
+        if self.state.has_left(leg) {
             let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
             return respond(leg, key, &request, status);
         }
@@ -52,17 +52,27 @@ impl Call {
             return respond_with(leg, key, refused);
         }
         match request.method {
-            Method::Bye if leg != LegId::CALLER && self.state.answerer != Some(leg) => {
-                self.branch_hung_up(leg, key, &request, now)
+            // RFC 5589 §6.1: who has been told that its transfer is under way may go.
+            Method::Bye if self.state.referral.as_ref().is_some_and(|own| own.by == leg && !own.is_over()) => {
+                self.state.leg_mut(leg).gone = true;
+                self.state.referral.iter_mut().for_each(|own| own.notify = None);
+                let mut then = vec![Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)))];
+                then.extend(self.abandon_relays(leg));
+                self.put(then)
             }
+            Method::Bye if self.has_taken(leg) => {
+                let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
+                self.taker_hung_up(leg, answer, now)
+            }
+            Method::Bye if !self.state.is_seated(leg) => self.branch_hung_up(leg, key, &request, now),
             Method::Bye => {
                 let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
-                let by = if leg == LegId::CALLER { EndedBy::Caller } else { EndedBy::Callee };
+                let by = if leg == self.state.first { EndedBy::Caller } else { EndedBy::Callee };
                 self.state.leg_mut(leg).gone = true;
                 self.end(StatusCode::REQUEST_TERMINATED, by, now, vec![answer])
             }
             Method::Update if request.body.is_empty() => self.refreshed_by_phone(leg, key, &request, now),
-            Method::Invite | Method::Update => self.reinvite(leg, key, request, flow),
+            Method::Invite | Method::Update => self.reinvite(leg, key, request, flow, now),
             Method::Prack => self.pracked(leg, key, request, flow),
             Method::Refer => self.refer(leg, key, request, flow),
             Method::Notify => self.notify(leg, key, request, flow),
@@ -77,15 +87,15 @@ impl Call {
     }
 
     /// A re-INVITE goes through to the other side (RFC 3261 §14).
-    fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
-        let heard = self.state.leg(LegId::CALLER).inbound.as_ref().is_some_and(InviteIn::is_heard);
+    fn reinvite(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow, now: Timestamp) -> Step {
+        let heard = self.state.leg(self.state.first).inbound.as_ref().is_some_and(InviteIn::is_heard);
         let early = self.state.takes_early_offer(leg).filter(|_| heard && request.method == Method::Update);
         if let Some(other) = early {
             let send = self.send_offer(leg, other, request, came_by);
             return self.put(vec![send]);
         }
         let busy = self.state.relays.iter().find(|relay| relay.is_offer());
-        if self.state.legs.iter().any(CallLeg::is_asked) {
+        if self.state.legs.iter().any(CallLeg::is_asked) || self.state.referral.as_ref().is_some_and(|own| own.taken.is_some()) {
             // RFC 3261 §14.2: one of ours is open.
             return respond(leg, key, &request, StatusCode::REQUEST_PENDING);
         }
@@ -102,6 +112,12 @@ impl Call {
             return respond_with(leg, key, request.response(StatusCode::SERVER_INTERNAL_ERROR, None).with(Name::RetryAfter, "1"));
         }
         let Some(other) = self.state.peer(leg) else { return respond(leg, key, &request, StatusCode::CALL_DOES_NOT_EXIST) };
+        if self.state.leg(other).gone {
+            // Who has referred it has left, and another may take that place.
+            let pending = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::REQUEST_PENDING, None)));
+            self.still_there(leg, now);
+            return self.put(vec![pending]);
+        }
         let refused = Effect::Leg(leg, LegCommand::Respond(key.clone(), unavailable(&request)));
         let is_invite = request.method == Method::Invite;
         let trying = Some(Effect::Leg(leg, LegCommand::Respond(key, trying(&request)))).filter(|_| is_invite);
@@ -148,7 +164,7 @@ impl Call {
         self.put(vec![Effect::Leg(leg, LegCommand::Respond(key, answer))])
     }
 
-    /// Whether a request is the UPDATE or PRACK that was accepted last, come again because a former owner's 200 was lost.
+    /// Whether a request is the UPDATE, PRACK or REFER that was accepted last, come again because a former owner's answer was lost.
     fn was_answered(&self, leg: LegId, request: &Request) -> bool {
         let number = request.headers.cseq().map_or(0, |cseq| cseq.number);
         Updated::may_be_by(&request.method)
@@ -159,7 +175,8 @@ impl Call {
     fn answer_again(&self, leg: LegId, key: TxKey, request: &Request) -> Step {
         let this = self.state.leg(leg);
         let body = this.updated.as_ref().and_then(|updated| updated.body.as_ref());
-        let mut answer = dialog_response(request, StatusCode::OK, &this.dialog, body);
+        let status = if request.method == Method::Refer { StatusCode::ACCEPTED } else { StatusCode::OK };
+        let mut answer = dialog_response(request, status, &this.dialog, body);
         if request.method == Method::Update {
             self.tell_timer(leg, &mut answer);
         }
@@ -196,7 +213,8 @@ impl Call {
 
     /// A request that changes nothing here goes through; losing one in a takeover is losing a packet.
     fn relay(&mut self, leg: LegId, key: TxKey, request: Request, came_by: Flow) -> Step {
-        let Some(other) = self.state.peer(leg).filter(|other| self.state.leg(*other).dialog.remote_tag.is_some()) else {
+        let is_there = |leg: &CallLeg| leg.dialog.remote_tag.is_some() && !leg.gone;
+        let Some(other) = self.state.peer(leg).filter(|other| is_there(self.state.leg(*other))) else {
             return respond(leg, key, &request, StatusCode::TEMPORARILY_UNAVAILABLE);
         };
         let is_refer = request.method == Method::Refer;
@@ -214,7 +232,8 @@ impl Call {
         onward.body = request.body.clone();
         if is_refer {
             // Who refers is who has proved to be there (RFC 3892 §2), not who it says.
-            let by = self.state.leg(leg).phone.as_ref().map(|phone| format!("<sip:{}>", phone.aor));
+            let by = self.state.leg(leg).phone.as_ref().filter(|_| !self.state.is_private(leg));
+            let by = by.map(|phone| format!("<sip:{}>", phone.aor));
             by.into_iter().for_each(|by| onward.headers.push_text(Name::ReferredBy, by));
             let number = |request: &Request| request.headers.cseq().map_or(0, |cseq| cseq.number);
             let (onward, asked) = (number(&onward), number(&request));

@@ -59,6 +59,12 @@ impl Call {
         }
         if let Some(reinvite) = this.reinvite.as_ref().filter(|_| self.state.ended.is_none()) {
             commands.push(LegCommand::Send(reinvite.clone(), flow));
+            let taken = self.state.referral.as_ref().and_then(|referral| referral.taken.as_ref());
+            let cancelled = taken.is_some_and(|taken| taken.cancelled) && self.state.transferee() == Some(leg);
+            commands.extend(cancelled.then_some(LegCommand::Cancel));
+        }
+        if let Some(notify) = self.state.referral.as_ref().filter(|own| own.by == leg).and_then(|own| own.notify.clone()) {
+            commands.push(LegCommand::Send(notify, flow));
         }
         for relay in &self.state.relays {
             if relay.from == leg {

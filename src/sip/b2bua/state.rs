@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::fork::{MAX_TARGETS, TURN};
+use super::fork::MAX_TARGETS;
+use super::referral::Referral;
 use super::reliable::Pracked;
 use super::timer::{SessionPolicy, SessionTimer, Speaks};
-use super::{Effect, LINGER, NewCall, RING_TIMEOUT, caller_status, without_body};
+use super::{Effect, LINGER, NewCall, RING_TIMEOUT, without_body};
 use crate::clock::Timestamp;
 use crate::families::Families;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::leg::{LegCommand, TxKey};
-use crate::sip::locate::SILENT;
 use crate::sip::message::{Headers, Request};
 use crate::sip::registrar::Phone;
+use crate::sip::replaces::Replaces;
 use crate::sip::token::Token;
 use crate::sip::{Method, Name, StatusCode, Text};
 
@@ -40,7 +41,11 @@ pub struct CallState {
     pub ended: Option<Ending>,
     /// The caller's leg, then one for each phone that is called, by their numbers.
     pub legs: Vec<CallLeg>,
-    /// The leg that has answered.
+    /// The highest number of a leg that is no more: none is used again, since phones know it.
+    pub last: LegId,
+    /// The leg in the caller's place: the caller's, until a transfer gives it to another.
+    pub first: LegId,
+    /// The leg that has answered, or has its place.
     pub answerer: Option<LegId>,
     /// Who is called when those who are called now have all refused, the best first.
     pub waiting: Vec<Target>,
@@ -56,6 +61,8 @@ pub struct CallState {
     pub breadth: Option<u32>,
     /// Who has sent the caller on, one after another.
     pub diverted: Vec<String>,
+    /// The transfer that we carry out.
+    pub referral: Option<Referral>,
     /// The last REFERs that went through.
     pub referred: Vec<Referred>,
     /// In-dialog requests on their way from one side to the other.
@@ -88,6 +95,8 @@ pub struct Target {
     pub phone: Option<Phone>,
     /// Thousandths of q: the higher is called first.
     pub q: u16,
+    /// The dialog of the phone's that the call takes the place of (RFC 3891).
+    pub replaces: Option<Replaces>,
 }
 
 /// One leg: its dialog, and what is open on it.
@@ -125,10 +134,13 @@ pub struct CallLeg {
     pub put_off: u32,
     /// How many forks of its own have been hung up on, behind a proxy of its. Not stored.
     pub forks: u8,
-    /// Its last request, if that was an UPDATE or PRACK that was accepted: one whose 200 was lost with an owner is answered by the next.
+    /// Its last request, if that was an UPDATE, PRACK or REFER that was accepted: one whose answer was lost with an owner is answered by the
+    /// next.
     pub updated: Option<Updated>,
     /// What it has described reliably before it answered: its 200 need not say it again.
     pub early: Option<Body>,
+    /// The answer that our last ACK brought it: it goes with the next too, if its 200 comes again.
+    pub acknowledged: Option<Acknowledged>,
     /// It has said 100. Not stored.
     pub tries: bool,
     /// What was said to it reliably and was not acknowledged before the call was answered: its number, and its request's. Not stored.
@@ -231,7 +243,7 @@ pub struct Relay {
     pub cancelled: bool,
 }
 
-/// An UPDATE or PRACK that was accepted.
+/// An UPDATE, PRACK or REFER that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
     /// Its number.
@@ -240,15 +252,13 @@ pub struct Updated {
     pub body: Option<Body>,
 }
 
-/// What has become of a phone that is called by another of its flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum OtherFlow {
-    /// There is none, or it leads nowhere.
-    None,
-    /// It rings, or is being cancelled.
-    Open,
-    /// The phone has said no: it isn't asked again.
-    Refused,
+/// An answer that went with an ACK (RFC 3261 §13.2.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The number of the INVITE.
+    pub cseq: u32,
+    /// The answer.
+    pub body: Body,
 }
 
 /// How a call ended.
@@ -313,7 +323,7 @@ impl InviteIn {
 }
 
 impl Updated {
-    /// An UPDATE or PRACK and its answer; nothing of another request, whose ACK says that the answer has come.
+    /// An UPDATE, PRACK or REFER and its answer; nothing of another request, whose ACK says that the answer has come.
     pub(super) fn by(request: &Request, body: Option<Body>) -> Option<Self> {
         let number = request.headers.cseq().ok()?.number;
         Self::may_be_by(&request.method).then_some(Self { cseq: number, body })
@@ -321,7 +331,7 @@ impl Updated {
 
     /// Whether nothing but its answer says that such a request was accepted.
     pub(super) fn may_be_by(method: &Method) -> bool {
-        matches!(method, Method::Update | Method::Prack)
+        matches!(method, Method::Update | Method::Prack | Method::Refer)
     }
 }
 
@@ -347,14 +357,6 @@ pub fn deadline(created: Timestamp, answered: Option<Timestamp>, ended: Option<T
     }
 }
 
-/// RFC 5626 §4.1: the instance is the phone.
-fn is_same_phone(one: Option<&Phone>, other: Option<&Phone>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.instance.is_some() && one == other,
-        (Some(_) | None, _) => false,
-    }
-}
-
 impl CallLeg {
     fn new(id: LegId, dialog: Dialog, phone: Option<Phone>) -> Self {
         Self {
@@ -376,6 +378,7 @@ impl CallLeg {
             forks: 0,
             updated: None,
             early: None,
+            acknowledged: None,
             tries: false,
             unheard: None,
             pracked: None,
@@ -419,6 +422,8 @@ impl CallState {
             answered: None,
             ended: None,
             legs: vec![caller],
+            last: LegId::CALLER,
+            first: LegId::CALLER,
             answerer: None,
             waiting,
             called: now,
@@ -427,6 +432,7 @@ impl CallState {
             redirects: 0,
             breadth: super::fork::breadth_of(&call.invite),
             diverted: Vec::new(),
+            referral: None,
             referred: Vec::new(),
             relays: Vec::new(),
         }
@@ -453,7 +459,9 @@ impl CallState {
 
     /// The legs of those who were called.
     pub fn branches(&self) -> impl Iterator<Item = &CallLeg> {
-        self.legs.iter().filter(|leg| leg.id != LegId::CALLER)
+        // In a transfer nobody is called but for that.
+        let after = self.referral.as_ref().map_or(LegId::CALLER, |referral| referral.after);
+        self.legs.iter().filter(move |leg| leg.id > after && leg.id != self.first)
     }
 
     /// Who is at the other end of what is said on a leg: for the caller the one who has answered, or the only one who may; for those
@@ -462,55 +470,47 @@ impl CallState {
         let mut open = self.branches().filter(|branch| branch.refused.is_none());
         let only = open.next().filter(|_| open.next().is_none()).map(|branch| branch.id);
         let callee = self.answerer.or(only);
-        if leg == LegId::CALLER {
-            callee
-        } else {
-            Some(LegId::CALLER).filter(|_| self.answerer.is_none_or(|answerer| answerer == leg))
-        }
+        if leg == self.first { callee } else { Some(self.first).filter(|_| self.answerer.is_none_or(|answerer| answerer == leg)) }
     }
 
-    // --- whom it rings ---
-
-    /// Those who have the next turn: of the highest q, and of each phone one flow (RFC 5626 §7).
-    pub(super) fn take_next(&mut self) -> Vec<Target> {
-        let mut next: Vec<Target> = Vec::new();
-        let mut over = false;
-        for target in std::mem::take(&mut self.waiting) {
-            let phone = target.phone.as_ref();
-            let rings = next.iter().any(|other| is_same_phone(other.phone.as_ref(), phone));
-            over |= next.first().is_some_and(|first| first.q != target.q);
-            match self.other_flow(phone) {
-                OtherFlow::Refused => {}
-                OtherFlow::None if !over && !rings => next.push(target),
-                OtherFlow::None | OtherFlow::Open => self.waiting.push(target),
-            }
-        }
-        next
-    }
-
-    /// What has become of a phone by another of its flows (RFC 5626 §7).
-    fn other_flow(&self, phone: Option<&Phone>) -> OtherFlow {
-        let flows = self.branches().filter(|leg| is_same_phone(leg.phone.as_ref(), phone));
-        let of = |leg: &CallLeg| match leg.refused {
-            None => OtherFlow::Open,
-            Some(StatusCode::REQUEST_TIMEOUT | StatusCode::FLOW_FAILED) => OtherFlow::None,
-            // RFC 3263 §4.3: the next server may take it.
-            Some(StatusCode::SERVICE_UNAVAILABLE) if leg.phone.as_ref().is_some_and(Phone::is_elsewhere) => OtherFlow::None,
-            Some(_) => OtherFlow::Refused,
-        };
-        flows.map(of).max().unwrap_or(OtherFlow::None)
-    }
-
-    /// Whether all that are called, or wait to be, are one: another's description can't come after theirs.
-    pub(super) fn is_sole(&self) -> bool {
-        let waiting = self.waiting.iter().map(|target| target.phone.as_ref());
-        let mut all = self.branches().map(|leg| leg.phone.as_ref()).chain(waiting);
-        let first = all.next();
-        first.is_none_or(|first| all.all(|other| is_same_phone(first, other)))
+    /// The highest number that a leg has or had.
+    pub(super) fn last_leg(&self) -> LegId {
+        self.legs.iter().map(|leg| leg.id).fold(self.last, LegId::max)
     }
 
     pub(super) fn next_leg(&self) -> LegId {
-        LegId(self.legs.iter().map(|leg| leg.id.0).max().unwrap_or(0) + 1)
+        LegId(self.last_leg().0 + 1)
+    }
+
+    /// Whether nothing more comes of a leg.
+    pub(super) fn has_left(&self, leg: LegId) -> bool {
+        self.ended.is_some() || self.leg(leg).gone
+    }
+
+    /// Whether a leg is one of the two that talk, or are to.
+    pub fn is_seated(&self, leg: LegId) -> bool {
+        leg == self.first || self.answerer == Some(leg)
+    }
+
+    /// Whether who is at a leg wishes not to be named.
+    pub(super) fn is_private(&self, leg: LegId) -> bool {
+        leg == LegId::CALLER && self.shown.is_some()
+    }
+
+    /// What is said as From of who is at a leg.
+    pub(super) fn shown_as(&self, leg: LegId) -> Text {
+        let remote = || self.leg(leg).dialog.remote.clone();
+        match (leg, self.user_of(leg)) {
+            (LegId::CALLER, _) => self.shown.clone().unwrap_or_else(remote),
+            (_, Some(aor)) => Text::from(format!("<sip:{aor}>")),
+            (_, None) => remote(),
+        }
+    }
+
+    /// The side of the media that a leg is on: whoever is called is on the other one from the caller, or on that of whom it is to replace.
+    pub fn side(&self, leg: LegId) -> usize {
+        let replaced = self.referral.as_ref().filter(|own| leg > own.after && !own.is_over()).map_or(leg, |own| own.by);
+        usize::from(replaced != self.first)
     }
 
     pub(super) fn add_leg(&mut self, id: LegId, dialog: Dialog, phone: Option<Phone>) {
@@ -520,45 +520,6 @@ impl CallState {
     /// Whether anybody may still take the call.
     pub fn is_ringing(&self) -> bool {
         self.branches().any(CallLeg::is_ringing)
-    }
-
-    /// When those who wait have their turn although others ring.
-    pub fn next_at(&self) -> Option<Timestamp> {
-        let has_turn = |target: &Target| self.other_flow(target.phone.as_ref()) == OtherFlow::None;
-        let begins = self.is_ringing() && self.answered.is_none() && self.ended.is_none();
-        let waits = begins && self.waiting.iter().any(has_turn);
-        waits.then(|| self.called + TURN)
-    }
-
-    /// Who has said nothing at all, not even 100, when there is another way to try, and since when it is too late.
-    pub(super) fn silent(&self) -> Option<(LegId, Timestamp)> {
-        let calls = |leg: &CallLeg| {
-            leg.refused.is_none() && !leg.tries && leg.out.as_ref().is_some_and(|out| out.stage == StageOut::Calling)
-        };
-        let datagram = |leg: &CallLeg| leg.out.as_ref().is_some_and(|out| out.datagram.is_some());
-        let waits = |leg: &CallLeg| self.waiting.iter().any(|target| is_same_phone(target.phone.as_ref(), leg.phone.as_ref()));
-        let server = |leg: &CallLeg| leg.phone.as_ref().is_some_and(Phone::is_elsewhere);
-        let open = self.answered.is_none() && self.ended.is_none();
-        let silent = self.branches().find(|leg| open && calls(leg) && (server(leg) && waits(leg) || datagram(leg)))?;
-        Some((silent.id, self.called + SILENT))
-    }
-
-    /// What the caller is told of those who all refused (RFC 3261 §16.7 step 6): what says most.
-    pub(super) fn best_refusal(&self) -> StatusCode {
-        let rank = |status: &StatusCode| match status.code() {
-            600.. => 0,
-            415 | 420 | 484 | 488 => 1,
-            486 => 2,
-            // We have cancelled it ourselves.
-            487 => 8,
-            480 => 4,
-            408 => 6,
-            400..=499 => 3,
-            500..=599 => 7,
-            _ => 5,
-        };
-        let best = self.branches().filter_map(|leg| leg.refused).min_by_key(rank);
-        best.filter(|status| *status != StatusCode::REQUEST_TERMINATED).map_or(StatusCode::TEMPORARILY_UNAVAILABLE, caller_status)
     }
 
     /// Whether the call is over, and nobody has to be told any more.
@@ -583,7 +544,7 @@ impl CallState {
         };
         let here = |leg: &CallLeg| leg.reinvite.is_none() && !leg.moved && leg.not_before.is_none();
         let begun = self.answered.is_some() || self.ended.is_some();
-        begun && self.relays.is_empty() && self.legs.iter().all(|leg| done(leg) && here(leg))
+        begun && self.relays.is_empty() && self.referral.is_none() && self.legs.iter().all(|leg| done(leg) && here(leg))
     }
 
     /// The vnode is at another address than when this was stored. What its phones knew of the former one is no way to us any more:
@@ -591,6 +552,7 @@ impl CallState {
     /// address that is gone.
     pub fn move_to(&mut self, ips: Families, port: u16) {
         let (vnode, ended) = (self.vnode, self.ended.is_some());
+        let mut moves = false;
         // Who can't be reached from here at all stays where it is.
         let moved = |former: SocketAddr| ips.toward(former.ip()).map_or(former, |ip| SocketAddr::new(ip, port));
         for leg in &mut self.legs {
@@ -600,6 +562,7 @@ impl CallState {
             }
             let local = moved(flow.local);
             if flow.local != local {
+                moves = true;
                 flow.local = local;
                 leg.reinvite = None;
             }
@@ -612,6 +575,10 @@ impl CallState {
         for relay in self.relays.iter_mut().filter(|relay| relay.came_by.vnode == vnode) {
             relay.came_by.local = moved(relay.came_by.local);
         }
+        // What a transferee was told leads nowhere now: nothing comes of that transfer.
+        if let Some(taken) = self.referral.as_mut().and_then(|referral| referral.taken.as_mut()).filter(|_| moves) {
+            (taken.asked, taken.until, taken.cancelled) = (None, self.created, false);
+        }
     }
 
     /// A leg that can be asked to come along now: nothing else is open on it.
@@ -619,14 +586,41 @@ impl CallState {
         let free = |leg: &CallLeg| {
             leg.moved && leg.not_before.is_none_or(|at| at <= now) && leg.inbound.is_none() && leg.out.is_none() && !leg.gone
         };
-        let established = self.answered.is_some() && self.ended.is_none() && !self.relays.iter().any(Relay::is_offer);
-        let talks = |leg: &CallLeg| leg.id == LegId::CALLER || self.answerer == Some(leg.id);
+        let decides = self.referral.as_ref().is_some_and(|referral| referral.taken.is_some());
+        let established = self.is_talking() && !decides && !self.relays.iter().any(Relay::is_offer);
+        let talks = |leg: &CallLeg| self.is_seated(leg.id);
         self.legs.iter().find(|leg| established && talks(leg) && free(leg)).map(|leg| leg.id)
     }
 
     /// Whether an offer has no answer yet, a phone's or ours.
     pub(super) fn has_open_offer(&self) -> bool {
         self.relays.iter().any(Relay::is_offer) || self.legs.iter().any(CallLeg::is_asked)
+    }
+
+    /// Whether what a response describes is an offer: its INVITE had none.
+    pub fn offers(&self, leg: LegId, response: &Headers) -> bool {
+        let cseq = response.cseq().ok();
+        let out = self.leg(leg).out.as_ref().filter(|out| out.request.headers.cseq().ok() == cseq);
+        let relay = self.relays.iter().find(|relay| relay.to == leg && relay.onward.headers.cseq().ok() == cseq);
+        out.map(|out| out.late_offer).or(relay.map(|relay| relay.late_offer)).unwrap_or(false)
+    }
+
+    /// Whether a response is to a re-INVITE of our own, by which a leg was told again what it was told.
+    pub fn answers_us(&self, leg: LegId, response: &Headers) -> bool {
+        let cseq = response.cseq();
+        let own = self.leg(leg).reinvite.as_ref().is_some_and(|own| own.headers.cseq() == cseq);
+        own && !self.asks_to_talk(leg, cseq.map_or(0, |cseq| cseq.number))
+    }
+
+    /// Whether a request has been passed on, and waits for its answer.
+    pub fn passes_on(&self, request: &TxKey) -> bool {
+        self.relays.iter().any(|relay| TxKey::of(&relay.request) == *request)
+    }
+
+    /// Whether an offer may still be refused that has been taken on.
+    pub fn may_be_refused(&self) -> bool {
+        let waits = |relay: &Relay| relay.is_offer() && relay.answer.is_none();
+        self.relays.iter().any(waits) || self.referral.as_ref().is_some_and(|referral| referral.taken.is_some())
     }
 
     /// Whether two sides have a session.
@@ -645,17 +639,17 @@ impl CallState {
     /// Whether a leg could be refreshed: what is open on it comes first.
     fn can_refresh(&self, leg: &CallLeg) -> bool {
         let open = leg.inbound.is_some() || leg.out.is_some() || leg.reinvite.is_some() || leg.refreshing.is_some();
-        self.talks(leg) && !leg.gone && !open && !self.relays.iter().any(Relay::is_offer)
+        self.talks(leg) && !open && !self.relays.iter().any(Relay::is_offer)
     }
 
-    /// Whether a leg is one of the two that have a session.
+    /// Whether a leg is one of the two that have a session, and hasn't left.
     pub(super) fn talks(&self, leg: &CallLeg) -> bool {
-        self.is_talking() && (leg.id == LegId::CALLER || self.answerer == Some(leg.id))
+        self.is_talking() && self.is_seated(leg.id) && !leg.gone
     }
 
     /// Who is on a side of the media: the caller, or whoever has answered.
     pub fn peer_of_side(&self, side: LegId) -> Option<LegId> {
-        if side == LegId::CALLER { Some(LegId::CALLER) } else { self.answerer }.filter(|leg| self.has_leg(*leg))
+        if side == LegId::CALLER { Some(self.first) } else { self.answerer }.filter(|leg| self.has_leg(*leg))
     }
 
     /// Whether a leg can be refreshed only by telling it again what it was told.
@@ -673,7 +667,15 @@ impl CallState {
             let timer = leg.timer.filter(|timer| !timer.ours || self.can_refresh(leg))?;
             Some(timer.due().max(leg.not_before.filter(|_| timer.ours).unwrap_or(Timestamp(0))))
         });
-        own.into_iter().chain(asks).chain(timers).chain(self.next_at()).chain(self.silent().map(|(_, at)| at)).min()
+        let transfer = self.referral.as_ref().and_then(Referral::deadline);
+        own.into_iter()
+            .chain(transfer)
+            .chain(self.to_be_asked().map(|(_, at)| at))
+            .chain(asks)
+            .chain(timers)
+            .chain(self.next_at())
+            .chain(self.silent().map(|(_, at)| at))
+            .min()
     }
 
     /// Whether the other side's answer will come with this leg's ACK (RFC 3261 §13.2.1, a late offer).

@@ -6,11 +6,13 @@ use super::*;
 use crate::sip::headers::Transport;
 use crate::sip::message::Message;
 use crate::sip::parse;
+use crate::sip::replaces::Replaces;
 
 mod branches;
 mod elsewhere;
 mod reliable;
 mod sessions;
+mod transfers;
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -49,6 +51,7 @@ fn target(phone: usize) -> Target {
         long: None,
         phone: None,
         q: 1000,
+        replaces: None,
     }
 }
 
@@ -73,7 +76,6 @@ fn no_promise_leaves_without_its_commit() {
         targets: vec![target(1)],
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     };
     let (mut call, step) = Call::new(new, 1, NOW).unwrap();
@@ -107,7 +109,6 @@ fn established() -> Call {
         targets: vec![target(1)],
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();
@@ -119,6 +120,26 @@ fn established() -> Call {
     let _ = call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Acked(ack)), NOW);
     call.committed();
     call
+}
+
+/// RFC 3261 §13.2.1: the answer to a callee's offer is in the ACK, which it asks for as often as it says 200.
+#[test]
+fn an_answer_that_a_callee_has_not_heard_is_said_again_by_the_next_owner() {
+    let new = NewCall { targets: vec![target(1)], body: None, ..new_call(without_body(invite())) };
+    let (mut call, _) = Call::new(new, 1, NOW).unwrap();
+    call.committed();
+    let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+    let _ = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(ok(&sent))), NOW);
+    call.committed();
+    let mut ack = in_dialog(&call, "ACK", 1);
+    ack.body = Bytes::from_static(b"ours");
+    let _ = call.handle(CallInput::Leg(LegId::CALLER, LegEvent::Acked(ack)), NOW);
+    call.committed();
+    let (mut call, _) = Call::resume(call.state().clone(), 2);
+    let step = call.handle(CallInput::Leg(LegId::CALLEE, LegEvent::Response(ok(&sent))), NOW);
+    assert!(
+        matches!(&step.then[..], [Effect::Leg(LegId::CALLEE, LegCommand::Send(ack, _))] if ack.method == Method::Ack && &ack.body[..] == b"ours")
+    );
 }
 
 /// A request of the caller's.
@@ -220,7 +241,6 @@ fn a_cancel_that_crosses_the_answer_is_answered() {
         targets: vec![target(1)],
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();
@@ -313,7 +333,6 @@ fn new_call(invite: Request) -> NewCall {
         targets: Vec::new(),
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     }
 }
@@ -481,7 +500,6 @@ fn timed(caller: &str, callee: &str) -> Result<(Call, Step), NewCallError> {
         targets: vec![target(1)],
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 1, NOW)?;
@@ -629,8 +647,9 @@ fn a_dialog_that_is_to_be_replaced_is_named_by_its_three_parts() {
     // The phone at the other side is called, and told of the dialog as it knows it.
     let caller = state.leg(LegId::CALLER);
     assert_eq!(found.target.contact, caller.dialog.remote_target);
-    assert_eq!(Some(&*found.replaces.to_tag), caller.dialog.remote_tag.as_deref());
-    assert_eq!((&*found.replaces.from_tag, &*found.replaces.call_id), (&*caller.dialog.local_tag, &*caller.dialog.call_id));
+    let told = found.target.replaces.as_ref().unwrap();
+    assert_eq!(Some(&*told.to_tag), caller.dialog.remote_tag.as_deref());
+    assert_eq!((&*told.from_tag, &*told.call_id), (&*caller.dialog.local_tag, &*caller.dialog.call_id));
     let turned = Replaces { to_tag: named(false).from_tag, from_tag: named(false).to_tag, ..named(false) };
     assert_eq!(state.replaced(LegId::CALLEE, &turned).unwrap(), found);
     let refused = |state: &CallState, wanted: Replaces| state.replaced(LegId::CALLEE, &wanted).unwrap_err().code();

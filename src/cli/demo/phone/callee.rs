@@ -89,7 +89,10 @@ impl Phone {
         let mut again = Instant::now() + gap;
         loop {
             match self.receive(again.min(give_up)).await {
-                Ok(Message::Request(request)) if request.method == Method::Ack => return rtp_address(&invite.body),
+                // RFC 3261 §13.2.2.4: what we have offered is answered by the ACK.
+                Ok(Message::Request(request)) if request.method == Method::Ack => {
+                    return rtp_address(if invite.body.is_empty() { &request.body } else { &invite.body });
+                }
                 Ok(Message::Request(request)) if request.method != Method::Invite => {
                     self.respond(&request, StatusCode::OK).await?;
                 }

@@ -109,7 +109,6 @@ fn with_two_flows(phones: &[usize]) -> Call {
         targets: Vec::new(),
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     });
     let _ = call.call_next(&onward, NOW);

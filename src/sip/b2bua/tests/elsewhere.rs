@@ -19,7 +19,6 @@ fn called(targets: Vec<Target>, subject: &str) -> Call {
         targets,
         caller: "a@x".into(),
         trusted: false,
-        replaces: None,
         callee: "b@y".into(),
     };
     let (mut call, _) = Call::new(new, 1, NOW).unwrap();

@@ -21,7 +21,6 @@ fn called(headers: &str, phones: usize, offers: bool) -> (Call, Vec<Request>) {
         targets: (1..=phones).map(target).collect(),
         caller: String::new(),
         trusted: false,
-        replaces: None,
         callee: String::new(),
     };
     let (mut call, _) = Call::new(new, 41, NOW).unwrap();
