@@ -16,6 +16,7 @@ use tandem::ids::{Aor, VnodeId};
 use crate::lab::baresip::Baresip;
 use crate::lab::browser::Browser;
 use crate::lab::cluster::{Cluster, DOMAIN, PATIENCE};
+use crate::lab::linphone::Linphone;
 use crate::lab::net::{self, Net, Watch};
 use crate::lab::{SIP, TLS, WSS, call, until};
 
@@ -239,6 +240,28 @@ async fn a_browser_and_other_phones_call_each_other() {
     }
     let calls = 2 * TRANSPORTS.len() as u64;
     until("their CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == calls }).await;
+}
+
+/// linphone, and a phone of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn linphone_and_baresip_call_each_other() {
+    let cluster = Cluster::start(4);
+    let users = cluster.users.clone();
+    let server = |node: usize, port| SocketAddr::new(cluster.sip_of(node).ip(), port);
+    let mut other = Baresip::start(&users[0].0, &users[0].1, server(2, SIP), 440);
+    for ((transport, port), (user, password)) in [("udp", SIP), ("tcp", SIP), ("tls", TLS)].into_iter().zip(&users[1..]) {
+        let mut linphone = Linphone::by(transport, user, password, server(1, port));
+        linphone.dial(&users[0].0);
+        linphone.hang_up();
+        other.wait_for("CALL_CLOSED");
+        linphone.wait_for_the_end();
+        other.dial(user);
+        linphone.wait_until_it_talks();
+        other.hang_up();
+        linphone.wait_for_the_end();
+        other.forget();
+    }
+    until("their CDRs", PATIENCE, || async { cluster.count(1, "/v1/cdrs", "total").await == 6 }).await;
 }
 
 /// Real phones, each transport of each family of addresses to each.

@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod elsewhere;
 pub mod floor;
 pub mod history;
+pub mod linphone;
 pub mod load;
 pub mod net;
 pub mod sipp;
