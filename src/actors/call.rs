@@ -39,7 +39,7 @@ use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, Ended
 use crate::sip::dialog::Flow;
 use crate::sip::endpoint;
 use crate::sip::events::Seen;
-use crate::sip::leg::{LegCommand, LegEvent, TxKey};
+use crate::sip::leg::{LegCommand, LegEvent};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
 use crate::sip::{Name, StatusCode, Text};
@@ -519,8 +519,8 @@ impl Running {
             Ok(event) => {
                 let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
                 let Some(mut step) = step else { return true };
-                let taken_on = |key: &TxKey| self.core.as_ref().is_some_and(|core| core.state().passes_on(key));
-                if step.commit.is_none() || offer.is_some_and(|key| !taken_on(&key)) {
+                let state = self.core.as_ref().map(Call::state).filter(|_| step.commit.is_some());
+                if !state.is_some_and(|state| descriptions::is_made_of(state, offer.as_ref())) {
                     // The core made nothing of it, so neither does the media plane.
                     self.media.restore(before);
                 }

@@ -50,6 +50,11 @@ pub(super) fn offer_in(event: &LegEvent) -> Option<&TxKey> {
     }
 }
 
+/// Whether something has been made of an offer: a call that commits something else may have refused it.
+pub(super) fn is_made_of(state: &CallState, offer: Option<&TxKey>) -> bool {
+    offer.is_none_or(|offer| state.passes_on(offer))
+}
+
 /// Makes the description in a leg's event over for the other side.
 #[allow(clippy::wildcard_enum_match_arm, reason = "what isn't named passes as it is")]
 pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, event: LegEvent) -> Result<LegEvent, Refused> {
@@ -177,7 +182,7 @@ pub(super) mod tests {
     use crate::sip::b2bua::{Call, CallInput, NewCall, Target};
     use crate::sip::dialog::Flow;
     use crate::sip::headers::Transport;
-    use crate::sip::message::Message;
+    use crate::sip::message::{Message, Request};
     use crate::sip::parse;
 
     const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
@@ -220,6 +225,19 @@ pub(super) mod tests {
         (Call::new(new, 1, Timestamp(1)).unwrap().0, media)
     }
 
+    /// A request of a phone's in its dialog with us.
+    fn of(call: &Call, leg: LegId, method: &str, number: u32) -> Request {
+        let dialog = &call.state().leg(leg).dialog;
+        let theirs = dialog.remote_tag.clone().unwrap_or_default();
+        let text = format!(
+            "{method} sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{leg}{method}{number}\r\nFrom: {};tag={theirs}\r\n\
+             To: {};tag={}\r\nCall-ID: {}\r\nCSeq: {number} {method}\r\nContact: <sip:x@10.0.0.1>\r\n\r\n",
+            dialog.remote, dialog.local, dialog.local_tag, dialog.call_id
+        );
+        let Ok(Message::Request(request)) = parse::datagram(&text.into()) else { unreachable!() };
+        request
+    }
+
     /// A phone that rings with a description that means nothing may still take the call with a better one.
     #[test]
     fn only_a_final_answer_is_unusable() {
@@ -238,30 +256,64 @@ pub(super) mod tests {
         }
     }
 
+    /// A phone that comes back on another connection with an offer, while the other's is open: that it is there has to be kept, and nothing of
+    /// what it has offered.
+    #[test]
+    fn an_offer_that_is_refused_leaves_nothing_although_there_is_something_to_commit() {
+        let (mut call, mut media) = ringing();
+        let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
+        let tell = |call: &mut Call, leg, event| {
+            let step = call.handle(CallInput::Leg(leg, event), Timestamp(2));
+            call.committed();
+            step.commit.is_some()
+        };
+        let answer = sent.response(StatusCode::OK, Some("b")).with(Name::Contact, "<sip:b@10.0.0.2>");
+        let answer = LegEvent::Response(answer.with_body("application/sdp", Bytes::from(OFFER.replace("10.0.0.1", "10.0.0.2"))));
+        let Ok(answer) = translate(&mut media, call.state(), LegId::CALLEE, answer) else {
+            panic!("an answer that can be taken")
+        };
+        tell(&mut call, LegId::CALLEE, answer);
+        let ack = of(&call, LegId::CALLER, "ACK", 1);
+        tell(&mut call, LegId::CALLER, LegEvent::Acked(ack));
+        let agreed = media.session().streams.clone();
+        for (leg, port, taken) in [(LegId::CALLER, "4002", true), (LegId::CALLEE, "4004", false)] {
+            let mut request = of(&call, leg, "INVITE", 2);
+            request.body = Bytes::from(OFFER.replace("4000", port));
+            let key = TxKey::of(&request);
+            let mut flow = call.state().leg(leg).dialog.flow;
+            flow.transport = Transport::Tcp;
+            let offer = LegEvent::Request(key.clone(), request, flow);
+            assert_eq!(offer_in(&offer), Some(&key));
+            let before = media.checkpoint();
+            let Ok(offer) = translate(&mut media, call.state(), leg, offer) else { panic!("an offer that can be taken") };
+            assert!(tell(&mut call, leg, offer) && is_made_of(call.state(), None));
+            assert_eq!(is_made_of(call.state(), Some(&key)), taken);
+            if !taken {
+                media.restore(before);
+            }
+        }
+        // The one that was open is refused too.
+        let onward = call.state().relays[0].onward.clone();
+        tell(&mut call, LegId::CALLEE, LegEvent::Response(onward.response(StatusCode::NOT_ACCEPTABLE_HERE, Some("b"))));
+        settle(&mut media, call.state());
+        assert_eq!(media.session().streams, agreed);
+    }
+
     /// RFC 3264 §8: an offer without an answer changes nothing.
     #[test]
     fn an_offer_that_is_never_answered_is_taken_back() {
         let (mut call, mut media) = ringing();
         let sent = call.state().leg(LegId::CALLEE).out.clone().unwrap().request;
         let ok = sent.response(StatusCode::OK, Some("b")).with(Name::Contact, "<sip:b@10.0.0.2>");
-        let of_caller = |call: &Call, method: &str, number: u32| {
-            let tag = call.state().leg(LegId::CALLER).dialog.local_tag.clone();
-            let text = format!(
-                "{method} sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK{method}{number}\r\nFrom: <sip:a@x>;tag=a\r\n\
-                 To: <sip:b@x>;tag={tag}\r\nCall-ID: c\r\nCSeq: {number} {method}\r\nContact: <sip:a@10.0.0.1>\r\n\r\n"
-            );
-            let Ok(Message::Request(request)) = parse::datagram(&text.into()) else { unreachable!() };
-            request
-        };
         let tell = |call: &mut Call, leg, event| {
             let _ = call.handle(CallInput::Leg(leg, event), Timestamp(2));
             call.committed();
         };
         tell(&mut call, LegId::CALLEE, LegEvent::Response(ok));
-        let ack = of_caller(&call, "ACK", 1);
+        let ack = of(&call, LegId::CALLER, "ACK", 1);
         tell(&mut call, LegId::CALLER, LegEvent::Acked(ack));
         let before = media.session().streams.clone();
-        let mut again = of_caller(&call, "INVITE", 2);
+        let mut again = of(&call, LegId::CALLER, "INVITE", 2);
         again.body = Bytes::from(OFFER.replace("4000", "4002"));
         let flow = call.state().leg(LegId::CALLER).dialog.flow;
         let offer = LegEvent::Request(TxKey::of(&again), again, flow);
