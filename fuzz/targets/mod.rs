@@ -12,12 +12,14 @@
 mod call;
 mod events;
 mod leg;
+mod media;
 mod text;
 
 pub use call::b2bua;
 pub use events::events;
 pub use leg::transactions;
-pub use text::{framing, message, sdp};
+pub use media::sdp;
+pub use text::{framing, message};
 
 use std::net::SocketAddr;
 

@@ -1,10 +1,6 @@
 //! The parsers.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use bytes::Bytes;
-use tandem::families::Families;
-use tandem::media::core::Session;
 use tandem::sip::encode::encode;
 use tandem::sip::endpoint::{self, Arrival};
 use tandem::sip::framing::{Frame, Framer};
@@ -68,31 +64,4 @@ fn frames(stream: &[u8], piece: usize) -> Vec<Result<Frame, ()>> {
         }
     }
     all
-}
-
-/// An offer and its answer: whatever is accepted is given on as something that is accepted too, and what is not leaves no trace.
-pub fn sdp(input: &[u8]) {
-    let mut parts = input.splitn(2, |byte| *byte == 0);
-    let [offer, answer] = [parts.next().unwrap_or_default(), parts.next().unwrap_or_default()];
-    let mut port = 10_000u16;
-    let mut take = move |_| {
-        port = port.checked_add(2)?;
-        Some(port)
-    };
-    let ips = |last: u8| {
-        let v4 = Families::from(Ipv4Addr::new(192, 0, 2, last));
-        v4.and(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()).expect("one of each family")
-    };
-    let mut session = Session::new(ips(1), 7);
-    for (leg, sdp) in [(0, offer), (1, answer), (0, offer)] {
-        let before = session.clone();
-        match session.describe(leg, sdp, &mut take) {
-            Ok(given) => {
-                let mut other = Session::new(ips(2), 8);
-                assert!(other.describe(leg, &given, &mut take).is_ok(), "{:?}", String::from_utf8_lossy(&given));
-            }
-            Err(_) => assert_eq!(session, before),
-        }
-    }
-    let _ = (session.plan(0), session.plan(1), session.is_silent_on_purpose());
 }

@@ -700,10 +700,9 @@ pub fn locate(services: &Arc<Services>, vnode: VnodeId, contacts: Vec<Text>, cal
         for contact in &contacts {
             let Ok(uri) = Uri::parse(contact) else { continue };
             if let Some(header) = uri.header("Replaces") {
-                // One whose dialog is no more is nobody; and who is no user of ours may cost money.
-                let ours = |phone: &Phone| !phone.is_elsewhere() && !services.is_a_peers(&phone.aor);
+                // One whose dialog is no more is nobody.
                 let replaced = transfer::replaced(&services, &header).ok().map(|replaced| replaced.target);
-                targets.extend(replaced.filter(|target| target.phone.as_ref().is_some_and(ours)));
+                targets.extend(replaced.filter(|target| target.may_be_sent_to(|user| services.is_a_peers(user))));
                 continue;
             }
             // Only to our own users: who calls others has to be allowed to.

@@ -262,6 +262,8 @@ impl Session {
         for (at, media) in sdp.medias.iter_mut().enumerate() {
             next.describe_stream(from, at, media, session_address.as_ref(), take_port)?;
         }
+        // A stream that it says nothing of it doesn't have.
+        next.streams.iter_mut().skip(sdp.medias.len()).for_each(|stream| stream.legs[from].signal(None, None));
         let other = 1 - from;
         next.lines[from] = sdp.medias.len();
         if answers {
@@ -271,7 +273,6 @@ impl Session {
             // §8: never fewer than before, whatever that was another phone's.
             let told = self.told[other].as_ref().and_then(|told| Sdp::parse(told).ok());
             for at in sdp.medias.len()..self.lines[other] {
-                next.streams[at].legs[from].signal(None, None);
                 sdp.medias.push(declined(told.as_ref().and_then(|told| told.medias.get(at))));
             }
             next.lines[other] = sdp.medias.len();
@@ -699,6 +700,11 @@ mod tests {
         assert_eq!((session.ports(), session.plan(1).len()), (ports, 1));
         assert!(!String::from_utf8(session.describe(0, one.as_bytes(), &mut |_| None).unwrap()).unwrap().contains("m=audio 0"));
         assert_eq!(describe(&mut session, 1, one).unwrap().matches("m=").count(), 1);
+        // Nor is one that a description leaves out, as it may not.
+        describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
+        assert!(session.plan(0)[1].unwrap().remote[0].is_some());
+        describe(&mut session, 0, one).unwrap();
+        assert_eq!(session.plan(0)[1].unwrap().remote, [None; 2]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::timer::{SessionPolicy, SessionTimer, Speaks};
 use super::{Effect, LINGER, NewCall, RING_TIMEOUT, without_body};
 use crate::clock::Timestamp;
 use crate::families::Families;
-use crate::ids::{CallId, LegId, VnodeId};
+use crate::ids::{Aor, CallId, LegId, VnodeId};
 use crate::sip::dialog::{Dialog, Flow};
 use crate::sip::leg::{LegCommand, TxKey};
 use crate::sip::message::{Headers, Request};
@@ -97,6 +97,14 @@ pub struct Target {
     pub q: u16,
     /// The dialog of the phone's that the call takes the place of (RFC 3891).
     pub replaces: Option<Replaces>,
+}
+
+impl Target {
+    /// Whether somebody who was called may send a caller to this dialog (RFC 3891) by a 3xx or a transfer: who is none of our own users may cost
+    /// money, and whoever calls such a one has to be allowed to. `is_a_peers` tells whether a user is another server.
+    pub fn may_be_sent_to(&self, is_a_peers: impl Fn(&Aor) -> bool) -> bool {
+        self.phone.as_ref().is_some_and(|phone| !phone.is_elsewhere() && !is_a_peers(&phone.aor))
+    }
 }
 
 /// One leg: its dialog, and what is open on it.

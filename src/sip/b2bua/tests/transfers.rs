@@ -455,3 +455,17 @@ fn nobody_is_found_or_it_takes_too_long_or_the_transferee_hangs_up() {
     assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Leg(_, LegCommand::Cancel))).count(), 2);
     assert!(call.state().ended.is_some() && call.state().referral.is_none());
 }
+
+/// Nobody is called by a transfer or a 3xx who may cost money: the dialog of a trunk's, or of another domain's.
+#[test]
+fn who_is_none_of_ours_is_nobody_to_be_sent_to() {
+    let [ours, peers] = ["1003", "trunk"].map(|user| Aor::new(user, "x"));
+    let is_a_peers = |user: &Aor| *user == peers;
+    let phone = |aor: &Aor| Phone { aor: aor.clone(), instance: None };
+    for (phone, may) in
+        [(Some(phone(&ours)), true), (Some(phone(&peers)), false), (Some(Phone::elsewhere(ours.clone())), false), (None, false)]
+    {
+        let target = Target { phone, ..target(3) };
+        assert_eq!(target.may_be_sent_to(is_a_peers), may, "{target:?}");
+    }
+}
