@@ -672,6 +672,28 @@ mod tests {
         UdpSocket::bind(local(21_000)).unwrap();
     }
 
+    /// A stream that a leg has no more, by name or by lack, is closed; one at another address is bound there, and the old one given up.
+    #[test]
+    fn what_a_leg_has_no_more_is_closed() {
+        let world = World::new(None);
+        let wants = |ports: &[Option<u16>]| {
+            let plan = |port| LegPlan { local: local(port), remote: [None; 2], latched: [false; 2] };
+            let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port), sockets: None })).collect();
+            world.relay.apply(CALL, LegId::CALLER, wants, world.counters.clone(), world.fence.clone());
+        };
+        for (ports, open) in [
+            (vec![Some(21_500), Some(21_502), Some(21_504)], 6),
+            (vec![Some(21_500), None, Some(21_504)], 4),
+            (vec![Some(21_500)], 2),
+            (vec![Some(21_504)], 2),
+        ] {
+            wants(&ports);
+            wait_until(|| world.relay.open_sockets() == open);
+        }
+        wait_until(|| UdpSocket::bind(local(21_500)).is_ok());
+        wait_until(|| UdpSocket::bind(local(21_504)).is_err());
+    }
+
     #[test]
     fn nothing_passes_a_fence_that_is_shut() {
         let world = World::new(None);
