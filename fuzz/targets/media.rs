@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tandem::families::Families;
-use tandem::media::core::{Session, TakePort};
+use tandem::media::core::{SdpError, Session, TakePort};
 
 /// More than any call's phones have to say.
 const ORDERS: usize = 64;
@@ -17,7 +17,8 @@ struct World {
 }
 
 /// Orders, a capital being the callee's: `o` an offer, `i` one of another phone that is to have this side, `a` an answer, `g` an answer to what was
-/// told again, `d` a description that can't be taken back (or `v`, with which it begins), each with its SDP; `n` the offer is refused, `t` a leg is told again, `l` packets come.
+/// told again, `d` a description that can't be taken back (or `v`, with which it begins), each with its SDP; `n` the
+/// offer is refused, `t` a leg is told again, `l` packets come.
 pub fn sdp(input: &[u8]) {
     let mut world = World { session: Session::new(families(1), 7), next_port: 10_000 };
     // Who describes itself without saying who it is.
@@ -25,7 +26,7 @@ pub fn sdp(input: &[u8]) {
     for order in input.split(|byte| *byte == 0).take(ORDERS) {
         let Some((what, rest)) = order.split_first() else { continue };
         let leg = usize::from(what.is_ascii_uppercase());
-        let mut before = world.session.clone();
+        let before = world.session.clone();
         match what.to_ascii_lowercase() {
             b'v' => {
                 world.hear(turn, order, Session::describe);
@@ -57,7 +58,6 @@ pub fn sdp(input: &[u8]) {
                     readable(1 - leg, &told);
                     assert!(world.session.versions[leg] > before.versions[leg]);
                 }
-                before.versions = world.session.versions;
             }
             b'l' => {
                 let [stream, port] = [0, 1].map(|at| rest.get(at).copied().unwrap_or(1));
@@ -73,7 +73,7 @@ pub fn sdp(input: &[u8]) {
 }
 
 /// What takes a description of a leg's.
-type Takes = fn(&mut Session, usize, &[u8], TakePort<'_>) -> Result<Vec<u8>, tandem::media::core::SdpError>;
+type Takes = fn(&mut Session, usize, &[u8], TakePort<'_>) -> Result<Vec<u8>, SdpError>;
 
 impl World {
     /// Whatever is accepted is given on as something that is accepted too, and what is not leaves no trace.
