@@ -125,7 +125,7 @@ impl World {
             let plans = session.plan(leg);
             let one_family = |ip: SocketAddr, local: SocketAddr| ip.is_ipv4() == local.is_ipv4();
             for plan in plans.iter().flatten() {
-                assert!(plan.remote[0].is_none_or(|remote| plan.latched[0] || one_family(remote, plan.local)), "{plan:?}");
+                assert!(plan.signalled[0].is_none_or(|remote| one_family(remote, plan.local)), "{plan:?}");
             }
         }
         let _ = session.is_silent_on_purpose();

@@ -33,12 +33,22 @@ impl Pair {
 
 /// Binds a socket that doesn't block. The address needn't be here yet (`IP_FREEBIND`): sockets are ready before it comes.
 pub fn bind(local: SocketAddr) -> std::io::Result<UdpSocket> {
+    bound(local, false)
+}
+
+/// Binds one beside another, which has to allow it at this moment (`SO_REUSEADDR`).
+pub fn bind_beside(local: SocketAddr) -> std::io::Result<UdpSocket> {
+    bound(local, true)
+}
+
+fn bound(local: SocketAddr, beside: bool) -> std::io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if local.is_ipv6() {
         socket.set_freebind_v6(true)?
     } else {
         socket.set_freebind_v4(true)?
     }
+    socket.set_reuse_address(beside)?;
     socket.bind(&local.into())?;
     Ok(socket.into())
 }

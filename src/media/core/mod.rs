@@ -1,5 +1,7 @@
 //! The pure half of the media plane: what the SDPs of a call mean for its relay. Layer: pure.
 
+pub mod latch;
 pub mod session;
 
+pub use latch::{From, Latch};
 pub use session::{Before, LegPlan, SdpError, Session, Stream, StreamLeg, TakePort};

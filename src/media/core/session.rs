@@ -121,8 +121,8 @@ pub struct LegPlan {
     pub local: SocketAddr,
     /// Where to send RTP and RTCP.
     pub remote: [Option<SocketAddr>; 2],
-    /// Whether that was learned from packets, for RTP and RTCP.
-    pub latched: [bool; 2],
+    /// Where the peer says that it is.
+    pub signalled: [Option<SocketAddr>; 2],
 }
 
 impl Session {
@@ -392,7 +392,7 @@ impl Session {
             Some(LegPlan {
                 local: end.local?,
                 remote: [end.latched.or(end.signalled), end.latched_rtcp.or(end.signalled_rtcp)],
-                latched: [end.latched.is_some(), end.latched_rtcp.is_some()],
+                signalled: [end.signalled, end.signalled_rtcp],
             })
         };
         let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);

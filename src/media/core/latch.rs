@@ -1,0 +1,125 @@
+//! Who the peer of a port is: where its packets come from (symmetric RTP, RFC 4961), and not whoever sends some. Layer: pure.
+//!
+//! Whoever sends first, or after [`RELEARN`] of silence, is the peer. Until then a stranger's packets teach nothing, unless they come from the very
+//! address that the peer's SDP names: whoever was quicker than the phone has to give way to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::clock::Uptime;
+
+/// A peer's packets must have stopped for this long before another source is believed.
+pub const RELEARN: Duration = Duration::from_millis(1000);
+
+/// What is known of a port's peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Latch {
+    /// What was said of it: where its SDP says that it is, and where it is as far as the actor knows.
+    told: [Option<SocketAddr>; 2],
+    /// Where what is for it goes.
+    remote: Option<SocketAddr>,
+    /// Its last packet from there.
+    heard: Option<Uptime>,
+}
+
+/// Whose a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The peer's.
+    Peer,
+    /// The peer's, who is there from now on.
+    NewPeer,
+    /// Anybody's.
+    Stranger,
+}
+
+impl Latch {
+    /// Takes what an actor says: where the SDP says that the peer is, and where it is. What was learned since then stays until one of them changes.
+    pub fn tell(&mut self, signalled: Option<SocketAddr>, remote: Option<SocketAddr>) {
+        let told = [signalled, remote];
+        if std::mem::replace(&mut self.told, told) != told && self.remote != remote {
+            self.remote = remote;
+            self.heard = None;
+        }
+    }
+
+    /// A packet comes. `is_media` tells whether it looks like RTP or RTCP: what doesn't teaches nothing.
+    pub fn hear(&mut self, source: SocketAddr, is_media: bool, now: Uptime) -> From {
+        if self.remote == Some(source) {
+            self.heard = Some(now);
+            return From::Peer;
+        }
+        let is_silent = self.heard.is_none_or(|heard| now.since(heard) > RELEARN);
+        if !is_media || !(is_silent || self.told[0] == Some(source)) {
+            return From::Stranger;
+        }
+        self.remote = Some(source);
+        self.heard = Some(now);
+        From::NewPeer
+    }
+
+    /// Where what is for the peer goes.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// When the peer was heard last.
+    pub fn heard(&self) -> Option<Uptime> {
+        self.heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    const PHONE: u16 = 1;
+    const NAT: u16 = 2;
+    const STRANGER: u16 = 3;
+
+    #[test]
+    fn the_peer_is_who_comes_first_and_while_it_comes() {
+        let ms = |ms: u64| Uptime(1_000_000 + ms * 1000);
+        let mut latch = Latch::default();
+        latch.tell(Some(at(PHONE)), Some(at(PHONE)));
+        for (source, is_media, time, from) in [
+            (STRANGER, false, 0, From::Stranger),
+            (NAT, true, 0, From::NewPeer),
+            (NAT, false, 20, From::Peer),
+            (STRANGER, true, 40, From::Stranger),
+            (NAT, true, 900, From::Peer),
+            (STRANGER, true, 1900, From::Stranger),
+            // A stranger's packets don't keep it; nor does it need to be heard to lose it.
+            (STRANGER, true, 1901, From::NewPeer),
+            (NAT, true, 1902, From::Stranger),
+            // Whom the SDP names is it.
+            (PHONE, false, 1903, From::Stranger),
+            (PHONE, true, 1904, From::NewPeer),
+            (STRANGER, true, 1905, From::Stranger),
+        ] {
+            let before = latch.clone();
+            assert_eq!(latch.hear(at(source), is_media, ms(time)), from, "{source} at {time}");
+            assert_eq!(from == From::Stranger, latch == before);
+        }
+        assert_eq!((latch.remote(), latch.heard()), (Some(at(PHONE)), Some(ms(1904))));
+    }
+
+    #[test]
+    fn what_was_learned_stays_until_something_else_is_said() {
+        let mut latch = Latch::default();
+        latch.tell(Some(at(PHONE)), Some(at(PHONE)));
+        latch.hear(at(NAT), true, Uptime(1));
+        let learned = (latch.remote(), latch.heard());
+        latch.tell(Some(at(PHONE)), Some(at(PHONE)));
+        assert_eq!((latch.remote(), latch.heard()), learned, "the news is on its way");
+        latch.tell(Some(at(PHONE)), Some(at(NAT)));
+        assert_eq!((latch.remote(), latch.heard()), learned, "the record says it too");
+        latch.tell(Some(at(4)), Some(at(4)));
+        assert_eq!((latch.remote(), latch.heard()), (Some(at(4)), None));
+        assert_eq!(latch.hear(at(NAT), true, Uptime(2)), From::NewPeer, "it has not been heard there");
+    }
+}

@@ -1,0 +1,423 @@
+//! A thread of the relay: the ends of its calls, and the datagrams that pass between them. Layer: shell.
+//!
+//! Nothing that is done for a packet takes a lock or memory. Each socket that has something to read has one datagram read in a turn, however many
+//! wait: nobody's flood keeps the others waiting.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use tokio::sync::{mpsc, oneshot};
+
+use super::wire::Wire;
+use super::{Command, Counters, Event, Want};
+use crate::clock::{self, Uptime};
+use crate::fence::Fence;
+use crate::ids::{CallId, LegId};
+use crate::media::core::{From, Latch};
+
+/// Sockets that are looked at in one turn.
+const EVENTS_AT_ONCE: usize = 1024;
+/// The longest datagram that is carried.
+const DATAGRAM: usize = 2048;
+/// How often a thread looks for silence, and tries again to bind what was taken.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+/// So many commands, and so many attempts to bind what was taken, a thread makes between two looks at its sockets.
+const TURN: usize = 32;
+/// How soon a thread tries again to bind a port of a call that it takes over.
+const REBIND: Duration = Duration::from_millis(5);
+/// Who settles waits for so many turns at most: a flood has no end.
+const SETTLING: usize = 64;
+/// So many packets of one peer in a row are worth a socket that is connected to it, and a second one; and so many are connected in a turn.
+const STEADY: u32 = 50;
+const CONNECTED_AT_ONCE: usize = 4;
+
+/// What epoll says of the bell that the handle rings.
+const BELL: u64 = u64::MAX;
+
+/// Where a thread hears from the handle.
+pub(super) struct Inbox {
+    pub(super) bell: Arc<EventFd>,
+    pub(super) queue: Receiver<Command>,
+    /// The bell was rung, and the thread hasn't looked yet.
+    pub(super) told: Arc<AtomicBool>,
+    pub(super) running: Arc<AtomicBool>,
+}
+
+/// One port.
+struct End {
+    wire: Option<Wire>,
+    local: SocketAddr,
+    call: CallId,
+    leg: LegId,
+    stream: usize,
+    rtcp: bool,
+    /// The end of the other leg that gets what comes here.
+    partner: Option<usize>,
+    peer: Latch,
+    /// Packets of the peer's in a row.
+    steady: u32,
+    counters: Arc<Counters>,
+    /// Of the vnode that the port's address is.
+    fence: Fence,
+}
+
+struct Session {
+    /// By leg, by stream: RTP and RTCP.
+    legs: [Vec<Option<[usize; 2]>>; 2],
+    /// When its silence began, or was told last.
+    since: Uptime,
+    /// Of its vnode.
+    fence: Fence,
+}
+
+pub(super) struct Thread {
+    epoll: Epoll,
+    inbox: Inbox,
+    events: mpsc::Sender<Event>,
+    timeout: Option<Duration>,
+    open: Arc<AtomicUsize>,
+    ends: Vec<Option<End>>,
+    free: Vec<usize>,
+    calls: HashMap<CallId, Session>,
+    /// Ends that have no socket yet: those of RTP, which are tried first, and those of RTCP.
+    unbound: [VecDeque<usize>; 2],
+    /// Ends whose peers are steady.
+    steady: VecDeque<usize>,
+    /// Who waits until all sockets have been read, and for how many turns still.
+    settling: Vec<(usize, oneshot::Sender<()>)>,
+}
+
+impl Thread {
+    pub(super) fn new(
+        inbox: Inbox,
+        events: mpsc::Sender<Event>,
+        timeout: Option<Duration>,
+        open: Arc<AtomicUsize>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&inbox.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        Ok(Self {
+            epoll,
+            inbox,
+            events,
+            timeout,
+            open,
+            ends: Vec::new(),
+            free: Vec::new(),
+            calls: HashMap::new(),
+            unbound: Default::default(),
+            steady: VecDeque::new(),
+            settling: Vec::new(),
+        })
+    }
+
+    /// Until the handle is gone.
+    pub(super) fn run(mut self) {
+        let mut events = vec![EpollEvent::empty(); EVENTS_AT_ONCE];
+        let mut buffer = [0; DATAGRAM];
+        let mut ticked = clock::uptime();
+        let mut busy = false;
+        while self.inbox.running.load(Ordering::Relaxed) {
+            let unbound = self.unbound.iter().any(|ends| !ends.is_empty());
+            let pause = match busy || !self.settling.is_empty() {
+                true => Duration::ZERO,
+                false if unbound => REBIND,
+                false => TICK,
+            };
+            let count = match self.epoll.wait(&mut events, EpollTimeout::try_from(pause).unwrap_or(EpollTimeout::ZERO)) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "media thread cannot poll");
+                    return;
+                }
+            };
+            let now = clock::uptime();
+            // Those who come now wait for the next turn: this one's sockets were looked at before.
+            let settling = std::mem::take(&mut self.settling);
+            match self.take_commands(now) {
+                Some(more) => busy = more,
+                None => return,
+            }
+            let mut heard = false;
+            for event in &events[..count] {
+                if event.data() == BELL {
+                    let _ = self.inbox.bell.read();
+                } else {
+                    heard = true;
+                    self.hear(event.data(), &mut buffer);
+                }
+            }
+            for (turns, done) in settling {
+                match turns.checked_sub(1).filter(|_| heard) {
+                    Some(turns) => self.settling.push((turns, done)),
+                    None => drop(done.send(())),
+                }
+            }
+            busy |= self.bind_again(busy);
+            self.connect_the_steady();
+            if now.since(ticked) >= TICK {
+                ticked = now;
+                self.look_for_silence(now);
+            }
+        }
+    }
+
+    /// Takes a turn's commands, and tells whether there may be more; `None` when nobody is left to command.
+    fn take_commands(&mut self, now: Uptime) -> Option<bool> {
+        // Before looking: whoever says something from here on rings again.
+        self.inbox.told.swap(false, Ordering::AcqRel);
+        for _ in 0..TURN {
+            match self.inbox.queue.try_recv() {
+                Ok(Command::Apply { call, leg, streams, counters, fence }) => {
+                    self.apply(call, leg, streams, &counters, &fence, now);
+                }
+                Ok(Command::Close { call }) => self.close(call),
+                Ok(Command::Settle { done }) => self.settling.push((SETTLING, done)),
+                Err(TryRecvError::Empty) => return Some(false),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+        Some(true)
+    }
+
+    fn apply(
+        &mut self,
+        call: CallId,
+        leg: LegId,
+        streams: Vec<Option<Want>>,
+        counters: &Arc<Counters>,
+        fence: &Fence,
+        now: Uptime,
+    ) {
+        if streams.iter().all(Option::is_none) && !self.calls.contains_key(&call) {
+            return;
+        }
+        let (side, wanted) = (usize::from(leg.0 != 0), streams.len());
+        let new = || Session { legs: [Vec::new(), Vec::new()], since: now, fence: fence.clone() };
+        let mut ends = std::mem::take(&mut self.calls.entry(call).or_insert_with(new).legs[side]);
+        for (stream, want) in streams.into_iter().enumerate() {
+            if ends.len() <= stream {
+                ends.push(None);
+            }
+            let Some(want) = want else {
+                // It was the stream of another phone, which has gone.
+                ends[stream].take().into_iter().flatten().for_each(|at| self.remove(at));
+                continue;
+            };
+            if let Some(former) = ends[stream].take_if(|pair| self.is_elsewhere(pair[0], want.plan.local)) {
+                former.into_iter().for_each(|at| self.remove(at));
+            }
+            let pair = *ends[stream].get_or_insert_with(|| {
+                let (rtp, rtcp) = want.sockets.map_or((None, None), |pair| (Some(pair.rtp), Some(pair.rtcp)));
+                let above = SocketAddr::new(want.plan.local.ip(), want.plan.local.port().saturating_add(1));
+                let end = |local, rtcp| End {
+                    wire: None,
+                    local,
+                    call,
+                    leg,
+                    stream,
+                    rtcp,
+                    partner: None,
+                    peer: Latch::default(),
+                    steady: 0,
+                    counters: counters.clone(),
+                    fence: fence.clone(),
+                };
+                [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
+            });
+            for (component, at) in pair.into_iter().enumerate() {
+                let Some(end) = self.ends[at].as_mut() else { continue };
+                end.counters = counters.clone();
+                end.peer.tell(want.plan.signalled[component], want.plan.remote[component]);
+            }
+        }
+        for at in ends.split_off(wanted).into_iter().flatten().flatten() {
+            self.remove(at);
+        }
+        if let Some(session) = self.calls.get_mut(&call) {
+            session.legs[side] = ends;
+            let [a, b] = &session.legs;
+            for (a, b) in a.iter().zip(b) {
+                let (Some(a), Some(b)) = (a, b) else { continue };
+                for (a, b) in a.iter().zip(b) {
+                    if let Some(end) = &mut self.ends[*a] {
+                        end.partner = Some(*b);
+                    }
+                    if let Some(end) = &mut self.ends[*b] {
+                        end.partner = Some(*a);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, end: End, socket: Option<UdpSocket>) -> usize {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.ends.push(None);
+            self.ends.len() - 1
+        });
+        let rtcp = end.rtcp;
+        self.ends[at] = Some(end);
+        // RTCP waits until every call has its sound.
+        if !self.give(at, socket.map(Wire::new)) && (rtcp || !self.bind(at)) {
+            self.unbound[usize::from(rtcp)].push_back(at);
+        }
+        at
+    }
+
+    /// Tells whether it was worth while: then there may be more. While commands wait, RTP alone is tried.
+    fn bind_again(&mut self, busy: bool) -> bool {
+        let mut bound = false;
+        for (queue, most) in [(0, usize::MAX), (1, if busy { 0 } else { TURN })] {
+            for _ in 0..self.unbound[queue].len().min(most) {
+                let Some(at) = self.unbound[queue].pop_front() else { break };
+                // A call may have been closed meanwhile, and its place be another's.
+                let waits = self.ends[at].as_ref().is_some_and(|end| end.wire.is_none());
+                if waits && self.bind(at) {
+                    // RTCP has time, and everything else at a takeover has not.
+                    bound |= queue == 0;
+                } else if waits {
+                    self.unbound[queue].push_back(at);
+                }
+            }
+        }
+        bound
+    }
+
+    fn bind(&mut self, at: usize) -> bool {
+        let local = self.ends[at].as_ref().map(|end| end.local);
+        local.is_some_and(|local| self.give(at, Wire::bind(local).ok()))
+    }
+
+    fn give(&mut self, at: usize, wire: Option<Wire>) -> bool {
+        let (Some(end), Some(wire)) = (self.ends[at].as_mut(), wire) else { return false };
+        if !watch(&self.epoll, &wire, at, false) {
+            return false;
+        }
+        self.open.fetch_add(wire.sockets(), Ordering::Relaxed);
+        end.wire = Some(wire);
+        true
+    }
+
+    /// A few of those whose peers are steady are connected to them.
+    fn connect_the_steady(&mut self) {
+        for _ in 0..CONNECTED_AT_ONCE {
+            let Some(at) = self.steady.pop_front() else { return };
+            let Some(end) = self.ends[at].as_mut() else { continue };
+            let (Some(wire), Some(peer)) = (end.wire.as_mut(), end.peer.remote()) else { continue };
+            if !wire.is_apart(peer) {
+                continue;
+            }
+            match wire.connect(end.local, peer) {
+                Ok(true) => {
+                    self.open.fetch_add(1, Ordering::Relaxed);
+                    watch(&self.epoll, wire, at, true);
+                }
+                Ok(false) => {}
+                // As when descriptors have run out: it goes on as before, for a little more of the kernel's time.
+                Err(error) => tracing::debug!(%error, "a port stays unconnected"),
+            }
+        }
+    }
+
+    fn close(&mut self, call: CallId) {
+        let Some(session) = self.calls.remove(&call) else { return };
+        for at in session.legs.into_iter().flatten().flatten().flatten() {
+            self.remove(at);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let Some(end) = self.ends[at].take() else { return };
+        // Its place may be another call's soon.
+        if let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_mut()) {
+            partner.partner = None;
+        }
+        // Sockets that are closed are watched no more.
+        self.open.fetch_sub(end.wire.map_or(0, |wire| wire.sockets()), Ordering::Relaxed);
+        self.free.push(at);
+    }
+
+    /// Whether an end is at another address of ours than it is to be: its phone has turned out to be of the other family.
+    fn is_elsewhere(&self, at: usize, local: SocketAddr) -> bool {
+        self.ends[at].as_ref().is_some_and(|end| end.local != local)
+    }
+
+    /// Reads a datagram and passes it on if it may pass.
+    fn hear(&mut self, key: u64, buffer: &mut [u8]) {
+        let (at, twin) = (usize::try_from(key >> 1).unwrap_or(usize::MAX), key & 1 == 1);
+        let Some(end) = self.ends.get_mut(at).and_then(Option::as_mut) else { return };
+        let Some((length, source)) = end.wire.as_ref().and_then(|wire| wire.receive(twin, buffer)) else { return };
+        // After reading: what has come while this process was frozen belongs to another by now. It is read all the same, since it would teach a
+        // later owner where somebody was.
+        let now = clock::uptime();
+        if !end.fence.may_send(now) {
+            count(&end.counters.dropped, 1);
+            return;
+        }
+        count(&end.counters.received, 1);
+        count(&end.counters.received_bytes, length as u64);
+        let packet = &buffer[..length];
+        // RFC 3550 §5.1: version 2.
+        let is_media = packet.first().is_some_and(|byte| byte >> 6 == 2);
+        match end.peer.hear(source, is_media, now) {
+            From::Peer => end.steady = end.steady.saturating_add(1),
+            From::NewPeer => {
+                end.steady = 1;
+                let latched = Event::Latched { call: end.call, leg: end.leg, stream: end.stream, rtcp: end.rtcp, source };
+                // A full queue loses the news, not the latch: it is only what a next owner would begin with.
+                let _ = self.events.try_send(latched);
+            }
+            From::Stranger => {
+                count(&end.counters.dropped, 1);
+                return;
+            }
+        }
+        if end.steady == STEADY && !end.rtcp {
+            self.steady.push_back(at);
+        }
+        let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_ref()) else { return };
+        let sent = match (&partner.wire, partner.peer.remote()) {
+            (Some(wire), Some(remote)) => wire.send(packet, remote),
+            _ => false,
+        };
+        count(if sent { &partner.counters.sent } else { &partner.counters.dropped }, 1);
+    }
+
+    fn look_for_silence(&mut self, now: Uptime) {
+        let Some(timeout) = self.timeout else { return };
+        for (call, session) in &mut self.calls {
+            let ends = session.legs.iter().flatten().flatten().flatten();
+            let heard = ends.filter_map(|at| self.ends[*at].as_ref()?.peer.heard()).max();
+            session.since = session.since.max(heard.unwrap_or_default());
+            if !session.fence.may_send(now) {
+                // It stands by: its packets are at another node.
+                session.since = now;
+            } else if now.since(session.since) > timeout {
+                // Told again after as long: whoever heard it may have been unable to act.
+                session.since = now;
+                let _ = self.events.try_send(Event::Idle { call: *call });
+            }
+        }
+    }
+}
+
+/// Has epoll tell when there is something to read.
+fn watch(epoll: &Epoll, wire: &Wire, at: usize, twin: bool) -> bool {
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, (at as u64) << 1 | u64::from(twin));
+    wire.socket(twin).is_some_and(|socket| epoll.add(socket, event).is_ok())
+}
+
+/// Counts on: nobody else does.
+fn count(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
