@@ -1,0 +1,93 @@
+//! The peer: rtpengine in user space, which is told of calls by its ng protocol (bencode over UDP).
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::lab::own_address;
+use crate::streams::Session;
+
+const NG: u16 = 2223;
+
+pub struct Rtpengine {
+    child: Child,
+    control: UdpSocket,
+}
+
+impl Rtpengine {
+    /// None if it isn't installed.
+    pub fn start() -> Option<Self> {
+        let own = own_address();
+        let ng = SocketAddr::from((own, NG));
+        let child = Command::new("rtpengine")
+            .args(["--table=-1", "--foreground", "--log-stderr", "--log-level=3", "--num-threads=2", "--timeout=600"])
+            .args(["--delete-delay=0", "--port-min=10000", "--port-max=49000"])
+            .arg(format!("--interface={own}"))
+            .arg(format!("--listen-ng={ng}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let control = UdpSocket::bind("127.0.0.1:0").unwrap();
+        control.connect(ng).unwrap();
+        control.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let this = Self { child, control };
+        this.ask(&[("command", "ping")]);
+        Some(this)
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
+    /// A call of two phones.
+    pub fn session(&self, n: usize, phones: [SocketAddr; 2]) -> Session {
+        let (call, from, to) = (format!("c{n}"), format!("f{n}"), format!("t{n}"));
+        let offer = [("call-id", &*call), ("command", "offer"), ("from-tag", &*from), ("sdp", &sdp(phones[0]))];
+        let toward_callee = address(&self.ask(&offer));
+        let answer =
+            [("call-id", &*call), ("command", "answer"), ("from-tag", &*from), ("sdp", &sdp(phones[1])), ("to-tag", &*to)];
+        let toward_caller = address(&self.ask(&answer));
+        Session { phones, relay: [toward_caller, toward_callee] }
+    }
+
+    /// Asks until it answers; the keys are sorted.
+    fn ask(&self, what: &[(&str, &str)]) -> String {
+        let cookie = format!("{:x}", rand::random::<u64>());
+        let string = |text: &str| format!("{}:{text}", text.len());
+        let pairs: String = what.iter().map(|(key, value)| string(key) + &string(value)).collect();
+        let question = format!("{cookie} d{pairs}e");
+        let mut buffer = [0; 4096];
+        for _ in 0..20 {
+            // It may not listen yet.
+            let _ = self.control.send(question.as_bytes());
+            match self.control.recv(&mut buffer) {
+                Ok(length) if buffer.starts_with(cookie.as_bytes()) => {
+                    return String::from_utf8(buffer[..length].to_vec()).unwrap();
+                }
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        panic!("rtpengine doesn't answer");
+    }
+}
+
+impl Drop for Rtpengine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn sdp(phone: SocketAddr) -> String {
+    let (ip, port) = (phone.ip(), phone.port());
+    format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n")
+}
+
+fn address(answer: &str) -> SocketAddr {
+    let after = |text: &str| answer.split(text).nth(1).unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let (ip, port) = (after("c=IN IP4 "), after("m=audio "));
+    format!("{}:{}", ip.split("\r\n").next().unwrap(), port.split(' ').next().unwrap()).parse().unwrap()
+}

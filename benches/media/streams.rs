@@ -1,0 +1,179 @@
+//! Phones that send packets to a relay and count what comes back: few sockets for all of them.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::cmsg_space;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
+use nix::sys::time::TimeSpec;
+
+/// Sockets of each side's phones.
+const SOCKETS: usize = 4;
+/// A stream has a packet in every so manyth tick of a millisecond.
+const TICKS: usize = 20;
+const TICK: Duration = Duration::from_millis(1);
+/// RTP's header, and 20 ms of PCMU.
+const PACKET: usize = 172;
+const BATCH: usize = 64;
+/// How often phones look at what has come: who is woken by each packet would have the relay pay for it.
+const LOOK: Duration = Duration::from_micros(500);
+/// What is on its way when the time is over still counts.
+const LATE: Duration = Duration::from_millis(200);
+
+/// A call: where its phones are, and where the relay's ports toward them.
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    pub phones: [SocketAddr; 2],
+    pub relay: [SocketAddr; 2],
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figure {
+    /// CPU seconds of the relay.
+    pub cpu: f64,
+    pub delivered: u64,
+    pub lost: u64,
+    /// From phone to phone, microseconds.
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// The phones.
+pub struct Phones {
+    sockets: [Vec<UdpSocket>; 2],
+}
+
+impl Phones {
+    pub fn new() -> Self {
+        let socket = |_| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            setsockopt(&socket, RcvBufForce, &(16 << 20)).unwrap();
+            setsockopt(&socket, ReceiveTimestampns, &true).unwrap();
+            socket
+        };
+        Self { sockets: [(0..SOCKETS).map(socket).collect(), (0..SOCKETS).map(socket).collect()] }
+    }
+
+    /// Where the phones of call `n` are.
+    pub fn pair(&self, n: usize) -> [SocketAddr; 2] {
+        [0, 1].map(|side| self.sockets[side][n % SOCKETS].local_addr().unwrap())
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// Has all calls' phones talk for `warm` and `span`, and gives what was measured in the latter. `cpu` tells the relay's CPU seconds so far.
+pub fn run(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, cpu: impl Fn() -> f64) -> Figure {
+    let (stop, sent, mark) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    std::thread::scope(|scope| {
+        let ears = scope.spawn(|| hear(phones, &stop, &mark));
+        let mouths = scope.spawn(|| speak(phones, sessions, warm, span, &sent, &mark));
+        std::thread::sleep(warm);
+        let before = cpu();
+        mouths.join().unwrap();
+        let used = cpu() - before;
+        std::thread::sleep(LATE);
+        stop.store(true, Ordering::Relaxed);
+        let mut late = ears.join().unwrap();
+        late.sort_unstable();
+        let at = |share: f64| late.get((late.len() as f64 * share) as usize).map_or(f64::NAN, |ns| *ns as f64 / 1e3);
+        let delivered = late.len() as u64;
+        Figure { cpu: used, delivered, lost: sent.load(Ordering::Relaxed).saturating_sub(delivered), p50: at(0.5), p99: at(0.99) }
+    })
+}
+
+/// Sends every stream's packets when they are due. Those that are counted bear a time of `mark` or later.
+fn speak(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, sent: &AtomicU64, mark: &AtomicU64) {
+    // By tick, by socket: what is to be sent where.
+    let mut plan: Vec<[Vec<(u32, SocketAddr)>; 2 * SOCKETS]> = (0..TICKS).map(|_| Default::default()).collect();
+    for (n, session) in sessions.iter().enumerate() {
+        for side in 0..2 {
+            let stream = 2 * n + side;
+            plan[stream % TICKS][side * SOCKETS + n % SOCKETS].push((stream as u32, session.relay[side]));
+        }
+    }
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let (begin, ticks) = (Instant::now(), (warm + span).as_millis() as u32);
+    for tick in 0..ticks {
+        std::thread::sleep((begin + TICK * tick).saturating_duration_since(Instant::now()));
+        let counts = TICK * tick >= warm;
+        if counts && mark.load(Ordering::Relaxed) == u64::MAX {
+            mark.store(now(), Ordering::Relaxed);
+        }
+        let sequence = (tick as usize / TICKS) as u16;
+        for (socket, due) in plan[tick as usize % TICKS].iter().enumerate() {
+            let fd = phones.sockets[socket / SOCKETS][socket % SOCKETS].as_raw_fd();
+            for due in due.chunks(BATCH) {
+                let packets: Vec<_> = due.iter().map(|(stream, _)| packet(*stream, sequence)).collect();
+                let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
+                let to = due.iter().map(|(_, to)| match to {
+                    SocketAddr::V4(to) => Some(SockaddrIn::from(*to)),
+                    SocketAddr::V6(_) => None,
+                });
+                let gone = sendmmsg(fd, &mut headers, &slices, to.collect::<Vec<_>>(), [], MsgFlags::empty()).unwrap().count();
+                assert_eq!(gone, due.len());
+                if counts {
+                    sent.fetch_add(gone as u64, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+fn packet(stream: u32, sequence: u16) -> [u8; PACKET] {
+    let mut packet = [0xd5; PACKET];
+    packet[..2].copy_from_slice(&[0x80, 0]);
+    packet[2..4].copy_from_slice(&sequence.to_be_bytes());
+    packet[4..8].copy_from_slice(&(u32::from(sequence) * 160).to_be_bytes());
+    packet[8..12].copy_from_slice(&stream.to_be_bytes());
+    packet[12..20].copy_from_slice(&now().to_be_bytes());
+    packet
+}
+
+/// How long each packet that counts was on its way, nanoseconds, by the kernel's clock.
+fn hear(phones: &Phones, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
+    let mut late = Vec::with_capacity(1 << 20);
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, Some(cmsg_space!(TimeSpec)));
+    let mut buffers = [[0; 256]; BATCH];
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        for socket in phones.sockets.iter().flatten() {
+            loop {
+                let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+                let Ok(messages) = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)
+                else {
+                    break;
+                };
+                let arrived: Vec<_> = messages
+                    .map(|message| {
+                        let at = message.cmsgs().unwrap().find_map(|cmsg| match cmsg {
+                            ControlMessageOwned::ScmTimestampns(at) => {
+                                Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64)
+                            }
+                            _ => None,
+                        });
+                        (message.bytes, at.unwrap())
+                    })
+                    .collect();
+                for (buffer, (length, at)) in buffers.iter().zip(&arrived) {
+                    let sent = u64::from_be_bytes(buffer[12..20].try_into().unwrap());
+                    if *length == PACKET && sent >= mark.load(Ordering::Relaxed) {
+                        late.push(at.saturating_sub(sent));
+                    }
+                }
+                if arrived.len() < BATCH {
+                    break;
+                }
+            }
+        }
+    }
+    late
+}
