@@ -113,7 +113,7 @@ async fn a_call_goes_through_and_leaves_nothing() {
     let world = World::start(1).await;
     let ([mut a, mut b], talks) = world.call().await;
     heard_more(&talks).await;
-    assert_eq!(world.node.services.relay.open_sockets(), 4);
+    assert_eq!(world.node.services.relay.open_ports(), 4);
     let (hung_up, ended) = tokio::join!(b.hang_up(), a.wait_for_bye());
     hung_up.and(ended).unwrap();
     until(|| world.node.services.relay.open_sockets() == 0 && world.node.services.ports_in_use() == 0).await;
@@ -178,7 +178,7 @@ async fn a_quiet_call_sleeps_and_wakes_for_whoever_wants_it() {
     let asleep = || directory.awake() == 0 && directory.len() == 1;
     until(asleep).await;
     heard_more(&talks).await;
-    assert_eq!(world.node.services.relay.open_sockets(), 4);
+    assert_eq!(world.node.services.relay.open_ports(), 4);
     // For a phone's requests, each of which it puts to sleep again; for the other side's answers.
     assert_eq!(a.ask_within(Method::Options, "").await.unwrap().status, StatusCode::OK);
     assert_eq!(directory.awake(), 1);

@@ -92,8 +92,16 @@ enum Command {
 #[derive(Debug)]
 pub struct Relay {
     workers: Vec<Worker>,
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
     running: Arc<AtomicBool>,
+}
+
+/// What the threads have open.
+#[derive(Debug, Default)]
+struct Open {
+    ports: AtomicUsize,
+    /// A port whose peer is steady has two.
+    sockets: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -117,7 +125,7 @@ impl Relay {
     /// Starts `workers` threads. A call without packets for `timeout` is reported idle.
     pub fn start(workers: usize, timeout: Option<Duration>) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::<Open>::default();
         let running = Arc::new(AtomicBool::new(true));
         let start = |number: usize| {
             let bell = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
@@ -153,9 +161,14 @@ impl Relay {
         }
     }
 
+    /// How many ports are open.
+    pub fn open_ports(&self) -> usize {
+        self.open.ports.load(Ordering::Relaxed)
+    }
+
     /// How many sockets are open.
     pub fn open_sockets(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.sockets.load(Ordering::Relaxed)
     }
 
     fn tell(&self, call: CallId, command: Command) {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire::Wire;
-use super::{Command, Counters, Event, Want};
+use super::{Command, Counters, Event, Open, Want};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
@@ -83,7 +83,7 @@ pub(super) struct Thread {
     inbox: Inbox,
     events: mpsc::Sender<Event>,
     timeout: Option<Duration>,
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
     ends: Vec<Option<End>>,
     free: Vec<usize>,
     calls: HashMap<CallId, Session>,
@@ -100,7 +100,7 @@ impl Thread {
         inbox: Inbox,
         events: mpsc::Sender<Event>,
         timeout: Option<Duration>,
-        open: Arc<AtomicUsize>,
+        open: Arc<Open>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&inbox.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
@@ -303,7 +303,8 @@ impl Thread {
         if !watch(&self.epoll, &wire, at, false) {
             return false;
         }
-        self.open.fetch_add(wire.sockets(), Ordering::Relaxed);
+        self.open.ports.fetch_add(1, Ordering::Relaxed);
+        self.open.sockets.fetch_add(wire.sockets(), Ordering::Relaxed);
         end.wire = Some(wire);
         true
     }
@@ -319,7 +320,7 @@ impl Thread {
             }
             match wire.connect(end.local, peer) {
                 Ok(true) => {
-                    self.open.fetch_add(1, Ordering::Relaxed);
+                    self.open.sockets.fetch_add(1, Ordering::Relaxed);
                     watch(&self.epoll, wire, at, true);
                 }
                 Ok(false) => {}
@@ -343,7 +344,10 @@ impl Thread {
             partner.partner = None;
         }
         // Sockets that are closed are watched no more.
-        self.open.fetch_sub(end.wire.map_or(0, |wire| wire.sockets()), Ordering::Relaxed);
+        if let Some(wire) = end.wire {
+            self.open.ports.fetch_sub(1, Ordering::Relaxed);
+            self.open.sockets.fetch_sub(wire.sockets(), Ordering::Relaxed);
+        }
         self.free.push(at);
     }
 
