@@ -1,13 +1,14 @@
 //! The least that a relay of sockets costs: a program that reads a packet from a connected socket, when epoll says that there is one, and sends it on
 //! by another. It is this bench, started again.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::THREADS;
 use crate::lab::own_address;
 use crate::streams::{Phones, Session};
 
@@ -20,9 +21,10 @@ pub fn is_asked_for() -> bool {
 
 /// The program: gets its sessions as lines of four addresses, and says when it is ready.
 pub fn run() {
-    let text = std::env::var(ASKED).unwrap();
-    let mut sockets = Vec::new();
-    for line in text.lines() {
+    let mut threads: [Vec<UdpSocket>; THREADS] = Default::default();
+    for (n, line) in std::io::stdin().lines().enumerate() {
+        let line = line.unwrap();
+        let sockets = &mut threads[n % THREADS];
         let addresses: Vec<SocketAddr> = line.split(' ').map(|address| address.parse().unwrap()).collect();
         for side in 0..2 {
             let socket = UdpSocket::bind(addresses[2 + side]).unwrap();
@@ -31,11 +33,15 @@ pub fn run() {
             sockets.push(socket);
         }
     }
+    println!("ready");
+    std::thread::scope(|scope| threads.map(|sockets| scope.spawn(move || relay(&sockets))).map(|thread| thread.join().unwrap()));
+}
+
+fn relay(sockets: &[UdpSocket]) {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     for (at, socket) in sockets.iter().enumerate() {
         epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, at as u64)).unwrap();
     }
-    println!("ready");
     let mut events = vec![EpollEvent::empty(); 512];
     let mut buffer = [0; 2048];
     loop {
@@ -60,9 +66,11 @@ impl Floor {
         let own = own_address();
         let port = |n: usize, side: usize| SocketAddr::from((own, FIRST + (4 * n + 2 * side) as u16));
         let sessions: Vec<_> = (0..calls).map(|n| Session { phones: phones.pair(n), relay: [port(n, 0), port(n, 1)] }).collect();
-        let line = |Session { phones, relay }: &Session| format!("{} {} {} {}", phones[0], phones[1], relay[0], relay[1]);
-        let text = sessions.iter().map(line).collect::<Vec<_>>().join("\n");
-        let mut child = Command::new(std::env::current_exe().unwrap()).env(ASKED, text).stdout(Stdio::piped()).spawn().unwrap();
+        let line = |Session { phones, relay }: &Session| format!("{} {} {} {}\n", phones[0], phones[1], relay[0], relay[1]);
+        let text: String = sessions.iter().map(line).collect();
+        let mut this = Command::new(std::env::current_exe().unwrap());
+        let mut child = this.env(ASKED, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert_eq!(ready, "ready\n");

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::THREADS;
 use crate::lab::own_address;
 use crate::streams::Session;
 
@@ -20,8 +21,9 @@ impl Rtpengine {
         let own = own_address();
         let ng = SocketAddr::from((own, NG));
         let child = Command::new("rtpengine")
-            .args(["--table=-1", "--foreground", "--log-stderr", "--log-level=3", "--num-threads=2", "--timeout=600"])
+            .args(["--table=-1", "--foreground", "--log-stderr", "--log-level=3", "--timeout=600"])
             .args(["--delete-delay=0", "--port-min=10000", "--port-max=49000"])
+            .arg(format!("--num-threads={THREADS}"))
             .arg(format!("--interface={own}"))
             .arg(format!("--listen-ng={ng}"))
             .stdin(Stdio::null())

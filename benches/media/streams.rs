@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(1);
 /// RTP's header, and 20 ms of PCMU.
 const PACKET: usize = 172;
 const BATCH: usize = 64;
+/// Packets that are sent at once: each bears the time of the first.
+const AT_ONCE: usize = 4;
 /// How often phones look at what has come: who is woken by each packet would have the relay pay for it.
 const LOOK: Duration = Duration::from_micros(500);
 /// What is on its way when the time is over still counts.
@@ -62,8 +64,13 @@ impl Phones {
 
     /// Where the phones of call `n` are.
     pub fn pair(&self, n: usize) -> [SocketAddr; 2] {
-        [0, 1].map(|side| self.sockets[side][n % SOCKETS].local_addr().unwrap())
+        [0, 1].map(|side| self.sockets[side][socket_of(n)].local_addr().unwrap())
     }
+}
+
+/// Which of a side's sockets call `n` has: those of one tick are spread over all.
+fn socket_of(n: usize) -> usize {
+    n / (TICKS / 2) % SOCKETS
 }
 
 fn now() -> u64 {
@@ -97,10 +104,10 @@ fn speak(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, 
     for (n, session) in sessions.iter().enumerate() {
         for side in 0..2 {
             let stream = 2 * n + side;
-            plan[stream % TICKS][side * SOCKETS + n % SOCKETS].push((stream as u32, session.relay[side]));
+            plan[stream % TICKS][side * SOCKETS + socket_of(n)].push((stream as u32, session.relay[side]));
         }
     }
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(AT_ONCE, None);
     let (begin, ticks) = (Instant::now(), (warm + span).as_millis() as u32);
     for tick in 0..ticks {
         std::thread::sleep((begin + TICK * tick).saturating_duration_since(Instant::now()));
@@ -111,7 +118,7 @@ fn speak(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, 
         let sequence = (tick as usize / TICKS) as u16;
         for (socket, due) in plan[tick as usize % TICKS].iter().enumerate() {
             let fd = phones.sockets[socket / SOCKETS][socket % SOCKETS].as_raw_fd();
-            for due in due.chunks(BATCH) {
+            for due in due.chunks(AT_ONCE) {
                 let packets: Vec<_> = due.iter().map(|(stream, _)| packet(*stream, sequence)).collect();
                 let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
                 let to = due.iter().map(|(_, to)| match to {

@@ -32,6 +32,10 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::time::TimeSpec;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
 /// SIP's port, on every address here.
 pub const SIP: u16 = 5060;
 /// The same for TLS, WebSocket, and WebSocket over TLS.
@@ -85,14 +89,11 @@ pub fn family(pids: &[i32]) -> Vec<i32> {
     all
 }
 
-/// CPU seconds so far of processes, their threads and their children.
+/// CPU seconds so far of processes and their children that live, with all threads that they have had.
 pub fn cpu(pids: &[i32]) -> f64 {
-    let nanoseconds = |path: std::path::PathBuf| {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let tasks = family(pids).into_iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten());
-    tasks.flatten().map(|task| nanoseconds(task.path())).sum::<f64>() / 1e9
+    let of = |pid: i32| clock_getcpuclockid(Pid::from_raw(pid)).and_then(clock_gettime);
+    let seconds = |spec: TimeSpec| Duration::from(spec).as_secs_f64();
+    family(pids).into_iter().filter_map(|pid| of(pid).ok()).map(seconds).sum()
 }
 
 /// Waits until something is true; fails when it takes longer than `within`.

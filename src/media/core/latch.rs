@@ -34,13 +34,18 @@ pub enum From {
 }
 
 impl Latch {
-    /// Takes what an actor says: where the SDP says that the peer is, and where it is. What was learned since then stays until one of them changes.
-    pub fn tell(&mut self, signalled: Option<SocketAddr>, remote: Option<SocketAddr>) {
+    /// Takes what an actor says: where the SDP says that the peer is, and where it is as far as the actor knows. What packets have taught counts more,
+    /// until the SDP says something else. Tells whether the peer is somewhere else now.
+    pub fn tell(&mut self, signalled: Option<SocketAddr>, remote: Option<SocketAddr>) -> bool {
         let told = [signalled, remote];
-        if std::mem::replace(&mut self.told, told) != told && self.remote != remote {
-            self.remote = remote;
-            self.heard = None;
+        let before = std::mem::replace(&mut self.told, told);
+        let is_news = before != told && !(before[0] == told[0] && self.heard.is_some());
+        if !is_news || self.remote == remote {
+            return false;
         }
+        self.remote = remote;
+        self.heard = None;
+        true
     }
 
     /// A packet comes. `is_media` tells whether it looks like RTP or RTCP: what doesn't teaches nothing.
@@ -56,6 +61,11 @@ impl Latch {
         self.remote = Some(source);
         self.heard = Some(now);
         From::NewPeer
+    }
+
+    /// Its packets are another's to hear: what was heard of it here is old.
+    pub fn forget(&mut self) {
+        self.heard = None;
     }
 
     /// Where what is for the peer goes.
@@ -118,8 +128,15 @@ mod tests {
         assert_eq!((latch.remote(), latch.heard()), learned, "the news is on its way");
         latch.tell(Some(at(PHONE)), Some(at(NAT)));
         assert_eq!((latch.remote(), latch.heard()), learned, "the record says it too");
-        latch.tell(Some(at(4)), Some(at(4)));
+        assert!(!latch.tell(Some(at(PHONE)), Some(at(5))), "the record is older");
+        assert_eq!((latch.remote(), latch.heard()), learned);
+        assert!(latch.tell(Some(at(4)), Some(at(4))));
         assert_eq!((latch.remote(), latch.heard()), (Some(at(4)), None));
+        // Where nothing was heard, as at who stands by, the record says it.
+        latch.hear(at(4), true, Uptime(2));
+        latch.forget();
+        assert!(latch.tell(Some(at(4)), Some(at(5))) && latch.remote() == Some(at(5)));
+        assert!(latch.tell(Some(at(4)), Some(at(4))));
         assert_eq!(latch.hear(at(NAT), true, Uptime(2)), From::NewPeer, "it has not been heard there");
     }
 }

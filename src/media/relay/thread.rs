@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire::Wire;
@@ -33,11 +35,13 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const TURN: usize = 32;
 /// How soon a thread tries again to bind a port of a call that it takes over.
 const REBIND: Duration = Duration::from_millis(5);
-/// Who settles waits for so many turns at most: a flood has no end.
-const SETTLING: usize = 64;
+/// Who settles waits for so long at most: a flood has no end, and a host that has lost an address forwards what comes for it for 200 ms.
+const SETTLING: Duration = Duration::from_millis(50);
 /// So many packets of one peer in a row are worth a socket that is connected to it, and a second one; and so many are connected in a turn.
 const STEADY: u32 = 50;
 const CONNECTED_AT_ONCE: usize = 4;
+/// So many second sockets are given up in a tick.
+const GIVEN_UP_AT_ONCE: usize = 256;
 
 /// What epoll says of the bell that the handle rings.
 const BELL: u64 = u64::MAX;
@@ -69,6 +73,14 @@ struct End {
     fence: Fence,
 }
 
+impl End {
+    /// RTCP comes too seldom to be worth it.
+    fn may_be_connected(&self) -> bool {
+        let wire = self.wire.as_ref().filter(|_| !self.rtcp);
+        wire.zip(self.peer.remote()).is_some_and(|(wire, peer)| wire.is_apart(peer))
+    }
+}
+
 struct Session {
     /// By leg, by stream: RTP and RTCP.
     legs: [Vec<Option<[usize; 2]>>; 2],
@@ -84,6 +96,8 @@ pub(super) struct Thread {
     events: mpsc::Sender<Event>,
     timeout: Option<Duration>,
     open: Arc<Open>,
+    /// No second sockets while so many are open.
+    spare: usize,
     ends: Vec<Option<End>>,
     free: Vec<usize>,
     calls: HashMap<CallId, Session>,
@@ -91,25 +105,22 @@ pub(super) struct Thread {
     unbound: [VecDeque<usize>; 2],
     /// Ends whose peers are steady.
     steady: VecDeque<usize>,
-    /// Who waits until all sockets have been read, and for how many turns still.
-    settling: Vec<(usize, oneshot::Sender<()>)>,
+    /// Who waits until all sockets have been read, and until when at most.
+    settling: Vec<(Uptime, oneshot::Sender<()>)>,
 }
 
 impl Thread {
-    pub(super) fn new(
-        inbox: Inbox,
-        events: mpsc::Sender<Event>,
-        timeout: Option<Duration>,
-        open: Arc<Open>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(inbox: Inbox, events: mpsc::Sender<Event>, timeout: Option<Duration>, open: Arc<Open>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&inbox.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        // Each time it is rung, and nobody reads it: what is rung while commands are taken would be read away.
+        epoll.add(&inbox.bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
         Ok(Self {
             epoll,
             inbox,
             events,
             timeout,
             open,
+            spare: descriptors() / 2,
             ends: Vec::new(),
             free: Vec::new(),
             calls: HashMap::new(),
@@ -149,17 +160,16 @@ impl Thread {
             }
             let mut heard = false;
             for event in &events[..count] {
-                if event.data() == BELL {
-                    let _ = self.inbox.bell.read();
-                } else {
+                if event.data() != BELL {
                     heard = true;
                     self.hear(event.data(), &mut buffer);
                 }
             }
-            for (turns, done) in settling {
-                match turns.checked_sub(1).filter(|_| heard) {
-                    Some(turns) => self.settling.push((turns, done)),
-                    None => drop(done.send(())),
+            for (until, done) in settling {
+                if heard && now < until {
+                    self.settling.push((until, done));
+                } else {
+                    let _ = done.send(());
                 }
             }
             busy |= self.bind_again(busy);
@@ -167,6 +177,7 @@ impl Thread {
             if now.since(ticked) >= TICK {
                 ticked = now;
                 self.look_for_silence(now);
+                self.rest(now);
             }
         }
     }
@@ -181,7 +192,7 @@ impl Thread {
                     self.apply(call, leg, streams, &counters, &fence, now);
                 }
                 Ok(Command::Close { call }) => self.close(call),
-                Ok(Command::Settle { done }) => self.settling.push((SETTLING, done)),
+                Ok(Command::Settle { done }) => self.settling.push((now + SETTLING, done)),
                 Err(TryRecvError::Empty) => return Some(false),
                 Err(TryRecvError::Disconnected) => return None,
             }
@@ -237,7 +248,9 @@ impl Thread {
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
                 end.counters = counters.clone();
-                end.peer.tell(want.plan.signalled[component], want.plan.remote[component]);
+                if end.peer.tell(want.plan.signalled[component], want.plan.remote[component]) {
+                    end.steady = 0;
+                }
             }
         }
         for at in ends.split_off(wanted).into_iter().flatten().flatten() {
@@ -300,7 +313,7 @@ impl Thread {
 
     fn give(&mut self, at: usize, wire: Option<Wire>) -> bool {
         let (Some(end), Some(wire)) = (self.ends[at].as_mut(), wire) else { return false };
-        if !watch(&self.epoll, &wire, at, false) {
+        if self.epoll.add(wire.socket(), event(at, false)).is_err() {
             return false;
         }
         self.open.ports.fetch_add(1, Ordering::Relaxed);
@@ -309,23 +322,43 @@ impl Thread {
         true
     }
 
-    /// A few of those whose peers are steady are connected to them.
+    /// A few of those whose peers are steady are connected to them, while there are descriptors to spare.
     fn connect_the_steady(&mut self) {
         for _ in 0..CONNECTED_AT_ONCE {
             let Some(at) = self.steady.pop_front() else { return };
-            let Some(end) = self.ends[at].as_mut() else { continue };
-            let (Some(wire), Some(peer)) = (end.wire.as_mut(), end.peer.remote()) else { continue };
-            if !wire.is_apart(peer) {
+            if self.open.sockets.load(Ordering::Relaxed) >= self.spare {
                 continue;
             }
-            match wire.connect(end.local, peer) {
-                Ok(true) => {
-                    self.open.sockets.fetch_add(1, Ordering::Relaxed);
-                    watch(&self.epoll, wire, at, true);
-                }
-                Ok(false) => {}
-                // As when descriptors have run out: it goes on as before, for a little more of the kernel's time.
-                Err(error) => tracing::debug!(%error, "a port stays unconnected"),
+            // Its place may be another's by now, or its peer be at another place.
+            let Some(end) = self.ends[at].as_mut().filter(|end| end.steady >= STEADY && end.may_be_connected()) else { continue };
+            let (Some(wire), Some(peer)) = (end.wire.as_mut(), end.peer.remote()) else { continue };
+            let before = wire.sockets();
+            let watch = |twin: BorrowedFd<'_>| self.epoll.add(twin, event(at, true)).map_err(io::Error::from);
+            // After an error, as when the address is away, it goes on as before, for a little more of the kernel's time, and is tried again.
+            if let Err(error) = wire.connect(end.local, peer, watch) {
+                tracing::debug!(%error, "a port stays unconnected");
+            }
+            self.open.sockets.fetch_add(wire.sockets() - before, Ordering::Relaxed);
+        }
+    }
+
+    /// What stands by has heard nobody, and needs no second sockets; nor has anybody else some when descriptors get scarce.
+    fn rest(&mut self, now: Uptime) {
+        let mut left = GIVEN_UP_AT_ONCE;
+        for end in self.ends.iter_mut().flatten() {
+            let stands_by = !end.fence.may_send(now);
+            if stands_by {
+                end.peer.forget();
+                end.steady = 0;
+            }
+            let is_scarce = self.open.sockets.load(Ordering::Relaxed) >= self.spare;
+            let Some(wire) = end.wire.as_mut().filter(|wire| wire.sockets() > 1 && (stands_by || is_scarce) && left > 0) else {
+                continue;
+            };
+            left -= 1;
+            match wire.disconnect() {
+                Ok(()) => drop(self.open.sockets.fetch_sub(1, Ordering::Relaxed)),
+                Err(error) => tracing::debug!(%error, "a port stays connected"),
             }
         }
     }
@@ -386,7 +419,7 @@ impl Thread {
                 return;
             }
         }
-        if end.steady == STEADY && !end.rtcp {
+        if end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
             self.steady.push_back(at);
         }
         let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_ref()) else { return };
@@ -415,10 +448,15 @@ impl Thread {
     }
 }
 
-/// Has epoll tell when there is something to read.
-fn watch(epoll: &Epoll, wire: &Wire, at: usize, twin: bool) -> bool {
-    let event = EpollEvent::new(EpollFlags::EPOLLIN, (at as u64) << 1 | u64::from(twin));
-    wire.socket(twin).is_some_and(|socket| epoll.add(socket, event).is_ok())
+/// What epoll is to say when there is something to read.
+fn event(at: usize, twin: bool) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, (at as u64) << 1 | u64::from(twin))
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
 }
 
 /// Counts on: nobody else does.

@@ -34,9 +34,9 @@ impl Wire {
         1 + usize::from(self.connected.is_some())
     }
 
-    /// One of the two: what epoll watches.
-    pub(super) fn socket(&self, twin: bool) -> Option<BorrowedFd<'_>> {
-        self.of(twin).map(AsFd::as_fd)
+    /// What epoll watches.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     fn of(&self, twin: bool) -> Option<&UdpSocket> {
@@ -54,14 +54,15 @@ impl Wire {
 
     /// Sends a datagram; tells whether it has gone.
     pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> bool {
-        if self.connected.as_ref().is_none_or(|(peer, _)| *peer != to) {
-            return self.socket.send_to(packet, to).is_ok();
-        }
-        match self.socket.send(packet) {
+        let send = || match self.is_apart(to) {
+            true => self.socket.send_to(packet, to),
+            false => self.socket.send(packet),
+        };
+        match send() {
             Ok(_) => true,
-            // It has told that a former one found nobody, and sent nothing.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.socket.send(packet).is_ok(),
-            Err(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // A connected socket tells of a former one that found nobody, and sends nothing.
+            Err(_) => send().is_ok(),
         }
     }
 
@@ -70,21 +71,37 @@ impl Wire {
         self.connected.as_ref().is_none_or(|(connected, _)| *connected != peer)
     }
 
-    /// Connects the port to a peer; tells whether there is a twin to watch that wasn't there. After an error it is as it was.
-    pub(super) fn connect(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<bool> {
+    /// Connects the port to a peer; if it wasn't connected, it gets a twin that `watch` has read. After an error it is as it was.
+    ///
+    /// The twin is bound after the socket and closed after it: the kernel looks for early demultiplexing at the one that was bound last, and would not
+    /// forward the packets of an address that has gone if that one were connected (ADR 17).
+    pub(super) fn connect(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         if let Some((connected, _)) = &mut self.connected {
             self.socket.connect(peer)?;
             *connected = peer;
-            return Ok(false);
+            return Ok(());
         }
-        // The twin may bind the port for as long as both say that it may: no others' socket is let in, and none of ours where one is another's.
+        // For as long as it takes the port may be bound by who says so too, and not longer: whether somebody has it is how a port is found free.
         SockRef::from(&self.socket).set_reuse_address(true)?;
         let twin = ports::bind_beside(local);
         SockRef::from(&self.socket).set_reuse_address(false)?;
         let twin = twin?;
         SockRef::from(&twin).set_reuse_address(false)?;
+        watch(twin.as_fd())?;
         self.socket.connect(peer)?;
         self.connected = Some((peer, twin));
-        Ok(true)
+        Ok(())
+    }
+
+    /// It is one socket again, which hears everybody. What the twin has not been read of is lost.
+    pub(super) fn disconnect(&mut self) -> io::Result<()> {
+        rustix::net::connect_unspec(&self.socket)?;
+        self.connected = None;
+        Ok(())
     }
 }
