@@ -67,7 +67,7 @@ impl Serve {
     }
 }
 
-/// A call takes four sockets: as many descriptors as the system lets us have.
+/// A call takes four sockets, and two more when it goes well: as many descriptors as the system lets us have.
 fn raise_descriptor_limit() {
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     let raise = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
