@@ -249,6 +249,7 @@ pub struct Media {
     pub last_port: u16,
     pub workers: u16,
     pub timeout: u32,
+    pub dscp: u8,
 }
 
 /// `[api]`
@@ -290,7 +291,7 @@ impl Default for Registration {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300 }
+        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300, dscp: 46 }
     }
 }
 
@@ -466,6 +467,9 @@ impl Config {
         }
         if let Some(text) = self.guard.trusted.iter().find(|text| !is_net(text)) {
             return Err(("guard.trusted", format!("{text:?} is no address and no network")));
+        }
+        if self.media.dscp > 63 {
+            return Err(("media.dscp", format!("is {}, and must be 63 at most", self.media.dscp)));
         }
         self.check_ports()
     }
@@ -656,6 +660,7 @@ mod tests {
             ("mode = \"loopback\"", "mode = \"magic\"", "unknown variant `magic`"),
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
+            ("dscp = 46", "dscp = 64", "x.toml: media.dscp is 64"),
             ("[registration]", "[[sip.peer]]\nnet = \"10/8\"\nuser = \"a\"\n[registration]", "x.toml: sip.peer \"10/8\" wants"),
             ("trusted = []", "trusted = [\"10/8\"]", "x.toml: guard.trusted \"10/8\" is no address"),
             ("\"127.0.0.11\"", "[\"127.0.0.11\", \"127.0.0.21\"]", "more than one address of IPv4 or of IPv6"),

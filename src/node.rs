@@ -108,7 +108,7 @@ impl Node {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
         let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
-        let (relay, events) = Relay::start(workers, timeout).map_err(NodeError::Media)?;
+        let (relay, events) = Relay::start(workers, timeout, config.media.dscp).map_err(NodeError::Media)?;
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };

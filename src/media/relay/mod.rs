@@ -123,8 +123,8 @@ impl Worker {
 }
 
 impl Relay {
-    /// Starts `workers` threads. A call without packets for `timeout` is reported idle.
-    pub fn start(workers: usize, timeout: Option<Duration>) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+    /// Starts `workers` threads. A call without packets for `timeout` is reported idle; what is sent is marked by `dscp` (RFC 2474).
+    pub fn start(workers: usize, timeout: Option<Duration>, dscp: u8) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let open = Arc::<Open>::default();
         let running = Arc::new(AtomicBool::new(true));
@@ -133,7 +133,7 @@ impl Relay {
             let (commands, queue) = sync_channel(COMMANDS);
             let told = Arc::new(AtomicBool::new(false));
             let inbox = thread::Inbox { bell: bell.clone(), queue, told: told.clone(), running: running.clone() };
-            let thread = thread::Thread::new(inbox, events.clone(), timeout, open.clone())?;
+            let thread = thread::Thread::new(inbox, events.clone(), timeout, dscp, open.clone())?;
             std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
             Ok::<_, io::Error>(Worker { commands, bell, told })
         };
@@ -190,8 +190,13 @@ impl Drop for Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+    use std::io::IoSliceMut;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
+    use std::os::fd::AsRawFd;
     use std::time::Instant;
+
+    use nix::sys::socket::sockopt::IpRecvTos;
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt};
 
     use super::thread::TICK;
     use crate::clock;
@@ -217,7 +222,7 @@ mod tests {
 
     impl World {
         fn new(timeout: Option<Duration>) -> Self {
-            let (relay, events) = Relay::start(1, timeout).unwrap();
+            let (relay, events) = Relay::start(1, timeout, 46).unwrap();
             Self { relay, events, counters: Arc::default(), fence: Fence::open() }
         }
 
@@ -244,6 +249,16 @@ mod tests {
     }
 
     const RTP: [u8; 4] = [0x80, 8, 0, 1];
+
+    /// A datagram's length, where it is from, and how it is marked.
+    fn heard_marked(phone: &UdpSocket) -> (usize, SocketAddr, u8) {
+        let (mut buffer, mut space) = ([0; 99], nix::cmsg_space!(u8));
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<SockaddrIn>(phone.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).unwrap();
+        let tos =
+            message.cmsgs().unwrap().find_map(|cmsg| if let ControlMessageOwned::Ipv4Tos(tos) = cmsg { Some(tos) } else { None });
+        (message.bytes, SocketAddrV4::from(message.address.unwrap()).into(), tos.unwrap())
+    }
 
     #[test]
     fn packets_pass_and_the_peer_is_where_they_come_from() {
@@ -314,8 +329,9 @@ mod tests {
         }
         wait_until(|| world.relay.open_sockets() == 5);
         heard(&bob, &[0x80, 100]);
+        setsockopt(&bob, IpRecvTos, &true).unwrap();
         alice.send_to(&RTP, local(21_600)).unwrap();
-        assert_eq!(bob.recv_from(&mut [0; 9]).unwrap(), (4, local(21_602)));
+        assert_eq!(heard_marked(&bob), (4, local(21_602), 46 << 2));
         // Nobody else gets the port, and nobody else is heard: what he says comes by the other socket.
         assert!(UdpSocket::bind(local(21_602)).is_err());
         let stranger = phone();

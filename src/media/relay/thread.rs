@@ -95,6 +95,7 @@ pub(super) struct Thread {
     inbox: Inbox,
     events: mpsc::Sender<Event>,
     timeout: Option<Duration>,
+    dscp: u8,
     open: Arc<Open>,
     /// No second sockets while so many are open.
     spare: usize,
@@ -110,7 +111,13 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn new(inbox: Inbox, events: mpsc::Sender<Event>, timeout: Option<Duration>, open: Arc<Open>) -> io::Result<Self> {
+    pub(super) fn new(
+        inbox: Inbox,
+        events: mpsc::Sender<Event>,
+        timeout: Option<Duration>,
+        dscp: u8,
+        open: Arc<Open>,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // Each time it is rung, and nobody reads it: what is rung while commands are taken would be read away.
         epoll.add(&inbox.bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
@@ -119,6 +126,7 @@ impl Thread {
             inbox,
             events,
             timeout,
+            dscp,
             open,
             spare: descriptors() / 2,
             ends: Vec::new(),
@@ -281,7 +289,7 @@ impl Thread {
         let rtcp = end.rtcp;
         self.ends[at] = Some(end);
         // RTCP waits until every call has its sound.
-        if !self.give(at, socket.map(Wire::new)) && (rtcp || !self.bind(at)) {
+        if !self.give(at, socket.map(|socket| Wire::new(socket, self.dscp))) && (rtcp || !self.bind(at)) {
             self.unbound[usize::from(rtcp)].push_back(at);
         }
         at
@@ -308,7 +316,7 @@ impl Thread {
 
     fn bind(&mut self, at: usize) -> bool {
         let local = self.ends[at].as_ref().map(|end| end.local);
-        local.is_some_and(|local| self.give(at, Wire::bind(local).ok()))
+        local.is_some_and(|local| self.give(at, Wire::bind(local, self.dscp).ok()))
     }
 
     fn give(&mut self, at: usize, wire: Option<Wire>) -> bool {

@@ -20,13 +20,18 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(socket: UdpSocket) -> Self {
+    /// What it sends is marked by this code point (RFC 2474).
+    pub(super) fn new(socket: UdpSocket, dscp: u8) -> Self {
+        // A mark that can't be set costs no call its sound.
+        if let Err(error) = mark(&socket, dscp) {
+            tracing::warn!(%error, dscp, "media are not marked");
+        }
         Self { socket, connected: None }
     }
 
     /// Binds the port. A former owner's process may still be closing its sockets: then it fails.
-    pub(super) fn bind(local: SocketAddr) -> io::Result<Self> {
-        Ok(Self::new(ports::bind(local)?))
+    pub(super) fn bind(local: SocketAddr, dscp: u8) -> io::Result<Self> {
+        Ok(Self::new(ports::bind(local)?, dscp))
     }
 
     /// How many descriptors it has.
@@ -103,5 +108,15 @@ impl Wire {
         rustix::net::connect_unspec(&self.socket)?;
         self.connected = None;
         Ok(())
+    }
+}
+
+/// The code point is the upper six bits of the octet; the others are of the network (RFC 3168).
+fn mark(socket: &UdpSocket, dscp: u8) -> io::Result<()> {
+    let octet = u32::from(dscp) << 2;
+    match (octet, socket.local_addr()?) {
+        (0, _) => Ok(()),
+        (_, SocketAddr::V4(_)) => SockRef::from(socket).set_tos_v4(octet),
+        (_, SocketAddr::V6(_)) => SockRef::from(socket).set_tclass_v6(octet),
     }
 }
