@@ -35,6 +35,8 @@ const WARM: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 20;
 /// Threads of each relay.
 const THREADS: usize = 2;
+const FLOOR: &str = "the floor: connected sockets";
+const PEER: &str = "rtpengine in user space";
 /// What a relay takes without packets is measured for so long.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -52,46 +54,71 @@ fn main() {
         calls * 2
     );
     let phones = Phones::new();
-    let straight: Vec<_> = (0..calls).map(|n| phones.pair(n)).map(|[a, b]| Session { phones: [a, b], relay: [b, a] }).collect();
-    row("no relay", &phones, &straight, &[], repeats, &[]);
-    let floor = {
-        let (floor, sessions) = floor::Floor::start(&phones, calls);
-        row("the floor: connected sockets", &phones, &sessions, &[floor.pid()], repeats, &[])
-    };
-    let peer = rtpengine::Rtpengine::start().map(|rtpengine| {
-        let sessions = (0..calls).map(|n| rtpengine.session(n, phones.pair(n))).collect::<Vec<_>>();
-        row("rtpengine in user space", &phones, &sessions, &[rtpengine.pid()], repeats, &[("the floor", floor)])
-    });
-    if peer.is_none() {
-        eprintln!("rtpengine is not installed: no peer");
+    let straight = (0..calls).map(|n| phones.pair(n)).map(|[a, b]| Session { phones: [a, b], relay: [b, a] }).collect();
+    let (floor, through_floor) = floor::Floor::start(&phones, calls);
+    let mut relays = vec![
+        Relay { name: "no relay", sessions: straight, pids: Vec::new() },
+        Relay { name: FLOOR, sessions: through_floor, pids: vec![floor.pid()] },
+    ];
+    let peer = rtpengine::Rtpengine::start();
+    match &peer {
+        Some(peer) => {
+            let sessions = (0..calls).map(|n| peer.session(n, phones.pair(n))).collect();
+            relays.push(Relay { name: PEER, sessions, pids: vec![peer.pid()] });
+        }
+        None => eprintln!("rtpengine is not installed: no peer"),
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cluster = Cluster::of(1, calls);
     let (sessions, _phones) = runtime.block_on(set_up(&cluster, &phones, calls));
-    let others: Vec<_> = peer.map(|peer| ("rtpengine", peer)).into_iter().chain([("the floor", floor)]).collect();
-    row("tandem", &phones, &sessions, cluster.pids(), repeats, &others);
+    relays.push(Relay { name: "tandem", sessions, pids: cluster.pids().to_vec() });
+    compare(&phones, &relays, repeats);
 }
 
-/// Measures a relay, and says how it stands to others; gives the median of CPU seconds for a million packets.
-fn row(name: &str, phones: &Phones, sessions: &[Session], pids: &[i32], repeats: usize, others: &[(&str, f64)]) -> f64 {
-    // It has seen every stream by then, and done what it does about a new one.
-    streams::run(phones, sessions, WARM, Duration::ZERO, || 0.0);
-    let before = cpu(pids);
-    std::thread::sleep(IDLE);
-    let idle = (cpu(pids) - before) / IDLE.as_secs_f64();
-    let mut all: Vec<(f64, Figure)> = (0..repeats)
-        .map(|_| {
-            let figure = streams::run(phones, sessions, WARM, SPAN, || cpu(pids));
-            ((figure.cpu - idle * SPAN.as_secs_f64()) * 1e6 / figure.delivered.max(1) as f64, figure)
-        })
-        .collect();
-    let each = all.iter().map(|(cost, _)| format!("{cost:.2}")).collect::<Vec<_>>().join(" ");
-    let lost: u64 = all.iter().map(|(_, figure)| figure.lost).sum();
-    all.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    let (median, figure) = all[all.len() / 2];
-    let ratios: String = others.iter().map(|(other, cost)| format!("  {:.2} of {other}'s", median / cost)).collect();
-    println!("{name:<30} {median:>6.2} ({each:<20}) {idle:>14.3} {lost:>9} {:>7.0} {:>7.0}{ratios}", figure.p50, figure.p99);
-    median
+/// A relay, and the calls that go through it.
+struct Relay {
+    name: &'static str,
+    sessions: Vec<Session>,
+    pids: Vec<i32>,
+}
+
+/// Measures relays in turn, and says how the last stands to the floor and to the peer: by the median of what it was in each turn, since a machine's
+/// pace is another in the next.
+fn compare(phones: &Phones, relays: &[Relay], repeats: usize) {
+    let idle = |relay: &Relay| {
+        // It has seen every stream by then, and done what it does about a new one.
+        streams::run(phones, &relay.sessions, WARM, Duration::ZERO, || 0.0);
+        let before = cpu(&relay.pids);
+        std::thread::sleep(IDLE);
+        (cpu(&relay.pids) - before) / IDLE.as_secs_f64()
+    };
+    let idle: Vec<f64> = relays.iter().map(idle).collect();
+    let mut all: Vec<Vec<(f64, Figure)>> = vec![Vec::new(); relays.len()];
+    for _ in 0..repeats {
+        for ((relay, idle), figures) in relays.iter().zip(&idle).zip(&mut all) {
+            let figure = streams::run(phones, &relay.sessions, WARM, SPAN, || cpu(&relay.pids));
+            figures.push(((figure.cpu - idle * SPAN.as_secs_f64()) * 1e6 / figure.delivered.max(1) as f64, figure));
+        }
+    }
+    for ((relay, idle), figures) in relays.iter().zip(idle).zip(&all) {
+        let each = figures.iter().map(|(cost, _)| format!("{cost:.2}")).collect::<Vec<_>>().join(" ");
+        let lost: u64 = figures.iter().map(|(_, figure)| figure.lost).sum();
+        let of = |what: fn(&Figure) -> f64| median(figures.iter().map(|(_, figure)| what(figure)));
+        let cost = median(figures.iter().map(|(cost, _)| *cost));
+        let (p50, p99) = (of(|figure| figure.p50), of(|figure| figure.p99));
+        println!("{:<30} {cost:>6.2} ({each:<20}) {idle:>14.3} {lost:>9} {p50:>7.0} {p99:>7.0}", relay.name);
+    }
+    let Some(ours) = all.last() else { return };
+    for (other, theirs) in relays.iter().zip(&all).filter(|(other, _)| [FLOOR, PEER].contains(&other.name)) {
+        let ratio = median(ours.iter().zip(theirs).map(|((ours, _), (theirs, _))| ours / theirs));
+        println!("tandem / {:<28} {ratio:.2}", other.name);
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Has phones call each other through a node. The calls last as long as the phones.

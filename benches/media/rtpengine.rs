@@ -22,7 +22,7 @@ impl Rtpengine {
         let ng = SocketAddr::from((own, NG));
         let child = Command::new("rtpengine")
             .args(["--table=-1", "--foreground", "--log-stderr", "--log-level=3", "--timeout=600"])
-            .args(["--delete-delay=0", "--port-min=10000", "--port-max=49000"])
+            .args(["--delete-delay=0", "--port-min=30000", "--port-max=49000"])
             .arg(format!("--num-threads={THREADS}"))
             .arg(format!("--interface={own}"))
             .arg(format!("--listen-ng={ng}"))

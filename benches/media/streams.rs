@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 /// Sockets of each side's phones.
 const SOCKETS: usize = 4;
 /// A stream has a packet in every so manyth tick of a millisecond.
-const TICKS: usize = 20;
+pub const TICKS: usize = 20;
 const TICK: Duration = Duration::from_millis(1);
 /// RTP's header, and 20 ms of PCMU.
 const PACKET: usize = 172;
