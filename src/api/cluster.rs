@@ -29,7 +29,7 @@ pub(super) struct ClusterView {
     calls: usize,
     /// Those of them that have actors: the others have nothing open, and sleep.
     calls_awake: usize,
-    /// Media sockets open on this node.
+    /// Ports on which this node hears and sends media: their sockets, but for the second that a port has whose peer is steady.
     media_sockets: usize,
     /// Sockets that stand by for calls of other nodes.
     standby_sockets: usize,
@@ -121,7 +121,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<ClusterView> {
         vnodes: vnodes.collect(),
         calls: services.directory.len(),
         calls_awake: services.directory.awake(),
-        media_sockets: services.relay.open_sockets().saturating_sub(standby_sockets),
+        media_sockets: services.relay.open_ports().saturating_sub(standby_sockets),
         standby_sockets,
         media_ports: services.ports_in_use(),
     })

@@ -39,7 +39,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> String {
     gauge("tandem_calls", api.services.directory.len());
     gauge("tandem_calls_awake", api.services.directory.awake());
     let standby = api.services.standby.as_ref().map_or(0, Standby::sockets);
-    gauge("tandem_media_sockets", api.services.relay.open_sockets().saturating_sub(standby));
+    gauge("tandem_media_sockets", api.services.relay.open_ports().saturating_sub(standby));
     gauge("tandem_standby_sockets", standby);
     gauge("tandem_media_ports", api.services.ports_in_use());
     api.metrics.render()
