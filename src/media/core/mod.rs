@@ -2,6 +2,7 @@
 
 pub mod latch;
 pub mod session;
+pub mod srtp;
 
 pub use latch::{From, Latch};
 pub use session::{Before, LegPlan, SdpError, Session, Stream, StreamLeg, TakePort};
