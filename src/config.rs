@@ -186,6 +186,21 @@ pub enum PeerTransport {
     Tls,
 }
 
+/// Whether the streams of a user or a peer are to be protected (RFC 3711).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SrtpPolicy {
+    /// As its phone wants; it is offered keys if the other side's streams are protected.
+    #[default]
+    Allow,
+    /// It is always offered keys, and may do without.
+    Prefer,
+    /// Always.
+    Require,
+    /// Never.
+    Forbid,
+}
+
 /// `[sip.tls]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -250,6 +265,8 @@ pub struct Media {
     pub workers: u16,
     pub timeout: u32,
     pub dscp: u8,
+    #[serde(default)]
+    pub srtp: SrtpPolicy,
 }
 
 /// `[api]`
@@ -291,7 +308,7 @@ impl Default for Registration {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300, dscp: 46 }
+        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300, dscp: 46, srtp: SrtpPolicy::Allow }
     }
 }
 

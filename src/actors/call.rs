@@ -22,7 +22,7 @@ use super::calls::CallsMsg;
 use super::comeback;
 use super::descriptions::{self, Refused, is_sdp};
 use super::dialog::{self, DialogActor, DialogMsg};
-use super::media_leg::{self, MediaLegActor, MediaLegMsg};
+use super::media_leg::{self, Learned, MediaLegActor, MediaLegMsg};
 use super::records;
 use super::router;
 use super::seen;
@@ -56,17 +56,8 @@ const SIDES: [LegId; 2] = [LegId::CALLER, LegId::CALLEE];
 pub enum CallMsg {
     /// A dialog's event.
     Leg(LegId, Box<LegEvent>),
-    /// A media leg: where packets come from.
-    Latched {
-        /// Which leg.
-        leg: LegId,
-        /// Which `m=` line.
-        stream: usize,
-        /// RTCP, not RTP.
-        rtcp: bool,
-        /// From where.
-        source: std::net::SocketAddr,
-    },
+    /// A media leg: what is known of one of its streams (`m=` lines).
+    Learned(LegId, usize, Learned),
     /// The relay: nothing has passed for the timeout.
     MediaIdle,
     /// Somebody who is no phone ends it.
@@ -254,7 +245,7 @@ impl Actor for CallActor {
         Box::pin(async {
             match message {
                 CallMsg::Leg(leg, event) => running.leg_event(&myself, leg, *event).await,
-                CallMsg::Latched { leg, stream, rtcp, source } => running.latched(&myself, leg, stream, rtcp, source).await,
+                CallMsg::Learned(leg, stream, what) => running.learned(&myself, leg, stream, what).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
                 CallMsg::Located { contacts, targets } => running.say(&myself, Unsaid::Located(contacts, targets)).await,
@@ -512,7 +503,10 @@ impl Running {
         let offer = descriptions::offer_in(&event).cloned();
         let before = self.media.checkpoint();
         let translated = match self.core.as_ref().map(Call::state) {
-            Some(state) => descriptions::translate(&mut self.media, state, leg, event),
+            Some(state) => {
+                self.media.treats(descriptions::policies(&self.services, state, leg));
+                descriptions::translate(&mut self.media, state, leg, event)
+            }
             None => Ok(event),
         };
         match translated {
@@ -556,6 +550,8 @@ impl Running {
         let Incoming { flow, targets, caller, callee, phone, trusted, .. } = *incoming;
         self.media.reaches(0, flow.remote.ip());
         self.media.reaches(1, targets.first().map_or(flow, |target| target.flow).remote.ip());
+        let called = targets.first().and_then(|target| target.phone.as_ref());
+        self.media.treats([Some(&phone), called].map(|phone| self.services.srtp_policy_of(phone)));
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(0, Part::Offer, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -600,10 +596,10 @@ impl Running {
         self.close(myself);
     }
 
-    async fn latched(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) {
+    async fn learned(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, stream: usize, what: Learned) {
         let Some(core) = self.core.as_mut().filter(|core| core.state().ended.is_none()) else { return };
-        if self.media.latch(leg, stream, rtcp, source) {
-            // Without the commit a next owner begins with what the SDP says: no promise hangs on it.
+        if self.media.learn(leg, stream, what) {
+            // Without the commit a next owner begins with what is known so far: no promise hangs on it.
             let step = core.again();
             self.advance(myself, step).await;
         }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::media_leg::Learned;
+
+use crate::clock;
 use crate::ids::{CallId, LegId};
-use crate::media::core::{LegPlan, SdpError, Session, TakePort};
+use crate::media::core::{LegPlan, Policy, SdpError, Secret, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
 
@@ -71,7 +74,10 @@ impl Drop for CallMedia {
 
 impl CallMedia {
     /// A session that is new, or committed already.
-    pub fn new(call: CallId, session: Session, ports: Arc<PortPool>) -> Self {
+    pub fn new(call: CallId, mut session: Session, ports: Arc<PortPool>) -> Self {
+        if session.keys_made == 0 {
+            session.secret = Secret { bytes: rand::random(), since: clock::now() };
+        }
         Self {
             call,
             ports,
@@ -166,14 +172,23 @@ impl CallMedia {
         }
     }
 
-    /// A leg's packets come from somewhere; tells whether that is worth a commit.
-    pub fn latch(&mut self, leg: LegId, stream: usize, rtcp: bool, source: std::net::SocketAddr) -> bool {
-        let latched = self.session.latch(usize::from(leg.0), stream, rtcp, source);
-        if latched {
+    /// What the relay has learned of a leg's stream; tells whether that is worth a commit.
+    pub fn learn(&mut self, leg: LegId, stream: usize, what: Learned) -> bool {
+        let at = usize::from(leg.0);
+        let news = match what {
+            Learned::From { rtcp, source } => self.session.latch(at, stream, rtcp, source),
+            Learned::CameTo { ours, mark } => self.session.come_to(at, stream, ours, mark),
+        };
+        if news {
             // The relay knows it first.
-            self.applied[usize::from(leg.0)] = self.session.plan(usize::from(leg.0));
+            self.applied[at] = self.session.plan(at);
         }
-        latched
+        news
+    }
+
+    /// Whether the sides' streams are to be protected.
+    pub fn treats(&mut self, policies: [Policy; 2]) {
+        self.session.policies = policies;
     }
 
     /// The session is committed, and the relay knows: what isn't needed any more is free.
@@ -205,7 +220,8 @@ impl CallMedia {
             let bound = self.sockets.remove(&plan.local.port());
             // The phone may have turned out to be of the other family.
             let is_there = |pair: &Pair| pair.rtp.local_addr().is_ok_and(|local| local == plan.local);
-            Want { plan, sockets: bound.filter(is_there) }
+            let sockets = bound.filter(is_there);
+            Want { plan, sockets }
         };
         Some(plan.into_iter().map(|plan| plan.map(&mut want)).collect())
     }

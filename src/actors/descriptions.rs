@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::call_media::{CallMedia, Part};
+use super::services::Services;
 use crate::ids::LegId;
-use crate::media::core::Session;
+use crate::media::core::{Policy, Session};
 use crate::sip::b2bua::{CallState, Relay};
 use crate::sip::leg::{LegCommand, LegEvent, TxKey};
 use crate::sip::message::{Headers, Response};
@@ -32,6 +33,16 @@ pub(super) fn toward(session: &Session, command: LegCommand) -> LegCommand {
         request.body = sdp;
     }
     LegCommand::Send(request, flow)
+}
+
+/// Whether the streams of both sides are to be protected: of the leg's phone, and of whom it talks with.
+pub(super) fn policies(services: &Services, state: &CallState, leg: LegId) -> [Policy; 2] {
+    let on_side = |side: LegId| match state.has_leg(leg) && state.side(leg) == usize::from(side.0) {
+        true => Some(leg),
+        false => state.peer_of_side(side),
+    };
+    [LegId::CALLER, LegId::CALLEE]
+        .map(|side| services.srtp_policy_of(on_side(side).and_then(|leg| state.leg(leg).phone.as_ref())))
 }
 
 /// An offer that came later than the first, and of which nothing has come, changes nothing (RFC 3264 §8).

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::call::CallMsg;
 use super::calls::{self, Errand};
-use super::media_leg::MediaLegMsg;
+use super::media_leg::{Learned, MediaLegMsg};
 use super::services::Services;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::core::Session;
@@ -43,7 +43,10 @@ impl Actor for MediaActor {
         // A call that has ended meanwhile wants to hear nothing.
         let (call, errand) = match event {
             Event::Latched { call, leg, stream, rtcp, source } => {
-                (call, Errand::Media(leg, MediaLegMsg::Latched { stream, rtcp, source }))
+                (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::From { rtcp, source })))
+            }
+            Event::CameTo { call, leg, stream, ours, mark } => {
+                (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::CameTo { ours, mark })))
             }
             Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
         };

@@ -13,22 +13,35 @@ use super::call::CallMsg;
 use super::services::Services;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
+use crate::media::core::srtp::Mark;
 use crate::media::relay::{Counters, Want};
+
+/// What is learned of a leg's stream while it flows.
+#[derive(Debug, Clone, Copy)]
+pub enum Learned {
+    /// Where the phone's packets come from.
+    From {
+        /// RTCP, not RTP.
+        rtcp: bool,
+        /// From where.
+        source: SocketAddr,
+    },
+    /// How far a protected source has come.
+    CameTo {
+        /// It is in what goes to the phone, and not in what comes from it.
+        ours: bool,
+        /// How far.
+        mark: Mark,
+    },
+}
 
 /// What a media leg is told.
 #[derive(RactorMessage, Debug)]
 pub enum MediaLegMsg {
     /// The call: what the leg needs, stream by stream.
     Apply(Vec<Option<Want>>),
-    /// The relay: where packets come from.
-    Latched {
-        /// Which `m=` line.
-        stream: usize,
-        /// RTCP, not RTP.
-        rtcp: bool,
-        /// From where.
-        source: SocketAddr,
-    },
+    /// The relay: what it has learned of a stream (an `m=` line).
+    Learned(usize, Learned),
     /// A test: fail here and now.
     #[cfg(test)]
     Panic,
@@ -67,9 +80,7 @@ impl Actor for MediaLegActor {
             MediaLegMsg::Apply(streams) => {
                 start.services.relay.apply(start.id, start.leg, streams, start.counters.clone(), start.fence.clone());
             }
-            MediaLegMsg::Latched { stream, rtcp, source } => {
-                start.call.cast(CallMsg::Latched { leg: start.leg, stream, rtcp, source })?;
-            }
+            MediaLegMsg::Learned(stream, what) => start.call.cast(CallMsg::Learned(start.leg, stream, what))?,
             #[cfg(test)]
             MediaLegMsg::Panic => panic!("a test asked for it"),
         }

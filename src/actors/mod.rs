@@ -32,6 +32,7 @@ pub mod keepalive;
 pub mod lookup;
 pub mod media;
 pub mod media_leg;
+pub mod media_records;
 pub mod node;
 pub mod notifier;
 pub mod notifiers;

@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::media_records::{media_of, media_record};
 use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
-    BeforeRecord, BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord,
-    InviteInRecord, InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, MediaRecord, NextRecord, PhoneRecord, RecordError,
-    ReferralRecord, RelayRecord, ReliableRecord, StreamLegRecord, StreamRecord, TakenRecord, TargetRecord, TimerRecord,
-    UpdatedRecord, decode, encode,
+    BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
+    InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, NextRecord, PhoneRecord, RecordError, ReferralRecord, RelayRecord,
+    ReliableRecord, TakenRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
 };
 use crate::families::Families;
 use crate::ids::{CallId, LegId};
-use crate::media::core::{Before, Session, Stream, StreamLeg};
+use crate::media::core::Session;
 use crate::sip::b2bua::{
     Acknowledged, Body, CallLeg, CallState, Cdr, EndedBy, Ending, InviteIn, InviteOut, Mutation, Referral, Referred, Relay,
     Reliable, SessionPolicy, SessionTimer, Speaks, StageIn, StageOut, Taken, Target, Updated, deadline,
@@ -149,21 +149,7 @@ pub fn call_record(state: &CallState, media: &Session) -> CallRecord {
         referral: state.referral.as_ref().map(referral_record),
         referred: state.referred.iter().map(|one| (one.to.0, one.onward, one.asked)).collect(),
         relays: state.relays.iter().map(relay_record).collect(),
-        media: MediaRecord {
-            streams: media.streams.iter().map(stream_record).collect(),
-            versions: media.versions,
-            held: media.held,
-            told: media.told.clone(),
-            lines: Some(media.lines).filter(|lines| *lines != [media.streams.len(); 2]),
-            before: media.before.as_ref().map(|before| BeforeRecord {
-                by: u8::from(before.by > 0),
-                instead: before.instead,
-                lines: before.lines,
-                streams: before.streams.iter().map(stream_record).collect(),
-                held: before.held,
-                told: before.told.clone(),
-            }),
-        },
+        media: media_record(media),
     }
 }
 
@@ -536,45 +522,6 @@ fn cdr_record(cdr: &Cdr) -> CdrRecord {
         status: cdr.status.code(),
         ended_by: ended_by(cdr.by).into(),
     }
-}
-
-fn stream_record(stream: &Stream) -> StreamRecord {
-    let leg = |leg: &StreamLeg| StreamLegRecord {
-        local: leg.local,
-        signalled: leg.signalled,
-        signalled_rtcp: leg.signalled_rtcp,
-        latched: leg.latched,
-        latched_rtcp: leg.latched_rtcp,
-    };
-    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }
-}
-
-fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
-    let leg = |leg: &StreamLegRecord| StreamLeg {
-        // The ports are the call's for good; the address is where its vnode is.
-        local: leg.local.map(|local| SocketAddr::new(site.ips.toward(local.ip()).unwrap_or(site.ips.first()), local.port())),
-        signalled: leg.signalled,
-        signalled_rtcp: leg.signalled_rtcp,
-        latched: leg.latched,
-        latched_rtcp: leg.latched_rtcp,
-    };
-    let streams = |records: &[StreamRecord]| {
-        records.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect()
-    };
-    let mut session = Session::new(site.ips, id);
-    session.streams = streams(&record.streams);
-    session.lines = record.lines.unwrap_or([session.streams.len(); 2]);
-    session.before = record.before.as_ref().map(|before| {
-        let BeforeRecord { by, instead, lines, held, told, .. } = before.clone();
-        let (by, sides) = (usize::from(by), session.sides);
-        Box::new(Before { by, instead, streams: streams(&before.streams), sides, held, told, lines })
-    });
-    session.find_sides();
-    session.versions = record.versions;
-    session.held = record.held;
-    session.keeps = site.moves;
-    session.told.clone_from(&record.told);
-    session
 }
 
 impl From<Flow> for FlowRecord {

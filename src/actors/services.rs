@@ -24,7 +24,7 @@ use super::standby::Standby;
 use super::transport::Sockets;
 use crate::clock;
 use crate::cluster::{Cluster, Ownership};
-use crate::config::{AddressMode, Config, Digest, SipPeer};
+use crate::config::{AddressMode, Config, Digest, SipPeer, SrtpPolicy};
 use crate::fence::Fence;
 use crate::ids::{Aor, NodeId, VnodeId};
 use crate::media::ports::PortPool;
@@ -34,6 +34,7 @@ use crate::sip::digest::{Accepted, Algorithm, Nonces};
 use crate::sip::gruu::Gruus;
 use crate::sip::guard::{Guard, Net, Outcome};
 use crate::sip::headers::Transport;
+use crate::sip::registrar::Phone;
 use crate::sip::transaction::Timers;
 
 /// See [`Services::second_looks`].
@@ -230,6 +231,12 @@ impl Services {
     pub fn site_of(&self, vnode: VnodeId) -> Option<Site> {
         let port = self.config.port_of(vnode, self.config.sip.port);
         Some(Site { ips: self.config.addresses_of(vnode)?, port, moves: self.config.is_fixed() })
+    }
+
+    /// Whether a phone's streams are to be protected: as its user's record says, or the configuration.
+    pub fn srtp_policy_of(&self, phone: Option<&Phone>) -> SrtpPolicy {
+        let own = phone.and_then(|phone| self.cluster.read_meta(|meta| meta.user(&phone.aor)?.srtp));
+        own.unwrap_or(self.config.media.srtp)
     }
 
     /// What this node is to a vnode at the moment.

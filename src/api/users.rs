@@ -11,6 +11,7 @@ use super::problem::{Body, Problem, Query};
 use super::registrations::Page;
 use crate::cluster::state::records::UserRecord;
 use crate::cluster::state::{MetaCommand, Reply};
+use crate::config::SrtpPolicy;
 use crate::ids::Aor;
 use crate::sip::digest::Ha1;
 
@@ -32,6 +33,10 @@ pub(super) struct UserView {
     user: String,
     /// `user@domain`.
     aor: String,
+    /// Whether its media are encrypted: `allow`, `prefer`, `require` or `forbid`; where it isn't said, `media.srtp` of the configuration says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    srtp: Option<SrtpPolicy>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -40,15 +45,23 @@ pub(super) struct NewUser {
     /// The part before the `@`.
     user: String,
     password: String,
+    /// Whether its media are encrypted: `allow`, `prefer`, `require` or `forbid`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    srtp: Option<SrtpPolicy>,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Password {
     password: String,
+    /// As of a new user; what was said before stays if this isn't.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    srtp: Option<SrtpPolicy>,
 }
 
-fn checked(api: &Api, user: &str, password: &str) -> Result<(Aor, UserRecord), Problem> {
+fn checked(api: &Api, user: &str, password: &str, srtp: Option<SrtpPolicy>) -> Result<(Aor, UserRecord), Problem> {
     let bad = |text: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
     // RFC 3261 §25.1, `user`, without what would need escaping.
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/#".contains(&byte);
@@ -60,11 +73,11 @@ fn checked(api: &Api, user: &str, password: &str) -> Result<(Aor, UserRecord), P
     }
     let domain = &api.services.config.sip.domain;
     let ha1 = Ha1::of(user, domain, password);
-    Ok((Aor::new(user, domain), UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256 }))
+    Ok((Aor::new(user, domain), UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256, srtp }))
 }
 
-fn view(aor: &Aor) -> UserView {
-    UserView { user: aor.user().to_owned(), aor: aor.to_string() }
+fn view(aor: &Aor, srtp: Option<SrtpPolicy>) -> UserView {
+    UserView { user: aor.user().to_owned(), aor: aor.to_string(), srtp }
 }
 
 fn aor(api: &Api, user: &str) -> Aor {
@@ -76,7 +89,7 @@ fn aor(api: &Api, user: &str) -> Aor {
 pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<UsersView>, Problem> {
     Ok(Json(api.services.cluster.read_meta(|meta| UsersView {
         total: meta.users().count(),
-        users: page.of(meta.users()).into_iter().map(|(aor, _)| view(aor)).collect(),
+        users: page.of(meta.users()).into_iter().map(|(aor, user)| view(aor, user.srtp)).collect(),
     })))
 }
 
@@ -84,11 +97,13 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
 #[utoipa::path(post, path = "/v1/users", request_body = NewUser,
     responses((status = CREATED, body = UserView), (status = CONFLICT, body = super::problem::ProblemView)))]
 pub(super) async fn create(State(api): State<Api>, Body(new): Body<NewUser>) -> Result<(StatusCode, Json<UserView>), Problem> {
-    let (aor, user) = checked(&api, &new.user, &new.password)?;
+    let (aor, user) = checked(&api, &new.user, &new.password, new.srtp)?;
     let put = MetaCommand::PutUser { aor: aor.clone(), user, replace: false };
     match api.services.cluster.propose_meta(put).await? {
         Reply::Exists => Err(Problem::new(StatusCode::CONFLICT, "There is a user of that name.")),
-        Reply::Done | Reply::NotFound | Reply::WrongGroup | Reply::Outdated => Ok((StatusCode::CREATED, Json(view(&aor)))),
+        Reply::Done | Reply::NotFound | Reply::WrongGroup | Reply::Outdated => {
+            Ok((StatusCode::CREATED, Json(view(&aor, new.srtp))))
+        }
     }
 }
 
@@ -98,7 +113,7 @@ pub(super) async fn import(State(api): State<Api>, Body(users): Body<Vec<NewUser
     if users.len() > IMPORT {
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("At most {IMPORT} users at once.")));
     }
-    let users = users.iter().map(|new| checked(&api, &new.user, &new.password)).collect::<Result<_, _>>()?;
+    let users = users.iter().map(|new| checked(&api, &new.user, &new.password, new.srtp)).collect::<Result<_, _>>()?;
     api.services.cluster.propose_meta(MetaCommand::PutUsers { users }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -108,11 +123,11 @@ pub(super) async fn import(State(api): State<Api>, Body(users): Body<Vec<NewUser
     responses((status = OK, body = UserView), (status = NOT_FOUND, body = super::problem::ProblemView)))]
 pub(super) async fn show(State(api): State<Api>, Path(user): Path<String>) -> Result<Json<UserView>, Problem> {
     let aor = aor(&api, &user);
-    let known = api.services.cluster.read_meta(|meta| meta.user(&aor).is_some());
-    if known { Ok(Json(view(&aor))) } else { Err(Problem::not_found("user")) }
+    let known = api.services.cluster.read_meta(|meta| meta.user(&aor).map(|user| view(&aor, user.srtp)));
+    known.map(Json).ok_or(Problem::not_found("user"))
 }
 
-/// A user's new password; makes the user if there is none
+/// A user's new password, and whether its media are encrypted; makes the user if there is none
 #[utoipa::path(put, path = "/v1/users/{user}", params(("user" = String, Path, description = "The part before the @")),
     request_body = Password, responses((status = NO_CONTENT)))]
 pub(super) async fn replace(
@@ -120,7 +135,7 @@ pub(super) async fn replace(
     Path(name): Path<String>,
     Body(new): Body<Password>,
 ) -> Result<StatusCode, Problem> {
-    let (aor, user) = checked(&api, &name, &new.password)?;
+    let (aor, user) = checked(&api, &name, &new.password, new.srtp)?;
     api.services.cluster.propose_meta(MetaCommand::PutUser { aor, user, replace: true }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

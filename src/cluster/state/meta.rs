@@ -133,11 +133,11 @@ impl MetaState {
                 if !replace && self.users.contains_key(aor) {
                     return Reply::Exists;
                 }
-                self.users.insert(aor.clone(), user.clone());
+                self.put_user(aor, user);
                 Reply::Done
             }
             MetaCommand::PutUsers { users } => {
-                self.users.extend(users.iter().cloned());
+                users.iter().for_each(|(aor, user)| self.put_user(aor, user));
                 Reply::Done
             }
             MetaCommand::DeleteUser { aor } => {
@@ -233,6 +233,12 @@ impl MetaState {
         self.shapes > 0 && self.shape.replicas.iter().all(is_placed) && self.shape.members.values().all(|member| !member.leaving)
     }
 
+    /// One that says nothing of what it was told before keeps that.
+    fn put_user(&mut self, aor: &Aor, user: &UserRecord) {
+        let srtp = user.srtp.or_else(|| self.users.get(aor)?.srtp);
+        self.users.insert(aor.clone(), UserRecord { srtp, ..user.clone() });
+    }
+
     /// One user.
     pub fn user(&self, aor: &Aor) -> Option<&UserRecord> {
         self.users.get(aor)
@@ -253,6 +259,7 @@ impl MetaState {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+    use crate::config::SrtpPolicy;
 
     fn cdr(call: u128) -> CdrRecord {
         CdrRecord {
@@ -312,13 +319,24 @@ mod tests {
     #[test]
     fn users_are_made_once_and_replaced_on_purpose() {
         let mut state = MetaState::default();
-        let user = |md5: &str| UserRecord { ha1_md5: md5.into(), ha1_sha256: String::new() };
+        let user = |md5: &str| UserRecord { ha1_md5: md5.into(), ha1_sha256: String::new(), srtp: None };
         let put = |md5: &str, replace| MetaCommand::PutUser { aor: Aor::new("a", "x"), user: user(md5), replace };
         assert_eq!(state.apply(&put("1", false)), Reply::Done);
         assert_eq!(state.apply(&put("2", false)), Reply::Exists);
         assert_eq!(state.user(&Aor::new("a", "x")).unwrap().ha1_md5, "1");
         assert_eq!(state.apply(&put("2", true)), Reply::Done);
         assert_eq!(state.user(&Aor::new("a", "x")).unwrap().ha1_md5, "2");
+        // Who changes a password takes no policy back without a word.
+        for (srtp, then) in
+            [(None, None), (Some(SrtpPolicy::Require), Some(SrtpPolicy::Require)), (None, Some(SrtpPolicy::Require))]
+        {
+            let user = UserRecord { srtp, ..user("3") };
+            let (aor, users) = (Aor::new("a", "x"), vec![(Aor::new("a", "x"), user.clone())]);
+            state.apply(&MetaCommand::PutUser { aor: aor.clone(), user, replace: true });
+            assert_eq!(state.user(&aor).unwrap().srtp, then);
+            state.apply(&MetaCommand::PutUsers { users });
+            assert_eq!(state.user(&aor).unwrap().srtp, then);
+        }
         assert_eq!(state.apply(&MetaCommand::DeleteUser { aor: Aor::new("a", "x") }), Reply::Done);
         assert_eq!(state.apply(&MetaCommand::DeleteUser { aor: Aor::new("a", "x") }), Reply::NotFound);
     }

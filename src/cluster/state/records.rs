@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dense::{self, DenseError};
 use crate::clock::Timestamp;
+use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
 
 /// The version that this release writes. A record of a later one is refused, not guessed at.
@@ -404,6 +405,59 @@ pub struct MediaRecord {
     pub lines: Option<[usize; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<BeforeRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretRecord>,
+}
+
+/// What keys are; never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(pub Bytes);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+/// What all keys of a call are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::protection")]
+pub struct SecretRecord {
+    pub bytes: Hidden,
+    pub since: Timestamp,
+    pub keys_made: u32,
+}
+
+/// How one end's packets are protected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::protection")]
+pub struct ProtectionRecord {
+    /// `plain`, `optional` or `secure`.
+    pub profile: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theirs: Option<KeyRecord>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agreed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// Source and index: the phone's, then ours.
+    #[serde(default, skip_serializing_if = "no_marks")]
+    pub marks: [Vec<(u32, u64)>; 2],
+}
+
+fn no_marks(marks: &[Vec<(u32, u64)>; 2]) -> bool {
+    marks.iter().all(Vec::is_empty)
+}
+
+/// A phone's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::protection")]
+pub struct KeyRecord {
+    pub tag: u32,
+    /// As `a=crypto` names it.
+    pub suite: String,
+    pub key: Hidden,
 }
 
 /// What stood before an offer that has no answer yet.
@@ -442,6 +496,9 @@ pub struct StreamLegRecord {
     /// Where its packets come from.
     pub latched: Option<SocketAddr>,
     pub latched_rtcp: Option<SocketAddr>,
+    /// Where it isn't said, nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<ProtectionRecord>,
 }
 
 /// One contact of an address-of-record.
@@ -521,6 +578,9 @@ pub struct UserRecord {
     pub ha1_md5: String,
     /// Lower-case hex.
     pub ha1_sha256: String,
+    /// Whether its streams are to be protected; where it isn't said, `media.srtp` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srtp: Option<SrtpPolicy>,
 }
 
 impl std::fmt::Debug for UserRecord {

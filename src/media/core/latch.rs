@@ -48,14 +48,19 @@ impl Latch {
         true
     }
 
+    /// Whether a packet from there would be the peer's.
+    pub fn would_hear(&self, source: SocketAddr, is_media: bool, now: Uptime) -> bool {
+        let is_silent = self.heard.is_none_or(|heard| now.since(heard) > RELEARN);
+        self.remote == Some(source) || (is_media && (is_silent || self.told[0] == Some(source)))
+    }
+
     /// A packet comes. `is_media` tells whether it looks like RTP or RTCP: what doesn't teaches nothing.
     pub fn hear(&mut self, source: SocketAddr, is_media: bool, now: Uptime) -> From {
         if self.remote == Some(source) {
             self.heard = Some(now);
             return From::Peer;
         }
-        let is_silent = self.heard.is_none_or(|heard| now.since(heard) > RELEARN);
-        if !is_media || !(is_silent || self.told[0] == Some(source)) {
+        if !self.would_hear(source, is_media, now) {
             return From::Stranger;
         }
         self.remote = Some(source);

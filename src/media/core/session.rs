@@ -15,6 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
 
+use super::protection::{Policy, Protection, ProtectionError, Secret, Shield};
+use super::srtp::Mark;
 use crate::families::Families;
 
 /// More `m=` lines than this are refused.
@@ -46,6 +48,9 @@ pub enum SdpError {
     /// All ports are in use.
     #[error("no ports are left")]
     NoPorts,
+    /// By policy, or since there is no key to protect a stream by.
+    #[error(transparent)]
+    Protection(#[from] ProtectionError),
 }
 
 /// The media of a call.
@@ -69,6 +74,12 @@ pub struct Session {
     pub told: [Option<Bytes>; 2],
     /// How many `m=` lines each leg's dialog has: each phone has its own, and one that comes instead of another may have fewer.
     pub lines: [usize; 2],
+    /// Whether each side's streams are to be protected.
+    pub policies: [Policy; 2],
+    /// What our keys are made of.
+    pub secret: Secret,
+    /// So many of them were made.
+    pub keys_made: u32,
     /// What stood before an offer that has no answer yet: a refused one changes nothing (RFC 3264 §8).
     pub before: Option<Box<Before>>,
 }
@@ -112,10 +123,12 @@ pub struct StreamLeg {
     pub latched: Option<SocketAddr>,
     /// The same for RTCP.
     pub latched_rtcp: Option<SocketAddr>,
+    /// How its packets are protected.
+    pub protection: Protection,
 }
 
 /// What the relay must do for one end of one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegPlan {
     /// Our RTP address; RTCP is on the port above.
     pub local: SocketAddr,
@@ -123,6 +136,8 @@ pub struct LegPlan {
     pub remote: [Option<SocketAddr>; 2],
     /// Where the peer says that it is.
     pub signalled: [Option<SocketAddr>; 2],
+    /// How its packets are protected.
+    pub shield: Shield,
 }
 
 impl Session {
@@ -139,6 +154,9 @@ impl Session {
             keeps: false,
             told: [None, None],
             lines: [0; 2],
+            policies: [Policy::default(); 2],
+            secret: Secret::default(),
+            keys_made: 0,
             before: None,
         }
     }
@@ -260,7 +278,7 @@ impl Session {
             next.come_along(from, self.sides[from]);
         }
         for (at, media) in sdp.medias.iter_mut().enumerate() {
-            next.describe_stream(from, at, media, session_address.as_ref(), take_port)?;
+            next.describe_stream((from, answers), at, media, session_address.as_ref(), take_port)?;
         }
         // A stream that it says nothing of it doesn't have.
         next.streams.iter_mut().skip(sdp.medias.len()).for_each(|stream| stream.legs[from].signal(None, None));
@@ -314,7 +332,7 @@ impl Session {
 
     fn describe_stream(
         &mut self,
-        from: usize,
+        (from, answers): (usize, bool),
         at: usize,
         media: &mut Media,
         session_address: Option<&Connection>,
@@ -334,8 +352,18 @@ impl Session {
         if !is_carried(media) {
             media.port = 0;
             stream.legs[from].signal(None, None);
+            stream.legs[other].protection.write_profile(media);
             return Ok(());
         }
+        let [policy, others] = [self.policies[from], self.policies[other]];
+        if answers {
+            stream.legs[from].protection.answered(media)?;
+        } else {
+            stream.legs[from].protection.offered(media, policy)?;
+            let profile = stream.legs[from].protection.profile;
+            stream.legs[other].protection.will_be_offered(media, others, profile);
+        }
+        stream.legs[other].protection.write(media, answers, &self.secret, &mut self.keys_made);
         let ip = ip.ok_or(SdpError::Connection(at))?;
         if ip.is_unspecified() {
             // RFC 3264 §8.4: the old way to hold. The other side must see it.
@@ -377,6 +405,14 @@ impl Session {
         changed
     }
 
+    /// A source of a leg's phone has come so far, or one of ours toward it. Tells whether that is news.
+    pub fn come_to(&mut self, leg: usize, stream: usize, is_ours: bool, mark: Mark) -> bool {
+        let before = self.before.as_mut().filter(|before| before.instead && before.by == leg);
+        let streams = before.map_or(&mut self.streams, |before| &mut before.streams);
+        let end = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg));
+        end.is_some_and(|end| end.protection.come_to(is_ours, mark))
+    }
+
     /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
     pub fn is_silent_on_purpose(&self) -> bool {
         let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
@@ -393,6 +429,7 @@ impl Session {
                 local: end.local?,
                 remote: [end.latched.or(end.signalled), end.latched_rtcp.or(end.signalled_rtcp)],
                 signalled: [end.signalled, end.signalled_rtcp],
+                shield: end.protection.shield(&self.secret),
             })
         };
         let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);
@@ -543,7 +580,7 @@ mod tests {
         assert!(!offer.contains("candidate") && !offer.contains("a=rtcp:") && !offer.contains("10.0.0.1"), "{offer}");
         let answer = describe(&mut session, 1, ANSWER).unwrap();
         assert!(answer.contains("m=audio 10000 RTP/AVP 8\r\n") && answer.contains("a=sendrecv"), "{answer}");
-        let [caller, callee] = [0, 1].map(|leg| session.plan(leg)[0].unwrap());
+        let [caller, callee] = [0, 1].map(|leg| session.plan(leg)[0].clone().unwrap());
         assert_eq!(caller.remote, ["10.0.0.1:4000", "10.0.0.1:4009"].map(|a| a.parse().ok()));
         assert_eq!(callee.remote, ["10.0.0.2:6000", "10.0.0.2:6001"].map(|a| a.parse().ok()));
         assert_eq!((caller.local.port(), callee.local.port()), (10_000, 10_002));
@@ -558,9 +595,9 @@ mod tests {
         let seen = "192.0.2.1:9".parse().unwrap();
         assert!(session.latch(0, 0, false, seen) && !session.latch(0, 0, false, seen));
         describe(&mut session, 0, OFFER).unwrap();
-        assert_eq!(session.plan(0)[0].unwrap().remote[0], Some(seen));
+        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], Some(seen));
         describe(&mut session, 0, &OFFER.replace("4000", "4002")).unwrap();
-        assert_eq!(session.plan(0)[0].unwrap().remote[0], "10.0.0.1:4002".parse().ok());
+        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], "10.0.0.1:4002".parse().ok());
     }
 
     #[test]
@@ -584,7 +621,7 @@ mod tests {
         describe(&mut session, 0, OFFER).unwrap();
         let held = describe(&mut session, 0, &OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0")).unwrap();
         assert!(held.contains("c=IN IP4 0.0.0.0"), "{held}");
-        assert_eq!(session.plan(0)[0].unwrap().remote[0], None);
+        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], None);
     }
 
     /// RFC 6157: each phone hears of us in its own family.
@@ -605,7 +642,7 @@ mod tests {
             assert!(offer.contains("o=tandem 21 1 IN IP6 fd00::11") && offer.contains("c=IN IP6 fd00::11"), "{offer}");
             let given = describe(&mut session, 1, &answer).unwrap();
             assert!(given.contains("c=IN IP4 127.0.0.11") && given.contains("m=audio 10000 "), "{given}");
-            let callee = session.plan(1)[0].unwrap();
+            let callee = session.plan(1)[0].clone().unwrap();
             assert_eq!(callee.local, SocketAddr::new(v6, 10_002));
             assert_eq!(callee.remote[0], "[fd00::2]:6000".parse().ok());
             assert_eq!(session.told[1].as_deref(), Some(offer.as_bytes()));
@@ -614,7 +651,7 @@ mod tests {
             // It would come to the other family, and may not.
             let before = session.clone();
             session.offer(1, ANSWER.as_bytes(), &mut |_| None).unwrap();
-            assert_eq!(session.plan(1)[0].unwrap().local, SocketAddr::new(v4, 10_002));
+            assert_eq!(session.plan(1)[0].as_ref().unwrap().local, SocketAddr::new(v4, 10_002));
             assert!(session.take_back() && !session.take_back());
             assert_eq!((session.plan(1), session.sides, &session.told[1]), (before.plan(1), before.sides, &before.told[1]));
             // What is stored are the streams.
@@ -648,7 +685,7 @@ mod tests {
         // The one that has the side has it until the other one gets it.
         assert_eq!(session.plan(1), before.plan(1));
         assert!(session.latch(1, 0, false, "192.0.2.1:9".parse().unwrap()));
-        assert_eq!(session.plan(1)[0].unwrap().remote[0], "192.0.2.1:9".parse().ok());
+        assert_eq!(session.plan(1)[0].as_ref().unwrap().remote[0], "192.0.2.1:9".parse().ok());
         assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_002, 10_004, 10_006, 10_022]);
         assert!(session.latch(1, 0, false, "10.0.0.2:6000".parse().unwrap()) && session.plan(1) == before.plan(1));
         assert!(session.is_silent_on_purpose(), "it is on hold");
@@ -665,7 +702,7 @@ mod tests {
         let answered = answers(&mut session, 0, &declines);
         assert!(answered.contains("m=audio 10022 ") && !answered.contains("m=video"), "{answered}");
         session.accepted();
-        let ports: Vec<_> = session.plan(1).iter().map(|plan| plan.map(|plan| plan.local.port())).collect();
+        let ports: Vec<_> = session.plan(1).iter().map(|plan| plan.as_ref().map(|plan| plan.local.port())).collect();
         assert_eq!((ports, session.held[1]), (vec![Some(10_022), None], false));
         assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_004, 10_022]);
         // The same when it offers something later, by itself or asked for.
@@ -702,9 +739,9 @@ mod tests {
         assert_eq!(describe(&mut session, 1, one).unwrap().matches("m=").count(), 1);
         // Nor is one that a description leaves out, as it may not.
         describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
-        assert!(session.plan(0)[1].unwrap().remote[0].is_some());
+        assert!(session.plan(0)[1].as_ref().unwrap().remote[0].is_some());
         describe(&mut session, 0, one).unwrap();
-        assert_eq!(session.plan(0)[1].unwrap().remote, [None; 2]);
+        assert_eq!(session.plan(0)[1].as_ref().unwrap().remote, [None; 2]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! Who the peer of a port is says [`Latch`](super::core::Latch); packets from others are dropped and counted.
 
+mod shield;
 mod thread;
 mod wire;
 
@@ -27,6 +28,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
 use super::core::LegPlan;
+use super::core::srtp::Mark;
 use super::ports::Pair;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
@@ -53,6 +55,19 @@ pub enum Event {
         rtcp: bool,
         /// From where.
         source: SocketAddr,
+    },
+    /// A source of a protected stream has come so far: who takes the call over should know.
+    CameTo {
+        /// Which call.
+        call: CallId,
+        /// Which leg.
+        leg: LegId,
+        /// Which `m=` line.
+        stream: usize,
+        /// It is in what goes to the leg's phone, and not in what comes from it.
+        ours: bool,
+        /// How far.
+        mark: Mark,
     },
     /// Nothing came on any leg of a call for the relay's timeout.
     Idle {
@@ -198,6 +213,8 @@ mod tests {
     use nix::sys::socket::sockopt::IpRecvTos;
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt};
 
+    use super::super::core::srtp::{Context, MOST_ADDED, MasterKey, Suite};
+    use super::super::core::{Keys, Shield};
     use super::thread::TICK;
     use crate::clock;
 
@@ -227,14 +244,14 @@ mod tests {
         }
 
         fn leg(&self, leg: LegId, port: u16, remote: Option<SocketAddr>) {
-            let plan = LegPlan { local: local(port), remote: [remote, None], signalled: [None; 2] };
+            let plan = LegPlan { local: local(port), remote: [remote, None], signalled: [None; 2], shield: Shield::Plain };
             self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
         }
 
         fn latched(&mut self) -> (LegId, SocketAddr) {
             match self.events.blocking_recv().unwrap() {
                 Event::Latched { leg, source, .. } => (leg, source),
-                Event::Idle { .. } => panic!("idle"),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -293,7 +310,7 @@ mod tests {
     fn what_a_leg_has_no_more_is_closed() {
         let world = World::new(None);
         let wants = |ports: &[Option<u16>]| {
-            let plan = |port| LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2] };
+            let plan = |port| LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield: Shield::Plain };
             let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port), sockets: None })).collect();
             world.relay.apply(CALL, LegId::CALLER, wants, world.counters.clone(), world.fence.clone());
         };
@@ -361,6 +378,73 @@ mod tests {
         UdpSocket::bind(local(21_602)).unwrap();
     }
 
+    /// A phone that protects its packets and one that doesn't; whoever takes the call over goes on where the packets are.
+    #[test]
+    fn who_has_the_key_is_the_peer() {
+        let key = |secret: &[u8]| MasterKey::of_secret(Suite::AesCm128HmacSha1_80, secret);
+        let (alices, ours) = (key(b"alice's"), key(b"ours"));
+        let (alice, bob, stranger) = (phone(), phone(), phone());
+        let wants = |world: &World, port: u16, marks: [Vec<Mark>; 2]| {
+            let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now() };
+            let shield = Shield::Srtp(Box::new(keys));
+            let plan = LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield };
+            let streams = vec![Some(Want { plan, sockets: None })];
+            world.relay.apply(CALL, LegId::CALLER, streams, world.counters.clone(), world.fence.clone());
+            world.leg(LegId::CALLEE, port + 2, bob.local_addr().ok());
+            wait_until(|| world.relay.open_sockets() == 4);
+        };
+        let rtp = |sequence: u16| [&[0x80, 0][..], &sequence.to_be_bytes(), &[0; 4], &[9; 4], b"sound"].concat();
+        let mut sends = Context::new(&alices);
+        let mut sealed = |sequence: u16| {
+            let mut packet = rtp(sequence);
+            packet.resize(17 + MOST_ADDED, 0);
+            let length = sends.protect(&mut packet, 17).unwrap().length;
+            packet.truncate(length);
+            packet
+        };
+        let mut hears = Context::new(&ours);
+        let mut exchange = |world: &mut World, port: u16, sequence: u16, packet: &[u8]| {
+            let mut buffer = [0; 99];
+            alice.send_to(packet, local(port)).unwrap();
+            let length = bob.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], rtp(sequence));
+            bob.send_to(&rtp(sequence), local(port + 2)).unwrap();
+            let length = alice.recv(&mut buffer).unwrap();
+            assert_ne!(buffer[12..17], *b"sound");
+            let opened = hears.unprotect(&mut buffer[..length]).unwrap().length;
+            assert_eq!(buffer[..opened], rtp(sequence));
+            let mut marks = [Vec::new(), Vec::new()];
+            while let Ok(event) = world.events.try_recv() {
+                if let Event::CameTo { leg, ours, mark, .. } = event {
+                    assert_eq!(leg, LegId::CALLER);
+                    marks[usize::from(ours)].push(mark);
+                }
+            }
+            marks
+        };
+        let mut world = World::new(None);
+        wants(&world, 21_700, Default::default());
+        // Whoever is first is not the peer if he can't sign; nor does what he says reach anybody.
+        let mut forged = sealed(1);
+        forged[13] ^= 1;
+        for packet in [&forged[..], &rtp(1), &[0x80; 9], &[0; 40], &[]] {
+            stranger.send_to(packet, local(21_700)).unwrap();
+        }
+        wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 5);
+        let first = sealed(65_535);
+        let marks = exchange(&mut world, 21_700, 65_535, &first);
+        assert_eq!(marks.map(|marks| marks.iter().map(|mark| mark.index).collect::<Vec<_>>()), [[65_535]; 2]);
+        // What is said again is not passed on again.
+        alice.send_to(&first, local(21_700)).unwrap();
+        wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 6);
+        let marks = exchange(&mut world, 21_700, 0, &sealed(0));
+        assert_eq!(marks[0].last().map(|mark| mark.index), Some(65_536));
+        drop(world);
+        let mut world = World::new(None);
+        wants(&world, 21_704, marks);
+        exchange(&mut world, 21_704, 1, &sealed(1));
+    }
+
     #[test]
     fn nothing_passes_a_fence_that_is_shut() {
         let world = World::new(None);
@@ -397,7 +481,7 @@ mod tests {
         world.fence.pass(crate::fence::Pass::Shut);
         world.leg(LegId::CALLER, 21_400, None);
         let other = CallId(8);
-        let plan = LegPlan { local: local(21_402), remote: [None; 2], signalled: [None; 2] };
+        let plan = LegPlan { local: local(21_402), remote: [None; 2], signalled: [None; 2], shield: Shield::Plain };
         let wants = vec![Some(Want { plan, sockets: None })];
         world.relay.apply(other, LegId::CALLER, wants, world.counters.clone(), Fence::open());
         for _ in 0..2 {

@@ -18,11 +18,13 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{mpsc, oneshot};
 
+use super::shield::Shield;
 use super::wire::Wire;
 use super::{Command, Counters, Event, Open, Want};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
+use crate::media::core::srtp::{MOST_ADDED, Mark};
 use crate::media::core::{From, Latch};
 
 /// Sockets that are looked at in one turn.
@@ -65,6 +67,10 @@ struct End {
     rtcp: bool,
     /// The end of the other leg that gets what comes here.
     partner: Option<usize>,
+    /// Of RTP; RTCP's end has that of its neighbour.
+    shield: Shield,
+    /// Where RTP's end is: here, or beside this one.
+    rtp: usize,
     peer: Latch,
     /// Packets of the peer's in a row.
     steady: u32,
@@ -74,6 +80,13 @@ struct End {
 }
 
 impl End {
+    /// What a next owner should know by now. A full queue loses it; the next is told in a quarter of a turn.
+    fn tell(&self, events: &mpsc::Sender<Event>, ours: bool, mark: Option<Mark>) {
+        if let Some(mark) = mark {
+            let _ = events.try_send(Event::CameTo { call: self.call, leg: self.leg, stream: self.stream, ours, mark });
+        }
+    }
+
     /// RTCP comes too seldom to be worth it.
     fn may_be_connected(&self) -> bool {
         let wire = self.wire.as_ref().filter(|_| !self.rtcp);
@@ -141,7 +154,8 @@ impl Thread {
     /// Until the handle is gone.
     pub(super) fn run(mut self) {
         let mut events = vec![EpollEvent::empty(); EVENTS_AT_ONCE];
-        let mut buffer = [0; DATAGRAM];
+        // What protects a packet is written behind it.
+        let mut buffer = [0; DATAGRAM + MOST_ADDED];
         let mut ticked = clock::uptime();
         let mut busy = false;
         while self.inbox.running.load(Ordering::Relaxed) {
@@ -246,6 +260,8 @@ impl Thread {
                     stream,
                     rtcp,
                     partner: None,
+                    shield: Shield::Plain,
+                    rtp: 0,
                     peer: Latch::default(),
                     steady: 0,
                     counters: counters.clone(),
@@ -253,9 +269,13 @@ impl Thread {
                 };
                 [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
             });
+            if let Some(end) = self.ends[pair[0]].as_mut() {
+                end.shield.set(want.plan.shield);
+            }
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
                 end.counters = counters.clone();
+                end.rtp = pair[0];
                 if end.peer.tell(want.plan.signalled[component], want.plan.remote[component]) {
                     end.steady = 0;
                 }
@@ -398,10 +418,11 @@ impl Thread {
     }
 
     /// Reads a datagram and passes it on if it may pass.
-    fn hear(&mut self, key: u64, buffer: &mut [u8]) {
+    fn hear(&mut self, key: u64, buffer: &mut [u8; DATAGRAM + MOST_ADDED]) {
         let (at, twin) = (usize::try_from(key >> 1).unwrap_or(usize::MAX), key & 1 == 1);
         let Some(end) = self.ends.get_mut(at).and_then(Option::as_mut) else { return };
-        let Some((length, source)) = end.wire.as_ref().and_then(|wire| wire.receive(twin, buffer)) else { return };
+        let received = end.wire.as_ref().and_then(|wire| wire.receive(twin, &mut buffer[..DATAGRAM]));
+        let Some((mut length, source)) = received else { return };
         // After reading: what has come while this process was frozen belongs to another by now. It is read all the same, since it would teach a
         // later owner where somebody was.
         let now = clock::uptime();
@@ -411,31 +432,67 @@ impl Thread {
         }
         count(&end.counters.received, 1);
         count(&end.counters.received_bytes, length as u64);
-        let packet = &buffer[..length];
         // RFC 3550 §5.1: version 2.
-        let is_media = packet.first().is_some_and(|byte| byte >> 6 == 2);
+        let is_media = length > 0 && buffer[0] >> 6 == 2;
+        let (rtp, rtcp) = (end.rtp, end.rtcp);
+        if !end.peer.would_hear(source, is_media, now) {
+            count(&end.counters.dropped, 1);
+            return;
+        }
+        // Who can't sign is nobody, wherever he is.
+        match self.open(rtp, rtcp, &mut buffer[..length]) {
+            Some(opened) => length = opened,
+            None => return,
+        }
+        let Some(end) = self.ends[at].as_mut() else { return };
         match end.peer.hear(source, is_media, now) {
             From::Peer => end.steady = end.steady.saturating_add(1),
             From::NewPeer => {
                 end.steady = 1;
-                let latched = Event::Latched { call: end.call, leg: end.leg, stream: end.stream, rtcp: end.rtcp, source };
+                let latched = Event::Latched { call: end.call, leg: end.leg, stream: end.stream, rtcp, source };
                 // A full queue loses the news, not the latch: it is only what a next owner would begin with.
                 let _ = self.events.try_send(latched);
             }
-            From::Stranger => {
-                count(&end.counters.dropped, 1);
-                return;
-            }
+            From::Stranger => return,
         }
         if end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
             self.steady.push_back(at);
         }
-        let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_ref()) else { return };
-        let sent = match (&partner.wire, partner.peer.remote()) {
-            (Some(wire), Some(remote)) => wire.send(packet, remote),
+        if let Some(partner) = end.partner {
+            self.pass_on(partner, buffer, length);
+        }
+    }
+
+    /// Opens a packet by the shield of an end; gives how long it is then.
+    fn open(&mut self, at: usize, rtcp: bool, packet: &mut [u8]) -> Option<usize> {
+        let end = self.ends.get_mut(at)?.as_mut()?;
+        match end.shield.open(packet, rtcp) {
+            Ok(opened) => {
+                let length = opened.length;
+                end.tell(&self.events, false, opened.mark);
+                Some(length)
+            }
+            Err(_) => {
+                count(&end.counters.dropped, 1);
+                None
+            }
+        }
+    }
+
+    /// Sends a packet to the phone of an end.
+    fn pass_on(&mut self, at: usize, buffer: &mut [u8], length: usize) {
+        let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.rtp, end.rtcp)) else { return };
+        let Some(end) = self.ends[rtp].as_mut() else { return };
+        let sealed = end.shield.seal(buffer, length, rtcp);
+        if let Ok(sealed) = &sealed {
+            end.tell(&self.events, true, sealed.mark);
+        }
+        let Some(end) = self.ends[at].as_ref() else { return };
+        let sent = match (&end.wire, end.peer.remote(), sealed) {
+            (Some(wire), Some(remote), Ok(sealed)) => wire.send(&buffer[..sealed.length], remote),
             _ => false,
         };
-        count(if sent { &partner.counters.sent } else { &partner.counters.dropped }, 1);
+        count(if sent { &end.counters.sent } else { &end.counters.dropped }, 1);
     }
 
     fn look_for_silence(&mut self, now: Uptime) {

@@ -1,0 +1,123 @@
+//! The media of a call as they are stored, and as they are. Layer: pure in all but name: nothing here does anything.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::records::Site;
+use crate::cluster::state::records::{
+    BeforeRecord, Hidden, KeyRecord, MediaRecord, ProtectionRecord, SecretRecord, StreamLegRecord, StreamRecord,
+};
+use crate::media::core::protection::{Profile, Protection, Secret};
+use crate::media::core::srtp::{Mark, MasterKey, Suite};
+use crate::media::core::{Before, Session, Stream, StreamLeg};
+
+/// The media as they are stored.
+pub fn media_record(media: &Session) -> MediaRecord {
+    MediaRecord {
+        streams: media.streams.iter().map(stream_record).collect(),
+        versions: media.versions,
+        held: media.held,
+        told: media.told.clone(),
+        lines: Some(media.lines).filter(|lines| *lines != [media.streams.len(); 2]),
+        before: media.before.as_ref().map(|before| BeforeRecord {
+            by: u8::from(before.by > 0),
+            instead: before.instead,
+            lines: before.lines,
+            streams: before.streams.iter().map(stream_record).collect(),
+            held: before.held,
+            told: before.told.clone(),
+        }),
+        secret: (media.keys_made > 0).then(|| SecretRecord {
+            bytes: Hidden(Bytes::copy_from_slice(&media.secret.bytes)),
+            since: media.secret.since,
+            keys_made: media.keys_made,
+        }),
+    }
+}
+
+fn stream_record(stream: &Stream) -> StreamRecord {
+    let leg = |leg: &StreamLeg| StreamLegRecord {
+        local: leg.local,
+        signalled: leg.signalled,
+        signalled_rtcp: leg.signalled_rtcp,
+        latched: leg.latched,
+        latched_rtcp: leg.latched_rtcp,
+        protection: protection_record(&leg.protection),
+    };
+    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }
+}
+
+/// None of a stream of which nothing was said: as all were before there was protection.
+fn protection_record(protection: &Protection) -> Option<ProtectionRecord> {
+    let Protection { profile, theirs, is_agreed, number, marks } = protection;
+    let said = *profile != Profile::Plain || number.is_some();
+    said.then(|| ProtectionRecord {
+        profile: profile_name(*profile).into(),
+        theirs: theirs.as_ref().map(|(tag, key)| KeyRecord {
+            tag: *tag,
+            suite: key.suite().name().into(),
+            key: Hidden(Bytes::copy_from_slice(key.bytes())),
+        }),
+        agreed: *is_agreed,
+        number: *number,
+        marks: [0, 1].map(|way| marks[way].iter().map(|mark| (mark.ssrc, mark.index)).collect()),
+    })
+}
+
+fn profile_name(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Plain => "plain",
+        Profile::Optional => "optional",
+        Profile::Secure => "secure",
+    }
+}
+
+/// Reads the stored media of a call. What a later release says of protection and this one doesn't know lets nothing pass.
+pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
+    let leg = |leg: &StreamLegRecord| StreamLeg {
+        // The ports are the call's for good; the address is where its vnode is.
+        local: leg.local.map(|local| SocketAddr::new(site.ips.toward(local.ip()).unwrap_or(site.ips.first()), local.port())),
+        signalled: leg.signalled,
+        signalled_rtcp: leg.signalled_rtcp,
+        latched: leg.latched,
+        latched_rtcp: leg.latched_rtcp,
+        protection: leg.protection.as_ref().map(protection_of).unwrap_or_default(),
+    };
+    let streams = |records: &[StreamRecord]| {
+        records.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect()
+    };
+    let mut session = Session::new(site.ips, id);
+    session.streams = streams(&record.streams);
+    session.lines = record.lines.unwrap_or([session.streams.len(); 2]);
+    session.before = record.before.as_ref().map(|before| {
+        let BeforeRecord { by, instead, lines, held, told, .. } = before.clone();
+        let (by, sides) = (usize::from(by), session.sides);
+        Box::new(Before { by, instead, streams: streams(&before.streams), sides, held, told, lines })
+    });
+    session.find_sides();
+    session.versions = record.versions;
+    session.held = record.held;
+    session.keeps = site.moves;
+    session.told.clone_from(&record.told);
+    if let Some(SecretRecord { bytes, since, keys_made }) = &record.secret
+        && let Ok(bytes) = bytes.0[..].try_into()
+    {
+        session.secret = Secret { bytes, since: *since };
+        session.keys_made = *keys_made;
+    }
+    session
+}
+
+fn protection_of(record: &ProtectionRecord) -> Protection {
+    let key = |key: &KeyRecord| Some((key.tag, MasterKey::new(Suite::of(&key.suite)?, &key.key.0)?));
+    let theirs = record.theirs.as_ref().map(key);
+    let profile = [Profile::Plain, Profile::Optional].into_iter().find(|profile| profile_name(*profile) == record.profile);
+    Protection {
+        profile: profile.unwrap_or(Profile::Secure),
+        is_agreed: record.agreed && theirs != Some(None),
+        theirs: theirs.flatten(),
+        number: record.number,
+        marks: [0, 1].map(|way| record.marks[way].iter().map(|(ssrc, index)| Mark { ssrc: *ssrc, index: *index }).collect()),
+    }
+}
