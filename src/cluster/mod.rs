@@ -59,7 +59,7 @@ use raft::{GroupId, Raft, TypeConfig};
 use serve::Server;
 use state::placement::{Replicas, plan};
 use state::{Command, GroupState, Member, MetaCommand, MetaState, Reply, VnodeCommand, VnodeState};
-use storage::{Place, Storage, StorageError};
+use storage::{Place, Seal, Storage, StorageError};
 use tls::NodeTls;
 use wire::{Hello, Kind, Outline, Reach, WireError};
 
@@ -248,7 +248,8 @@ impl Cluster {
         let Settings { node, members, vnodes, replicas, addresses, mover, dir, storage, tls, secret } = settings;
         let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
         let outline = outline(&members, &vnodes, &addresses);
-        let storage = blocking(move || Storage::open(&dir, &storage)).await?;
+        let seal = Seal::new(&secret);
+        let storage = blocking(move || Storage::open(&dir, &storage, seal)).await?;
         // Everything is read before any group runs: one that can't be read, since a later release wrote it, ends the start alone.
         let mut kept = Vec::new();
         for id in std::iter::once(GroupId::META).chain(vnodes.keys().map(|vnode| GroupId(vnode.0))) {

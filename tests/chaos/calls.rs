@@ -9,7 +9,7 @@ use crate::lab::{net, tone, until};
 
 const TALK: Duration = Duration::from_secs(2);
 /// Of a call of four seconds, in tenths: what may be missing at its begin, its end and at the takeover.
-const MISSING: usize = 8;
+pub const MISSING: usize = 8;
 /// The same where the phones have to be asked to come along: a second more.
 const MISSING_FIXED: usize = MISSING + 10;
 
@@ -26,14 +26,25 @@ async fn miss_at_most(missing: usize, cluster: Cluster, caller_hangs_up: bool, f
 async fn phones_miss_at_most(
     missing: usize,
     servers: [SocketAddr; 2],
-    mut cluster: Cluster,
+    cluster: Cluster,
     caller_hangs_up: bool,
     fault: impl AsyncFnOnce(&mut Cluster),
 ) {
     let users = cluster.users.clone();
-    let mut a = Baresip::start(&users[0].0, &users[0].1, servers[0], 440);
-    let mut b = Baresip::start(&users[1].0, &users[1].1, servers[1], 880);
-    a.dial(&users[1].0);
+    let a = Baresip::start(&users[0].0, &users[0].1, servers[0], 440);
+    let b = Baresip::start(&users[1].0, &users[1].1, servers[1], 880);
+    these_talk_on(missing, [a, b], cluster, caller_hangs_up, fault).await;
+}
+
+/// The first calls the second; they sound at 440 and 880 Hz.
+pub async fn these_talk_on(
+    missing: usize,
+    [mut a, mut b]: [Baresip; 2],
+    mut cluster: Cluster,
+    caller_hangs_up: bool,
+    fault: impl AsyncFnOnce(&mut Cluster),
+) {
+    a.dial(&cluster.users[1].0.clone());
     b.wait_for("CALL_ESTABLISHED");
     tokio::time::sleep(TALK).await;
     let calls = cluster.api(1).get("/v1/calls").await.unwrap();

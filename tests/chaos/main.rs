@@ -19,6 +19,7 @@ mod membership;
 mod moves;
 mod nat;
 mod peers;
+mod protection;
 mod registrations;
 mod releases;
 mod ringing;

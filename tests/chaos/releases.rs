@@ -19,7 +19,7 @@ use tandem::cluster::raft::GroupId;
 use tandem::cluster::raft::types::TypeConfig;
 use tandem::cluster::state::records::{self, BindingRecord};
 use tandem::cluster::state::{GroupState, MetaState, VnodeState};
-use tandem::cluster::storage::{Change, Place, Storage};
+use tandem::cluster::storage::{Change, Place, Seal, Storage};
 use tandem::sip::StatusCode;
 
 use crate::lab::cluster::{Cluster, PATIENCE};
@@ -71,7 +71,8 @@ async fn today(cluster: &mut Cluster) -> Release {
 /// Node 1's storage, as soon as the process that had it has ended.
 async fn open(cluster: &Cluster) -> Arc<Storage> {
     let dir = cluster.data(1);
-    tokio::task::spawn_blocking(move || Storage::open(&dir, &Place::Thread).unwrap()).await.unwrap()
+    let secret = std::fs::read_to_string(dir.with_file_name("secret")).unwrap();
+    tokio::task::spawn_blocking(move || Storage::open(&dir, &Place::Thread, Seal::new(secret.as_bytes())).unwrap()).await.unwrap()
 }
 
 fn replay(group: u16, log: &[Vec<u8>]) -> GroupState {

@@ -36,6 +36,15 @@ impl Baresip {
 
     /// The same over `udp`, `tcp` or `tls`.
     pub fn by(transport: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
+        Self::with(transport, "", (user, password), server, tone)
+    }
+
+    /// The same that protects its media: `srtp-mand` has to, `srtp` may, with keys in its descriptions.
+    pub fn protected(by: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
+        Self::with("udp", &format!(";mediaenc={by}"), (user, password), server, tone)
+    }
+
+    fn with(transport: &str, more: &str, (user, password): (&str, &str), server: SocketAddr, tone: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let own = own_address();
         let modules =
@@ -53,13 +62,13 @@ impl Baresip {
             "poll_method epoll\nnet_interface {spoken}\nsip_listen {bound}\n{prefers}audio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
              rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
-             module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
+             module srtp.so\nmodule ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
              module_app ctrl_tcp.so\nctrl_tcp_listen {own}:{CONTROL}\nringback_disabled yes\nmenu_bell no\nstatmode_default off\n\
              snd_path {path}\n"
         );
         let account = format!(
             "<sip:{user}@{DOMAIN};transport={transport}>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
-             audio_codecs=PCMU/8000/1;outbound1=\"sip:{server};transport={transport}\"\n"
+             audio_codecs=PCMU/8000/1{more};outbound1=\"sip:{server};transport={transport}\"\n"
         );
         for (name, text) in [("config", config.as_str()), ("accounts", &account), ("contacts", ""), ("uuid", &uuid)] {
             std::fs::write(dir.path().join(name), text).unwrap();
@@ -136,7 +145,8 @@ impl Baresip {
         files.remove(0)
     }
 
-    fn log(&self) -> String {
+    /// What it has said.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 

@@ -16,6 +16,7 @@
 //! ever waits for a disk, save those who write to meta.
 
 pub mod disk;
+mod seal;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
@@ -34,6 +35,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+
+pub use seal::Seal;
 
 use super::raft::types::GroupId;
 use super::wire::{Memory, encode};
@@ -202,14 +205,15 @@ pub struct Storage {
     waiting: Arc<Mutex<Option<HashMap<u64, Waiting>>>>,
     next: AtomicU64,
     memory: Memory,
+    seal: Option<Seal>,
     /// Says nothing, and ends with the storage.
     ended: Mutex<Receiver<()>>,
     child: Mutex<Option<Child>>,
 }
 
 impl Storage {
-    /// Opens what is in `dir`, or begins anew there. Blocks.
-    pub fn open(dir: &Path, place: &Place) -> Result<Arc<Self>, StorageError> {
+    /// Opens what is in `dir`, or begins anew there; entries of the log and snapshots are sealed. Blocks.
+    pub fn open(dir: &Path, place: &Place, seal: Seal) -> Result<Arc<Self>, StorageError> {
         let of = |source| StorageError::Start { dir: dir.to_owned(), source };
         let (pipe, mut answers, child) = match place {
             Place::Process(program) => in_a_process(program, dir),
@@ -235,6 +239,7 @@ impl Storage {
             waiting,
             next: AtomicU64::new(1),
             memory,
+            seal: Some(seal),
             ended: Mutex::new(ended),
             child: Mutex::new(child),
         }))
@@ -247,11 +252,12 @@ impl Storage {
 
     /// Stores so that it survives this process; returns when it does.
     pub fn write(&self, change: Change) -> io::Result<()> {
-        self.say(&Ask::Write(change))
+        self.say(&Ask::Write(self.sealed(change)?))
     }
 
     /// Stores a large value as [`Storage::write`] does. Blocks for about as long as copying it takes.
     pub fn write_large(&self, group: GroupId, name: &str, value: &[u8]) -> io::Result<()> {
+        let value = self.seal.as_ref().map_or_else(|| Ok(value.to_vec()), |seal| seal.seal(value))?;
         let mut pieces = value.chunks(PIECE).peekable();
         let mut first = true;
         loop {
@@ -268,6 +274,10 @@ impl Storage {
 
     /// Stores so that it survives a power loss, then calls `done` from the storage thread.
     pub fn write_to_platter(&self, change: Change, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let change = match self.sealed(change) {
+            Ok(change) => change,
+            Err(error) => return done(Err(error)),
+        };
         self.ask(
             |id| Ask::Sync(id, change),
             move |answer| {
@@ -283,13 +293,32 @@ impl Storage {
     pub fn value(&self, group: GroupId, name: &str) -> io::Result<Option<Vec<u8>>> {
         let answer = self.wait_for(|id| Ask::Value(id, group.0, name.to_owned()))?;
         let Tell::Value(_, value) = answer else { return Err(io::ErrorKind::InvalidData.into()) };
-        Ok(value.map_err(io::Error::other)?.map(ByteBuf::into_vec))
+        value.map_err(io::Error::other)?.map(|value| self.opened(value)).transpose()
     }
 
     /// Reads a group's log. Blocks.
     pub fn log(&self, group: GroupId) -> io::Result<Stored> {
         let Tell::Log(_, log) = self.wait_for(|id| Ask::Log(id, group.0))? else { return Err(io::ErrorKind::InvalidData.into()) };
-        log.map_err(io::Error::other)
+        let mut log = log.map_err(io::Error::other)?;
+        for (_, entry) in &mut log.entries {
+            *entry = ByteBuf::from(self.opened(std::mem::take(entry))?);
+        }
+        Ok(log)
+    }
+
+    /// The same change, with its entries sealed.
+    fn sealed(&self, change: Change) -> io::Result<Change> {
+        match (change, &self.seal) {
+            (Change::Append { group, entries }, Some(seal)) => {
+                let sealed = |(index, entry): (u64, ByteBuf)| Ok((index, ByteBuf::from(seal.seal(&entry)?)));
+                Ok(Change::Append { group, entries: entries.into_iter().map(sealed).collect::<io::Result<_>>()? })
+            }
+            (change, _) => Ok(change),
+        }
+    }
+
+    fn opened(&self, stored: ByteBuf) -> io::Result<Vec<u8>> {
+        self.seal.as_ref().map_or_else(|| Ok(stored.to_vec()), |seal| seal.open(stored.to_vec()))
     }
 
     /// A leader has caught this node up: what its disk says is all that it ever acknowledged.

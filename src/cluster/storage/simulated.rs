@@ -70,6 +70,7 @@ impl Disk {
             waiting,
             next: AtomicU64::new(1),
             memory,
+            seal: None,
             ended: Mutex::new(channel().1),
             child: Mutex::new(None),
         })

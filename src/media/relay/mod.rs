@@ -251,7 +251,7 @@ mod tests {
         fn latched(&mut self) -> (LegId, SocketAddr) {
             match self.events.blocking_recv().unwrap() {
                 Event::Latched { leg, source, .. } => (leg, source),
-                other => panic!("{other:?}"),
+                other @ (Event::CameTo { .. } | Event::Idle { .. }) => panic!("{other:?}"),
             }
         }
     }

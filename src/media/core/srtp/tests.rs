@@ -195,7 +195,7 @@ fn what_is_no_packet_is_refused() {
 fn more_sources_than_are_known_at_once_go_on_where_they_were() {
     let (mut ours, mut theirs) = (Context::new(&key(Suite::AeadAes128Gcm)), Context::new(&key(Suite::AeadAes128Gcm)));
     for round in 0..9_u64 {
-        for ssrc in 0..2 * SOURCES as u32 {
+        for ssrc in 0..2 * u32::try_from(SOURCES).unwrap() {
             // Each has gone round once when it comes the third time.
             let sequence = u16::try_from(round * 30_000 % 65_536).unwrap();
             let (there, _) = sealed(&mut ours, &packet(ssrc, sequence)).unwrap();

@@ -1,0 +1,86 @@
+//! Phones that protect their media (SRTP, by keys in their descriptions) talk with those that don't and with each other, and go on when the owner is
+//! killed: by the same keys.
+
+use std::process::Command;
+
+use hyper::Method;
+use serde_json::json;
+
+use crate::lab::baresip::Baresip;
+use crate::lab::cluster::Cluster;
+
+use super::calls::{MISSING, these_talk_on};
+
+/// Has users' media protected as this says.
+async fn treat(cluster: &Cluster, policies: [&str; 2]) {
+    for ((user, password), srtp) in cluster.users.iter().zip(policies) {
+        let body = json!({"password": password, "srtp": srtp});
+        cluster.api(1).ask(Method::PUT, &format!("/v1/users/{user}"), Some(&body)).await.unwrap();
+    }
+}
+
+/// The caller is by node 2, whose call it is and who dies.
+fn phone(cluster: &Cluster, n: usize, by: &str) -> Baresip {
+    let (user, password) = &cluster.users[n];
+    let (server, tone) = (cluster.sip_of(2 - n), 440 * (u32::from(n > 0) + 1));
+    match by {
+        "" => Baresip::start(user, password, server, tone),
+        by => Baresip::protected(by, user, password, server, tone),
+    }
+}
+
+async fn talk_on(by: [&str; 2], policies: [&str; 2]) {
+    let cluster = Cluster::start(2);
+    treat(&cluster, policies).await;
+    let phones = [phone(&cluster, 0, by[0]), phone(&cluster, 1, by[1])];
+    these_talk_on(MISSING, phones, cluster, true, async |cluster| cluster.kill(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_must_have_keys_talks_with_one_that_has_none() {
+    talk_on(["srtp-mand", ""], ["allow", "allow"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_has_no_keys_talks_with_one_that_must_have_them() {
+    talk_on(["", "srtp-mand"], ["allow", "require"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phones_with_keys_talk_by_keys_of_their_own() {
+    talk_on(["srtp-mand", "srtp-mand"], ["require", "require"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phones_that_may_have_keys_have_them() {
+    talk_on(["srtp", "srtp"], ["prefer", "prefer"]).await;
+}
+
+/// Who has to be protected and isn't gets 488; nobody's phone rings.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_to_have_keys_and_has_none_does_not_call() {
+    let cluster = Cluster::start(2);
+    treat(&cluster, ["require", "allow"]).await;
+    let (mut a, b) = (phone(&cluster, 0, ""), phone(&cluster, 1, ""));
+    a.begins_to_call(&cluster.users[1].0);
+    a.wait_for("CALL_CLOSED");
+    assert!(a.log().contains("488"), "{}", a.log());
+    assert!(!b.saw("CALL_INCOMING"));
+}
+
+/// No key is on a disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_tells_nothing() {
+    let cluster = Cluster::start(2);
+    let (mut a, b) = (phone(&cluster, 0, "srtp-mand"), phone(&cluster, 1, "srtp-mand"));
+    treat(&cluster, ["allow", "require"]).await;
+    a.dial(&cluster.users[1].0);
+    b.wait_for("CALL_ESTABLISHED");
+    let stored = |text: &str| {
+        let output = Command::new("grep").args(["-r", "-a", "-l", text]).arg(cluster.data(2)).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for text in ["inline:", "AES_CM", "ha1_md5", &cluster.users[0].0] {
+        assert_eq!(stored(text), "", "{text}");
+    }
+}
