@@ -1,5 +1,5 @@
 //! What a packet costs the relay: CPU seconds for a million, beside rtpengine in user space and the least that a relay of sockets can cost, in one
-//! run; what it adds to the packet's way, and what is lost.
+//! run; what it adds to the packet's way, and what is lost. As it is (RTP), with keys on one side of the call, and with keys of their own on both.
 //!
 //! `cargo bench --bench media`. 2,000 streams of 50 packets a second, both ways of 1,000 calls. The floor is a program that does nothing but read a
 //! packet from a connected socket, when epoll says that there is one, and send it on by another. All relays have as many threads; what one takes
@@ -22,11 +22,14 @@ mod streams;
 
 use std::time::Duration;
 
-use tandem::cli::demo::phone::Phone;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tandem::cli::demo::phone::{Phone, rtp_address};
+use tandem::media::core::srtp::{MasterKey, Suite};
 
 use lab::cluster::{Cluster, DOMAIN};
 use lab::cpu;
-use streams::{Figure, Phones, Session};
+use streams::{Calls, Figure, Phones, Session};
 
 /// How long packets are counted, and how long they flow before.
 const SPAN: Duration = Duration::from_secs(5);
@@ -54,31 +57,78 @@ fn main() {
         calls * 2
     );
     let phones = Phones::new();
-    let straight = (0..calls).map(|n| phones.pair(n)).map(|[a, b]| Session { phones: [a, b], relay: [b, a] }).collect();
+    let straight = |n| phones.pair(n);
+    let straight = (0..calls).map(straight).map(|[a, b]| Session { phones: [a, b], relay: [b, a], keys: [None, None] }).collect();
     let (floor, through_floor) = floor::Floor::start(&phones, calls);
-    let mut relays = vec![
-        Relay { name: "no relay", sessions: straight, pids: Vec::new() },
-        Relay { name: FLOOR, sessions: through_floor, pids: vec![floor.pid()] },
-    ];
     let peer = rtpengine::Rtpengine::start();
-    match &peer {
-        Some(peer) => {
-            let sessions = (0..calls).map(|n| peer.session(n, phones.pair(n))).collect();
-            relays.push(Relay { name: PEER, sessions, pids: vec![peer.pid()] });
-        }
-        None => eprintln!("rtpengine is not installed: no peer"),
+    if peer.is_none() {
+        eprintln!("rtpengine is not installed: no peer");
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let cluster = Cluster::of(1, calls);
-    let (sessions, _phones) = runtime.block_on(set_up(&cluster, &phones, calls));
-    relays.push(Relay { name: "tandem", sessions, pids: cluster.pids().to_vec() });
-    compare(&phones, &relays, repeats);
+    let mut before = vec![
+        Relay { name: "no relay".into(), calls: Calls::new(straight), pids: Vec::new() },
+        Relay { name: FLOOR.into(), calls: Calls::new(through_floor), pids: vec![floor.pid()] },
+    ];
+    for kind in Kind::ALL {
+        // Each has a server of its own, and the machine to itself.
+        let cluster = Cluster::of(1, calls);
+        let (sessions, _talking) = runtime.block_on(set_up(&cluster, &phones, calls, kind));
+        let mut relays = std::mem::take(&mut before);
+        if let Some(peer) = &peer {
+            let sessions = (0..calls).map(|n| peer.session(n, phones.pair(n), kind)).collect();
+            relays.push(Relay { name: format!("{PEER}, {}", kind.name()), calls: Calls::new(sessions), pids: vec![peer.pid()] });
+        }
+        relays.push(Relay {
+            name: format!("tandem, {}", kind.name()),
+            calls: Calls::new(sessions),
+            pids: cluster.pids().to_vec(),
+        });
+        compare(&phones, &relays, repeats);
+    }
+}
+
+/// Which sides of a call protect their media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    One,
+    Both,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Plain, Self::One, Self::Both];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "RTP",
+            Self::One => "SRTP to RTP",
+            Self::Both => "SRTP to SRTP",
+        }
+    }
+
+    /// By what a side of a call protects what it says.
+    pub fn key(self, n: usize, side: usize) -> Option<MasterKey> {
+        let does = self == Self::Both || (self == Self::One && side == 0);
+        does.then(|| MasterKey::of_secret(Suite::AesCm128HmacSha1_80, format!("{n} {side}").as_bytes()))
+    }
+}
+
+/// As `a=crypto` says it, without its number.
+pub fn crypto(key: &MasterKey) -> String {
+    format!("{} inline:{}", key.suite().name(), STANDARD.encode(key.bytes()))
+}
+
+/// The key of that suite in a description.
+pub fn key_in(sdp: &str) -> MasterKey {
+    let suite = Suite::AesCm128HmacSha1_80;
+    let key = sdp.split(&format!("{} inline:", suite.name())).nth(1).unwrap_or_else(|| panic!("no key: {sdp}"));
+    MasterKey::new(suite, &STANDARD.decode(key.split(['\r', '|']).next().unwrap()).unwrap()).unwrap()
 }
 
 /// A relay, and the calls that go through it.
 struct Relay {
-    name: &'static str,
-    sessions: Vec<Session>,
+    name: String,
+    calls: Calls,
     pids: Vec<i32>,
 }
 
@@ -87,7 +137,7 @@ struct Relay {
 fn compare(phones: &Phones, relays: &[Relay], repeats: usize) {
     let idle = |relay: &Relay| {
         // It has seen every stream by then, and done what it does about a new one.
-        streams::run(phones, &relay.sessions, WARM, Duration::ZERO, || 0.0);
+        streams::run(phones, &relay.calls, WARM, Duration::ZERO, || 0.0);
         let before = cpu(&relay.pids);
         std::thread::sleep(IDLE);
         (cpu(&relay.pids) - before) / IDLE.as_secs_f64()
@@ -96,7 +146,7 @@ fn compare(phones: &Phones, relays: &[Relay], repeats: usize) {
     let mut all: Vec<Vec<(f64, Figure)>> = vec![Vec::new(); relays.len()];
     for _ in 0..repeats {
         for ((relay, idle), figures) in relays.iter().zip(&idle).zip(&mut all) {
-            let figure = streams::run(phones, &relay.sessions, WARM, SPAN, || cpu(&relay.pids));
+            let figure = streams::run(phones, &relay.calls, WARM, SPAN, || cpu(&relay.pids));
             figures.push(((figure.cpu - idle * SPAN.as_secs_f64()) * 1e6 / figure.delivered.max(1) as f64, figure));
         }
     }
@@ -106,12 +156,12 @@ fn compare(phones: &Phones, relays: &[Relay], repeats: usize) {
         let of = |what: fn(&Figure) -> f64| median(figures.iter().map(|(_, figure)| what(figure)));
         let cost = median(figures.iter().map(|(cost, _)| *cost));
         let (p50, p99) = (of(|figure| figure.p50), of(|figure| figure.p99));
-        println!("{:<30} {cost:>6.2} ({each:<20}) {idle:>14.3} {lost:>9} {p50:>7.0} {p99:>7.0}", relay.name);
+        println!("{:<42} {cost:>6.2} ({each:<20}) {idle:>14.3} {lost:>9} {p50:>7.0} {p99:>7.0}", relay.name);
     }
     let Some(ours) = all.last() else { return };
-    for (other, theirs) in relays.iter().zip(&all).filter(|(other, _)| [FLOOR, PEER].contains(&other.name)) {
+    for (other, theirs) in relays.iter().zip(&all).filter(|(other, _)| other.name == FLOOR || other.name.starts_with(PEER)) {
         let ratio = median(ours.iter().zip(theirs).map(|((ours, _), (theirs, _))| ours / theirs));
-        println!("tandem / {:<28} {ratio:.2}", other.name);
+        println!("tandem / {:<33} {ratio:.2}", other.name);
     }
 }
 
@@ -122,18 +172,36 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Has phones call each other through a node. The calls last as long as the phones.
-async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize) -> (Vec<Session>, Vec<Phone>) {
+async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize, kind: Kind) -> (Vec<Session>, Vec<Phone>) {
     let server = cluster.sip_of(1);
     let (mut sessions, mut talking) = (Vec::new(), Vec::new());
     for first in (0..calls).step_by(AT_ONCE) {
         let some = (first..calls.min(first + AT_ONCE)).map(|n| {
-            let ((user, password), [a, b]) = (cluster.users[n].clone(), phones.pair(n));
+            let ((user, password), pair) = (cluster.users[n].clone(), phones.pair(n));
             tokio::spawn(async move {
-                let mut caller = Phone::new(&user, &password, DOMAIN, server, a).await.unwrap();
-                let mut callee = Phone::new(&user, &password, DOMAIN, server, b).await.unwrap();
+                let mut caller = Phone::new(&user, &password, DOMAIN, server, pair[0]).await.unwrap();
+                let mut callee = Phone::new(&user, &password, DOMAIN, server, pair[1]).await.unwrap();
                 callee.register().await.unwrap();
-                let (called, answered) = tokio::join!(caller.call(&user), callee.answer());
-                (Session { phones: [a, b], relay: [called.unwrap(), answered.unwrap()] }, [caller, callee])
+                let [ours, theirs] = [0, 1].map(|side| kind.key(n, side));
+                if let Some(key) = &ours {
+                    caller.protects("RTP/SAVP", &format!("1 {}", crypto(key)));
+                }
+                let offer = caller.sdp();
+                let rings = async {
+                    let ringing = callee.ring(Duration::ZERO).await.unwrap();
+                    let offer = String::from_utf8(ringing.invite().body.to_vec()).unwrap();
+                    if let Some(key) = &theirs {
+                        // It is offered keys that it may do without, the second of which is of this suite.
+                        callee.protects("RTP/AVP", &format!("2 {}", crypto(key)));
+                    }
+                    (callee.pick_up(&ringing).await.unwrap(), offer)
+                };
+                let (answer, (toward_callee, offered)) = tokio::join!(caller.try_call(&user, "", &offer), rings);
+                let answered = String::from_utf8(answer.unwrap().body.to_vec()).unwrap();
+                let toward_caller = rtp_address(answered.as_bytes()).unwrap();
+                let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own, key_in(told)]);
+                let keys = [keys(ours, &answered), keys(theirs, &offered)];
+                (Session { phones: pair, relay: [toward_caller, toward_callee], keys }, [caller, callee])
             })
         });
         for one in some.collect::<Vec<_>>() {

@@ -68,8 +68,9 @@ impl Floor {
     pub fn start(phones: &Phones, calls: usize) -> (Self, Vec<Session>) {
         let own = own_address();
         let port = |n: usize, side: usize| SocketAddr::from((own, FIRST + (4 * n + 2 * side) as u16));
-        let sessions: Vec<_> = (0..calls).map(|n| Session { phones: phones.pair(n), relay: [port(n, 0), port(n, 1)] }).collect();
-        let line = |Session { phones, relay }: &Session| format!("{} {} {} {}\n", phones[0], phones[1], relay[0], relay[1]);
+        let sessions: Vec<_> =
+            (0..calls).map(|n| Session { phones: phones.pair(n), relay: [port(n, 0), port(n, 1)], keys: [None, None] }).collect();
+        let line = |Session { phones, relay, .. }: &Session| format!("{} {} {} {}\n", phones[0], phones[1], relay[0], relay[1]);
         let text: String = sessions.iter().map(line).collect();
         let mut this = Command::new(std::env::current_exe().unwrap());
         let mut child = this.env(ASKED, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

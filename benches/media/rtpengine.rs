@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::THREADS;
 use crate::lab::own_address;
 use crate::streams::Session;
+use crate::{Kind, crypto, key_in};
+use tandem::media::core::srtp::MasterKey;
 
 const NG: u16 = 2223;
 
@@ -43,15 +45,36 @@ impl Rtpengine {
         self.child.id().try_into().unwrap()
     }
 
-    /// A call of two phones.
-    pub fn session(&self, n: usize, phones: [SocketAddr; 2]) -> Session {
-        let (call, from, to) = (format!("c{n}"), format!("f{n}"), format!("t{n}"));
-        let offer = [("call-id", &*call), ("command", "offer"), ("from-tag", &*from), ("sdp", &sdp(phones[0]))];
-        let toward_callee = address(&self.ask(&offer));
+    /// A call of two phones, each of which may protect what it says.
+    pub fn session(&self, n: usize, phones: [SocketAddr; 2], kind: Kind) -> Session {
+        let (call, from, to) = (format!("{kind:?}{n}"), format!("f{n}"), format!("t{n}"));
+        let [caller, callee] = [0, 1].map(|side| kind.key(n, side));
+        let profile = |key: &Option<MasterKey>| if key.is_some() { "RTP/SAVP" } else { "RTP/AVP" };
+        let sdp = |side: usize, key: &Option<MasterKey>| {
+            // What the offer to it says first is what it takes.
+            let line = key.as_ref().map(|key| format!("a=crypto:1 {}\r\n", crypto(key))).unwrap_or_default();
+            let (ip, port) = (phones[side].ip(), phones[side].port());
+            let begin = format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n");
+            format!("{begin}m=audio {port} {} 0\r\na=rtpmap:0 PCMU/8000\r\n{line}", profile(key))
+        };
+        let offer = [
+            ("call-id", &*call),
+            ("command", "offer"),
+            ("from-tag", &*from),
+            ("sdp", &sdp(0, &caller)),
+            ("transport-protocol", profile(&callee)),
+        ];
+        let toward_callee = self.ask(&offer);
         let answer =
-            [("call-id", &*call), ("command", "answer"), ("from-tag", &*from), ("sdp", &sdp(phones[1])), ("to-tag", &*to)];
-        let toward_caller = address(&self.ask(&answer));
-        Session { phones, relay: [toward_caller, toward_callee] }
+            [("call-id", &*call), ("command", "answer"), ("from-tag", &*from), ("sdp", &sdp(1, &callee)), ("to-tag", &*to)];
+        let toward_caller = self.ask(&answer);
+        let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own, key_in(told)]);
+        let relay = [address(&toward_caller), address(&toward_callee)];
+        let keys = [keys(caller, &toward_caller), keys(callee, &toward_callee)];
+        if let [Some([own, _]), Some([_, onward])] = &keys {
+            assert!(own != onward, "it passes keys on, and does nothing");
+        }
+        Session { phones, relay, keys }
     }
 
     /// Asks until it answers; the keys are sorted.
@@ -81,11 +104,6 @@ impl Drop for Rtpengine {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn sdp(phone: SocketAddr) -> String {
-    let (ip, port) = (phone.ip(), phone.port());
-    format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n")
 }
 
 fn address(answer: &str) -> SocketAddr {

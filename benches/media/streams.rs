@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use nix::cmsg_space;
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 use nix::sys::time::TimeSpec;
+use tandem::media::core::srtp::{Context, MOST_ADDED, MasterKey};
 
 /// Sockets of each side's phones.
 const SOCKETS: usize = 4;
@@ -27,10 +29,30 @@ const LOOK: Duration = Duration::from_micros(500);
 const LATE: Duration = Duration::from_millis(200);
 
 /// A call: where its phones are, and where the relay's ports toward them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Session {
     pub phones: [SocketAddr; 2],
     pub relay: [SocketAddr; 2],
+    /// By what each phone protects what it says, and the relay what it says to it.
+    pub keys: [Option<[MasterKey; 2]>; 2],
+}
+
+/// The calls of a relay, whose streams go on from one run to the next.
+pub struct Calls {
+    pub sessions: Vec<Session>,
+    /// By stream: of who speaks and of who hears.
+    ends: [Mutex<Vec<Option<Context>>>; 2],
+    sequence: AtomicU64,
+}
+
+impl Calls {
+    pub fn new(sessions: Vec<Session>) -> Self {
+        let context = |session: &Session, side: usize, of: usize| session.keys[side].as_ref().map(|keys| Context::new(&keys[of]));
+        let speak = sessions.iter().flat_map(|session| [context(session, 0, 0), context(session, 1, 0)]).collect();
+        // A stream is heard by the other side.
+        let hear = sessions.iter().flat_map(|session| [context(session, 1, 1), context(session, 0, 1)]).collect();
+        Self { sessions, ends: [Mutex::new(speak), Mutex::new(hear)], sequence: AtomicU64::new(1) }
+    }
 }
 
 /// What was measured.
@@ -78,11 +100,11 @@ fn now() -> u64 {
 }
 
 /// Has all calls' phones talk for `warm` and `span`, and gives what was measured in the latter. `cpu` tells the relay's CPU seconds so far.
-pub fn run(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, cpu: impl Fn() -> f64) -> Figure {
+pub fn run(phones: &Phones, calls: &Calls, warm: Duration, span: Duration, cpu: impl Fn() -> f64) -> Figure {
     let (stop, sent, mark) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(u64::MAX));
     std::thread::scope(|scope| {
-        let ears = scope.spawn(|| hear(phones, &stop, &mark));
-        let mouths = scope.spawn(|| speak(phones, sessions, warm, span, &sent, &mark));
+        let ears = scope.spawn(|| hear(phones, &calls.ends[1], &stop, &mark));
+        let mouths = scope.spawn(|| speak(phones, calls, warm, span, &sent, &mark));
         std::thread::sleep(warm);
         let before = cpu();
         mouths.join().unwrap();
@@ -98,16 +120,18 @@ pub fn run(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration
 }
 
 /// Sends every stream's packets when they are due. Those that are counted bear a time of `mark` or later.
-fn speak(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, sent: &AtomicU64, mark: &AtomicU64) {
+fn speak(phones: &Phones, calls: &Calls, warm: Duration, span: Duration, sent: &AtomicU64, mark: &AtomicU64) {
     // By tick, by socket: what is to be sent where.
     let mut plan: Vec<[Vec<(u32, SocketAddr)>; 2 * SOCKETS]> = (0..TICKS).map(|_| Default::default()).collect();
-    for (n, session) in sessions.iter().enumerate() {
+    for (n, session) in calls.sessions.iter().enumerate() {
         for side in 0..2 {
             let stream = 2 * n + side;
             plan[stream % TICKS][side * SOCKETS + socket_of(n)].push((stream as u32, session.relay[side]));
         }
     }
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(AT_ONCE, None);
+    let mut ends = calls.ends[0].lock().unwrap();
+    let first = calls.sequence.fetch_add(((warm + span).as_millis() as u64).div_ceil(TICKS as u64) + 1, Ordering::Relaxed);
     let (begin, ticks) = (Instant::now(), (warm + span).as_millis() as u32);
     for tick in 0..ticks {
         std::thread::sleep((begin + TICK * tick).saturating_duration_since(Instant::now()));
@@ -115,12 +139,13 @@ fn speak(phones: &Phones, sessions: &[Session], warm: Duration, span: Duration, 
         if counts && mark.load(Ordering::Relaxed) == u64::MAX {
             mark.store(now(), Ordering::Relaxed);
         }
-        let sequence = (tick as usize / TICKS) as u16;
+        let sequence = (first as usize + tick as usize / TICKS) as u16;
         for (socket, due) in plan[tick as usize % TICKS].iter().enumerate() {
             let fd = phones.sockets[socket / SOCKETS][socket % SOCKETS].as_raw_fd();
             for due in due.chunks(AT_ONCE) {
-                let packets: Vec<_> = due.iter().map(|(stream, _)| packet(*stream, sequence)).collect();
-                let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet)]).collect();
+                let packets: Vec<_> =
+                    due.iter().map(|(stream, _)| protected(packet(*stream, sequence), ends[*stream as usize].as_mut())).collect();
+                let slices: Vec<_> = packets.iter().map(|(packet, length)| [IoSlice::new(&packet[..*length])]).collect();
                 let to = due.iter().map(|(_, to)| match to {
                     SocketAddr::V4(to) => Some(SockaddrIn::from(*to)),
                     SocketAddr::V6(_) => None,
@@ -145,11 +170,22 @@ fn packet(stream: u32, sequence: u16) -> [u8; PACKET] {
     packet
 }
 
+/// With room for what protects it.
+type Sent = ([u8; PACKET + MOST_ADDED], usize);
+
+fn protected(plain: [u8; PACKET], by: Option<&mut Context>) -> Sent {
+    let mut packet = [0; PACKET + MOST_ADDED];
+    packet[..PACKET].copy_from_slice(&plain);
+    let length = by.map_or(PACKET, |context| context.protect(&mut packet, PACKET).unwrap().length);
+    (packet, length)
+}
+
 /// How long each packet that counts was on its way, nanoseconds, by the kernel's clock.
-fn hear(phones: &Phones, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
+fn hear(phones: &Phones, ends: &Mutex<Vec<Option<Context>>>, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
     let mut late = Vec::with_capacity(1 << 20);
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, Some(cmsg_space!(TimeSpec)));
     let mut buffers = [[0; 256]; BATCH];
+    let mut ends = ends.lock().unwrap();
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
         for socket in phones.sockets.iter().flatten() {
@@ -170,9 +206,15 @@ fn hear(phones: &Phones, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
                         (message.bytes, at.unwrap())
                     })
                     .collect();
-                for (buffer, (length, at)) in buffers.iter().zip(&arrived) {
+                for (buffer, (length, at)) in buffers.iter_mut().zip(&arrived) {
+                    let stream = u32::from_be_bytes(buffer[8..12].try_into().unwrap()) as usize;
+                    let length = match ends.get_mut(stream).and_then(Option::as_mut) {
+                        // What can't be opened is lost.
+                        Some(context) => context.unprotect(&mut buffer[..*length]).map_or(0, |done| done.length),
+                        None => *length,
+                    };
                     let sent = u64::from_be_bytes(buffer[12..20].try_into().unwrap());
-                    if *length == PACKET && sent >= mark.load(Ordering::Relaxed) {
+                    if length == PACKET && sent >= mark.load(Ordering::Relaxed) {
                         late.push(at.saturating_sub(sent));
                     }
                 }

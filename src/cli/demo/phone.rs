@@ -68,6 +68,8 @@ pub struct Phone {
     patience: Option<Duration>,
     /// How often a number that only grows was smaller than before.
     went_back: u64,
+    /// The profile of its media, and its key.
+    crypto: Option<(String, String)>,
 }
 
 /// A call that rings.
@@ -144,6 +146,7 @@ impl Phone {
             thinking: Duration::ZERO,
             patience: None,
             went_back: 0,
+            crypto: None,
         })
     }
 
@@ -660,9 +663,18 @@ impl Phone {
     pub fn sdp(&self) -> String {
         let (ip, port) = (self.media.ip(), self.media.port());
         let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
+        let (profile, key) = match &self.crypto {
+            Some((profile, crypto)) => (profile.as_str(), format!("a=crypto:{crypto}\r\n")),
+            None => ("RTP/AVP", String::new()),
+        };
         format!(
-            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{key}"
         )
+    }
+
+    /// Says from now on that its media are of this profile, and protected by what stands in this `a=crypto` line.
+    pub fn protects(&mut self, profile: &str, crypto: &str) {
+        self.crypto = Some((profile.into(), crypto.into()));
     }
 }
 
@@ -696,7 +708,8 @@ fn sdp_version(sdp: &[u8]) -> u64 {
     line.and_then(|line| line.split_whitespace().nth(2)?.parse().ok()).unwrap_or(0)
 }
 
-fn rtp_address(sdp: &[u8]) -> anyhow::Result<SocketAddr> {
+/// Where a description wants its first stream.
+pub fn rtp_address(sdp: &[u8]) -> anyhow::Result<SocketAddr> {
     let sdp = sdp_types::Session::parse(sdp)?;
     let media = sdp.medias.first().context("no media")?;
     let connection = media.connections.first().or(sdp.connection.as_ref()).context("no address")?;
