@@ -176,7 +176,7 @@ type Sent = ([u8; PACKET + MOST_ADDED], usize);
 fn protected(plain: [u8; PACKET], by: Option<&mut Context>) -> Sent {
     let mut packet = [0; PACKET + MOST_ADDED];
     packet[..PACKET].copy_from_slice(&plain);
-    let length = by.map_or(PACKET, |context| context.protect(&mut packet, PACKET).unwrap().length);
+    let length = by.map_or(PACKET, |context| context.protect(&mut packet, PACKET).unwrap());
     (packet, length)
 }
 
@@ -210,7 +210,7 @@ fn hear(phones: &Phones, ends: &Mutex<Vec<Option<Context>>>, stop: &AtomicBool, 
                     let stream = u32::from_be_bytes(buffer[8..12].try_into().unwrap()) as usize;
                     let length = match ends.get_mut(stream).and_then(Option::as_mut) {
                         // What can't be opened is lost.
-                        Some(context) => context.unprotect(&mut buffer[..*length]).map_or(0, |done| done.length),
+                        Some(context) => context.unprotect(&mut buffer[..*length]).unwrap_or(0),
                         None => *length,
                     };
                     let sent = u64::from_be_bytes(buffer[12..20].try_into().unwrap());

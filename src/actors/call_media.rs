@@ -76,7 +76,7 @@ impl CallMedia {
     /// A session that is new, or committed already.
     pub fn new(call: CallId, mut session: Session, ports: Arc<PortPool>) -> Self {
         if session.keys_made == 0 {
-            session.secret = Secret { bytes: rand::random(), since: clock::now() };
+            session.secret = Secret { bytes: rand::random(), since: clock::now(), restored: false };
         }
         Self {
             call,
@@ -177,7 +177,7 @@ impl CallMedia {
         let at = usize::from(leg.0);
         let news = match what {
             Learned::From { rtcp, source } => self.session.latch(at, stream, rtcp, source),
-            Learned::CameTo { ours, mark } => self.session.come_to(at, stream, ours, mark),
+            Learned::CameTo { ours, key, mark } => self.session.come_to(at, stream, (ours, key), mark),
         };
         if news {
             // The relay knows it first.

@@ -39,7 +39,8 @@ pub(super) fn toward(session: &Session, command: LegCommand) -> LegCommand {
 pub(super) fn policies(services: &Services, state: &CallState, leg: LegId) -> [Policy; 2] {
     let on_side = |side: LegId| match state.has_leg(leg) && state.side(leg) == usize::from(side.0) {
         true => Some(leg),
-        false => state.peer_of_side(side),
+        // As long as nobody has answered, whoever rings is on the other side.
+        false => state.peer_of_side(side).or_else(|| state.peer(leg)),
     };
     [LegId::CALLER, LegId::CALLEE]
         .map(|side| services.srtp_policy_of(on_side(side).and_then(|leg| state.leg(leg).phone.as_ref())))

@@ -45,8 +45,8 @@ impl Actor for MediaActor {
             Event::Latched { call, leg, stream, rtcp, source } => {
                 (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::From { rtcp, source })))
             }
-            Event::CameTo { call, leg, stream, ours, mark } => {
-                (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::CameTo { ours, mark })))
+            Event::CameTo { call, leg, stream, ours, key, mark } => {
+                (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::CameTo { ours, key, mark })))
             }
             Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
         };

@@ -30,6 +30,8 @@ pub enum Learned {
     CameTo {
         /// It is in what goes to the phone, and not in what comes from it.
         ours: bool,
+        /// By which key.
+        key: u64,
         /// How far.
         mark: Mark,
     },

@@ -82,7 +82,11 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
         signalled_rtcp: leg.signalled_rtcp,
         latched: leg.latched,
         latched_rtcp: leg.latched_rtcp,
-        protection: leg.protection.as_ref().map(protection_of).unwrap_or_default(),
+        // Where nothing is said of it, whoever has described itself does without.
+        protection: leg
+            .protection
+            .as_ref()
+            .map_or_else(|| Protection { is_agreed: leg.signalled.is_some(), ..Protection::default() }, protection_of),
     };
     let streams = |records: &[StreamRecord]| {
         records.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect()
@@ -103,7 +107,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
     if let Some(SecretRecord { bytes, since, keys_made }) = &record.secret
         && let Ok(bytes) = bytes.0[..].try_into()
     {
-        session.secret = Secret { bytes, since: *since };
+        session.secret = Secret { bytes, since: *since, restored: true };
         session.keys_made = *keys_made;
     }
     session
@@ -112,10 +116,13 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
 fn protection_of(record: &ProtectionRecord) -> Protection {
     let key = |key: &KeyRecord| Some((key.tag, MasterKey::new(Suite::of(&key.suite)?, &key.key.0)?));
     let theirs = record.theirs.as_ref().map(key);
-    let profile = [Profile::Plain, Profile::Optional].into_iter().find(|profile| profile_name(*profile) == record.profile);
+    let known =
+        [Profile::Plain, Profile::Optional, Profile::Secure].into_iter().find(|profile| profile_name(*profile) == record.profile);
+    // A key of a later release's kind, too, lets nothing pass.
+    let profile = known.filter(|_| theirs != Some(None));
     Protection {
         profile: profile.unwrap_or(Profile::Secure),
-        is_agreed: record.agreed && theirs != Some(None),
+        is_agreed: record.agreed && profile.is_some(),
         theirs: theirs.flatten(),
         number: record.number,
         marks: [0, 1].map(|way| record.marks[way].iter().map(|(ssrc, index)| Mark { ssrc: *ssrc, index: *index }).collect()),

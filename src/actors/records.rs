@@ -10,7 +10,7 @@ use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
     BindingRecord, BodyRecord, CallGlance, CallRecord, CdrRecord, DialogRecord, EndingRecord, FlowRecord, InviteInRecord,
     InviteOutGlance, InviteOutRecord, LegGlance, LegRecord, NextRecord, PhoneRecord, RecordError, ReferralRecord, RelayRecord,
-    ReliableRecord, TakenRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode,
+    ReliableRecord, TakenRecord, TargetRecord, TimerRecord, UpdatedRecord, decode, encode, encode_call,
 };
 use crate::families::Families;
 use crate::ids::{CallId, LegId};
@@ -45,9 +45,9 @@ pub enum RestoreError {
 /// What to commit for a call's mutation.
 pub fn command(mutation: &Mutation, media: &Session) -> VnodeCommand {
     match mutation {
-        Mutation::Put(state) => VnodeCommand::PutCall { call: state.id, record: encode(&call_record(state, media)) },
+        Mutation::Put(state) => VnodeCommand::PutCall { call: state.id, record: encode_call(&call_record(state, media)) },
         Mutation::End(state, cdr) => {
-            VnodeCommand::EndCall { call: state.id, record: encode(&call_record(state, media)), cdr: cdr_record(cdr) }
+            VnodeCommand::EndCall { call: state.id, record: encode_call(&call_record(state, media)), cdr: cdr_record(cdr) }
         }
         Mutation::Forget(call) => VnodeCommand::ForgetCall { call: *call },
     }

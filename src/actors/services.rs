@@ -235,7 +235,13 @@ impl Services {
 
     /// Whether a phone's streams are to be protected: as its user's record says, or the configuration.
     pub fn srtp_policy_of(&self, phone: Option<&Phone>) -> SrtpPolicy {
-        let own = phone.and_then(|phone| self.cluster.read_meta(|meta| meta.user(&phone.aor)?.srtp));
+        // Another domain is treated as the user that it calls as.
+        let peer = phone.filter(|phone| phone.is_elsewhere()).and_then(|phone| {
+            let domain = |peer: &&SipPeer| peer.domain.as_deref().is_some_and(|domain| domain == phone.aor.domain());
+            Some(Aor::new(&self.config.sip.peer.iter().find(domain)?.user, &self.config.sip.domain))
+        });
+        let aor = peer.as_ref().or(phone.map(|phone| &phone.aor));
+        let own = aor.and_then(|aor| self.cluster.read_meta(|meta| meta.user(aor)?.srtp));
         own.unwrap_or(self.config.media.srtp)
     }
 

@@ -11,7 +11,7 @@ const TALK: Duration = Duration::from_secs(2);
 /// Of a call of four seconds, in tenths: what may be missing at its begin, its end and at the takeover.
 pub const MISSING: usize = 8;
 /// The same where the phones have to be asked to come along: a second more.
-const MISSING_FIXED: usize = MISSING + 10;
+pub const MISSING_FIXED: usize = MISSING + 10;
 
 async fn two_phones_talk_on(cluster: Cluster, caller_hangs_up: bool, fault: impl AsyncFnOnce(&mut Cluster)) {
     miss_at_most(MISSING, cluster, caller_hangs_up, fault).await;
@@ -36,14 +36,14 @@ async fn phones_miss_at_most(
     these_talk_on(missing, [a, b], cluster, caller_hangs_up, fault).await;
 }
 
-/// The first calls the second; they sound at 440 and 880 Hz.
+/// The first calls the second; they sound at 440 and 880 Hz. Gives them back when the call is over.
 pub async fn these_talk_on(
     missing: usize,
     [mut a, mut b]: [Baresip; 2],
     mut cluster: Cluster,
     caller_hangs_up: bool,
     fault: impl AsyncFnOnce(&mut Cluster),
-) {
+) -> [Baresip; 2] {
     a.dial(&cluster.users[1].0.clone());
     b.wait_for("CALL_ESTABLISHED");
     tokio::time::sleep(TALK).await;
@@ -73,6 +73,7 @@ pub async fn these_talk_on(
         one + three == 0 && cdrs["total"] == 1 && cdrs["cdrs"][0]["ended_by"] == if caller_hangs_up { "caller" } else { "callee" }
     })
     .await;
+    [a, b]
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::lab::baresip::Baresip;
 use crate::lab::cluster::Cluster;
+use crate::lab::net;
 
-use super::calls::{MISSING, these_talk_on};
+use super::calls::{MISSING, MISSING_FIXED, these_talk_on};
 
 /// Has users' media protected as this says.
 async fn treat(cluster: &Cluster, policies: [&str; 2]) {
@@ -30,10 +31,25 @@ fn phone(cluster: &Cluster, n: usize, by: &str) -> Baresip {
 }
 
 async fn talk_on(by: [&str; 2], policies: [&str; 2]) {
-    let cluster = Cluster::start(2);
+    talk_on_in(Cluster::start(2), MISSING, by, policies).await;
+}
+
+async fn talk_on_in(cluster: Cluster, missing: usize, by: [&str; 2], policies: [&str; 2]) {
     treat(&cluster, policies).await;
     let phones = [phone(&cluster, 0, by[0]), phone(&cluster, 1, by[1])];
-    these_talk_on(MISSING, phones, cluster, true, async |cluster| cluster.kill(2)).await;
+    let phones = these_talk_on(missing, phones, cluster, true, async |cluster| cluster.kill(2)).await;
+    for (phone, by) in phones.iter().zip(by) {
+        assert_eq!(phone.log().contains("SRTP is Enabled"), !by.is_empty(), "{}", phone.log());
+    }
+}
+
+/// They are told again what they were told, their own answer among it, and agree to it again.
+#[test]
+fn phones_with_keys_come_along_when_addresses_are_fixed() {
+    net::run(3, async |net| {
+        let cluster = Cluster::fixed(&net, 2).await;
+        talk_on_in(cluster, MISSING_FIXED, ["srtp-mand", "srtp-mand"], ["allow", "require"]).await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +96,7 @@ async fn what_is_stored_tells_nothing() {
         let output = Command::new("grep").args(["-r", "-a", "-l", text]).arg(cluster.data(2)).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
+    assert_ne!(stored("sealed"), "", "there is something to look through");
     for text in ["inline:", "AES_CM", "ha1_md5", &cluster.users[0].0] {
         assert_eq!(stored(text), "", "{text}");
     }

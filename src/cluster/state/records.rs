@@ -16,8 +16,10 @@ use crate::clock::Timestamp;
 use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
 
-/// The version that this release writes. A record of a later one is refused, not guessed at.
-pub const VERSION: u16 = 1;
+/// The latest version that this release writes. A record of a later one is refused, not guessed at.
+pub const VERSION: u16 = 2;
+/// The version of a record that releases without SRTP read rightly.
+const PLAIN: u16 = 1;
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,16 @@ struct VersionOf {
 
 /// Writes a record with its version.
 pub fn encode<T: Serialize>(record: &T) -> Bytes {
-    let written = rmp_serde::to_vec_named(&Written { version: VERSION, record });
+    encode_as(PLAIN, record)
+}
+
+/// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected: he can't read it.
+pub fn encode_call(record: &CallRecord) -> Bytes {
+    encode_as(if record.media.secret.is_some() { VERSION } else { PLAIN }, record)
+}
+
+fn encode_as<T: Serialize>(version: u16, record: &T) -> Bytes {
+    let written = rmp_serde::to_vec_named(&Written { version, record });
     dense::pack(&written.expect("a record holds nothing that MessagePack can't say"))
 }
 

@@ -292,7 +292,9 @@ fn value_key(group: u16, name: &str) -> Vec<u8> {
 }
 
 /// How things are stored; a disk without it is blank.
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
+/// As it is, but for what is sealed (ADR 28).
+const UNSEALED: &[u8] = b"2";
 /// There as long as nothing runs and nothing is missing.
 const ENDED: &str = "ended";
 
@@ -300,7 +302,7 @@ const ENDED: &str = "ended";
 /// it is opened, until `CaughtUp`.
 fn memory(values: &sled::Tree) -> io::Result<Memory> {
     let format = values.get("format").map_err(io::Error::other)?;
-    if format.as_deref().is_some_and(|format| format != FORMAT) {
+    if format.as_deref().is_some_and(|format| ![FORMAT, UNSEALED].contains(&format)) {
         return Err(io::Error::other("it is in the format of another release"));
     }
     recall(values, format.is_none()).map_err(io::Error::other)

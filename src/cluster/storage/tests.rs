@@ -139,7 +139,7 @@ fn a_frame_that_is_not_whole_is_the_end() {
 fn a_disk_of_another_release_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let sled = || sled::Config::new().path(dir.path().join("sled")).open().unwrap();
-    sled().open_tree("values").unwrap().insert("format", b"3").unwrap();
+    sled().open_tree("values").unwrap().insert("format", b"4").unwrap();
     let refused = Storage::open(dir.path(), &Place::Thread, Seal::new(b"a secret")).err().map(|error| error.to_string()).unwrap();
     assert!(refused.ends_with("it is in the format of another release"), "{refused}");
     assert_eq!(sled().open_tree("values").unwrap().len(), 1);

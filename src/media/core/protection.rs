@@ -9,7 +9,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use sdp_types::{Attribute, Media};
+use sdp_types::{Attribute, Media, Session};
 use sha2::Sha256;
 
 use super::srtp::{Mark, MasterKey, Suite};
@@ -23,6 +23,8 @@ const MOST_LINES: usize = 16;
 /// Marks that are kept for a direction.
 const MARKS: usize = 4;
 const CRYPTO: &str = "crypto";
+/// What would have two phones agree on keys of which we know nothing, where they agree with us.
+const OTHER_KEYS: [&str; 6] = [CRYPTO, "fingerprint", "setup", "tls-id", "zrtp-hash", "key-mgmt"];
 
 /// What a description says of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,7 +73,8 @@ pub struct Protection {
     pub theirs: Option<(u32, MasterKey)>,
     /// The phone has said what it does.
     pub is_agreed: bool,
-    /// Ours are made of the call's secret and this number; another phone gets another.
+    /// Ours are made of the call's secret and this number. Another phone that takes the place gets another, and so does this one when it has done
+    /// without; all that one offer reaches are told the same.
     pub number: Option<u32>,
     /// How far their sources have come, and ours.
     pub marks: [Vec<Mark>; 2],
@@ -99,6 +102,8 @@ pub struct Keys {
     pub marks: [Vec<Mark>; 2],
     /// When the call's first key was made, for SRTCP's index.
     pub since: Timestamp,
+    /// They are read from a record: another node may have used them.
+    pub restored: bool,
 }
 
 /// What all keys of a call are made of; never printed.
@@ -108,6 +113,8 @@ pub struct Secret {
     pub bytes: [u8; 32],
     /// When it was made.
     pub since: Timestamp,
+    /// It is read from a record.
+    pub restored: bool,
 }
 
 impl fmt::Debug for Secret {
@@ -128,7 +135,7 @@ impl Protection {
     /// Takes an offer of its phone.
     pub fn offered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
         let Some(is_secure) = is_secure(media) else {
-            self.do_without();
+            self.is_none_of_ours();
             return Ok(());
         };
         let key = lines(media).find_map(|line| line.key.map(|key| (line.tag, key)));
@@ -142,19 +149,19 @@ impl Protection {
             (false, _) => Profile::Optional,
         };
         match key.filter(|_| profile != Profile::Plain) {
-            Some(key) => self.agree(profile, key),
+            Some(key) => self.agree(profile, key, false),
             None => self.do_without(),
         }
         Ok(())
     }
 
-    /// Takes its phone's answer to what it was offered.
-    pub fn answered(&mut self, media: &Media) -> Result<(), ProtectionError> {
+    /// Takes its phone's answer to what it was offered, which may have been made for another: its own policy counts.
+    pub fn answered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
         let Some(is_secure) = is_secure(media) else {
             return match self.profile {
                 Profile::Secure => Err(ProtectionError::Missing),
                 Profile::Plain | Profile::Optional => {
-                    self.do_without();
+                    self.is_none_of_ours();
                     Ok(())
                 }
             };
@@ -162,14 +169,17 @@ impl Protection {
         if is_secure != (self.profile == Profile::Secure) {
             return Err(if is_secure { ProtectionError::Forbidden } else { ProtectionError::Missing });
         }
-        // One line, of a suite and with the number that were offered.
-        let was_offered = |line: &Line, suite| OFFERED.iter().zip(1..).any(|(offered, tag)| (*offered, tag) == (suite, line.tag));
+        // One line, of a suite and with the number that were offered; what it was told once more had those that it had named itself.
+        let agreed = self.agreed();
+        let was_offered = |line: &Line, suite| (1..).zip(OFFERED).chain(agreed).any(|offered| offered == (line.tag, suite));
         let found = lines(media).find_map(|line| {
             let key = line.key.clone().filter(|key| was_offered(&line, key.suite()))?;
             Some((line.tag, key))
         });
         match (self.profile, found) {
-            (Profile::Secure | Profile::Optional, Some(key)) => self.agree(self.profile, key),
+            (Profile::Secure | Profile::Optional, Some(_)) if policy == Policy::Forbid => return Err(ProtectionError::Forbidden),
+            (Profile::Optional | Profile::Plain, None) if policy == Policy::Require => return Err(ProtectionError::Missing),
+            (Profile::Secure | Profile::Optional, Some(key)) => self.agree(self.profile, key, true),
             (Profile::Secure, None) => return Err(ProtectionError::NoKey),
             (Profile::Optional | Profile::Plain, _) => {
                 let profile = self.profile;
@@ -185,33 +195,44 @@ impl Protection {
         // Once it has agreed to something, it is offered that.
         let profile = match is_secure(media) {
             None => Profile::Plain,
-            Some(_) if self.is_agreed && (self.profile == Profile::Secure || policy != Policy::Require) => self.profile,
+            Some(_) if self.is_agreed && (self.theirs.is_some() || policy != Policy::Require) => self.profile,
             Some(_) => Profile::to_offer(policy, other),
         };
         if profile != self.profile {
-            *self = Self { profile, number: self.number, ..Self::default() };
+            *self = Self { profile, ..Self::default() };
         }
     }
 
-    fn agree(&mut self, profile: Profile, theirs: (u32, MasterKey)) {
+    /// The number and the suite of the line that was agreed.
+    fn agreed(&self) -> Option<(u32, Suite)> {
+        self.theirs.as_ref().map(|(tag, key)| (*tag, key.suite()))
+    }
+
+    fn agree(&mut self, profile: Profile, theirs: (u32, MasterKey), is_answer: bool) {
         if self.theirs.as_ref().is_none_or(|(_, key)| *key != theirs.1) {
             // Its sources begin anew with another key; ours go on with the same.
             self.marks[0].clear();
             if self.theirs.as_ref().is_some_and(|(_, key)| key.suite() != theirs.1.suite()) {
                 self.marks[1].clear();
+                self.number = self.number.filter(|_| is_answer);
             }
         }
         (self.profile, self.theirs, self.is_agreed) = (profile, Some(theirs), true);
     }
 
     fn do_without(&mut self) {
-        *self = Self { profile: Profile::Plain, is_agreed: true, number: self.number, ..Self::default() };
+        *self = Self { is_agreed: true, ..Self::default() };
+    }
+
+    /// It is of a kind that isn't protected by us: what it does when it is again isn't said.
+    fn is_none_of_ours(&mut self) {
+        *self = Self::default();
     }
 
     /// Writes the profile that its phone knows into a description for it.
     pub fn write_profile(&self, media: &mut Media) {
-        media.attributes.retain(|attribute| attribute.attribute != CRYPTO);
         if is_secure(media).is_some() {
+            media.attributes.retain(|attribute| !OTHER_KEYS.contains(&attribute.attribute.as_str()));
             let feedback = media.proto.ends_with(['F', 'f']);
             let profile = if self.profile == Profile::Secure { "RTP/SAVP" } else { "RTP/AVP" };
             media.proto = format!("{profile}{}", if feedback { "F" } else { "" });
@@ -224,11 +245,11 @@ impl Protection {
         if is_secure(media).is_none() {
             return;
         }
-        let agreed = self.theirs.as_ref().map(|(tag, key)| (*tag, key.suite()));
-        let lines: Vec<(u32, Suite)> = match (answers, self.profile) {
-            (_, Profile::Plain) => Vec::new(),
-            (true, _) => agreed.into_iter().collect(),
-            (false, _) => (1..).zip(OFFERED).collect(),
+        let lines: Vec<(u32, Suite)> = match (self.profile, self.agreed()) {
+            (Profile::Plain, _) => Vec::new(),
+            (Profile::Optional | Profile::Secure, Some(agreed)) => vec![agreed],
+            (Profile::Optional | Profile::Secure, None) if answers => Vec::new(),
+            (Profile::Optional | Profile::Secure, None) => (1..).zip(OFFERED).collect(),
         };
         if lines.is_empty() {
             return;
@@ -252,31 +273,58 @@ impl Protection {
                 ours: secret.key(theirs.suite(), number),
                 marks: self.marks.clone(),
                 since: secret.since,
+                restored: secret.restored,
             })),
             (_, _, Profile::Plain) => Shield::Plain,
-            (_, _, Profile::Optional | Profile::Secure) if self.is_agreed && self.theirs.is_none() => Shield::Plain,
+            (None, _, Profile::Optional) if self.is_agreed => Shield::Plain,
             (_, _, Profile::Optional | Profile::Secure) => Shield::Closed,
         }
     }
 
-    /// A source has come so far: one of the phone's, or one of ours. Tells whether that is news.
-    pub fn come_to(&mut self, is_ours: bool, mark: Mark) -> bool {
+    /// A source has come so far: one of the phone's, or one of ours; by the key of this mark. Tells whether that is news.
+    pub fn come_to(&mut self, (is_ours, key): (bool, u64), mark: Mark, secret: &Secret) -> bool {
+        let own = match (&self.theirs, self.number) {
+            (Some((_, theirs)), Some(number)) if is_ours => secret.key(theirs.suite(), number).mark(),
+            (Some((_, theirs)), _) => theirs.mark(),
+            (None, _) => return false,
+        };
         let marks = &mut self.marks[usize::from(is_ours)];
-        if self.theirs.is_none() || marks.iter().any(|known| known.ssrc == mark.ssrc && known.index >= mark.index) {
+        if own != key || marks.iter().any(|known| known.ssrc == mark.ssrc && known.index >= mark.index) {
             return false;
         }
         marks.retain(|known| known.ssrc != mark.ssrc);
-        marks.truncate(MARKS - 1);
+        if marks.len() >= MARKS {
+            // What has not gone round yet can be guessed.
+            let at = marks.iter().rposition(|mark| mark.index >> 16 == 0).unwrap_or(marks.len() - 1);
+            marks.remove(at);
+        }
         marks.insert(0, mark);
         true
+    }
+}
+
+/// What a description says of keys for all streams is said of each that doesn't say it itself, but of those that have keys of our kind.
+pub(super) fn bring_down(sdp: &mut Session) {
+    let of_all: Vec<Attribute> =
+        sdp.attributes.extract_if(.., |attribute| OTHER_KEYS.contains(&attribute.attribute.as_str())).collect();
+    for media in &mut sdp.medias {
+        let has = |media: &Media, name: &str| media.attributes.iter().any(|attribute| attribute.attribute == name);
+        if !has(media, CRYPTO) {
+            let missing: Vec<_> =
+                of_all.iter().filter(|one| one.attribute != CRYPTO && !has(media, &one.attribute)).cloned().collect();
+            media.attributes.extend(missing);
+        }
     }
 }
 
 /// Whether a stream's profile is protected by keys in the description; none if it is of another kind.
 fn is_secure(media: &Media) -> Option<bool> {
     let is = |known: [&str; 2]| known.iter().any(|known| media.proto.eq_ignore_ascii_case(known));
+    let has = |names: &[&str]| media.attributes.iter().any(|attribute| names.contains(&attribute.attribute.as_str()));
     match () {
         () if is(["RTP/AVP", "RTP/AVPF"]) => Some(false),
+        // By keys that are agreed in another way.
+        () if has(&["fingerprint", "key-mgmt"]) && !has(&[CRYPTO]) => None,
         () if is(["RTP/SAVP", "RTP/SAVPF"]) => Some(true),
         () => None,
     }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
 
-use super::protection::{Policy, Protection, ProtectionError, Secret, Shield};
+use super::protection::{Policy, Protection, ProtectionError, Secret, Shield, bring_down};
 use super::srtp::Mark;
 use crate::families::Families;
 
@@ -265,6 +265,7 @@ impl Session {
             count => return Err(SdpError::TooMany(count)),
         }
         let mut next = self.clone();
+        bring_down(&mut sdp);
         let session_address = sdp.connection.take();
         let one_way = |attribute: &Attribute| ["sendonly", "recvonly", "inactive"].contains(&attribute.attribute.as_str());
         let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
@@ -357,7 +358,7 @@ impl Session {
         }
         let [policy, others] = [self.policies[from], self.policies[other]];
         if answers {
-            stream.legs[from].protection.answered(media)?;
+            stream.legs[from].protection.answered(media, policy)?;
         } else {
             stream.legs[from].protection.offered(media, policy)?;
             let profile = stream.legs[from].protection.profile;
@@ -405,12 +406,15 @@ impl Session {
         changed
     }
 
-    /// A source of a leg's phone has come so far, or one of ours toward it. Tells whether that is news.
-    pub fn come_to(&mut self, leg: usize, stream: usize, is_ours: bool, mark: Mark) -> bool {
-        let before = self.before.as_mut().filter(|before| before.instead && before.by == leg);
-        let streams = before.map_or(&mut self.streams, |before| &mut before.streams);
-        let end = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg));
-        end.is_some_and(|end| end.protection.come_to(is_ours, mark))
+    /// A source of a leg's phone has come so far, or one of ours toward it, by this key. Tells whether that is news.
+    pub fn come_to(&mut self, leg: usize, stream: usize, by: (bool, u64), mark: Mark) -> bool {
+        let before = self.before.as_mut().map(|before| &mut before.streams);
+        let mut is_news = false;
+        for streams in [Some(&mut self.streams), before].into_iter().flatten() {
+            let end = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg));
+            is_news |= end.is_some_and(|end| end.protection.come_to(by, mark, &self.secret));
+        }
+        is_news
     }
 
     /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
@@ -423,17 +427,21 @@ impl Session {
 
     /// What the relay must do for a leg, stream by stream.
     pub fn plan(&self, leg: usize) -> Vec<Option<LegPlan>> {
-        let plan = |stream: &Stream| {
+        let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);
+        let streams = still.map_or(&self.streams, |before| &before.streams);
+        let plan = |(at, stream): (usize, &Stream)| {
             let end = &stream.legs[leg];
+            // By the keys that are agreed, until others are.
+            let agreed = self.before.as_ref().and_then(|before| before.streams.get(at)).map(|stream| &stream.legs[leg]);
+            let protection = &agreed.filter(|agreed| agreed.local.is_some()).unwrap_or(end).protection;
             Some(LegPlan {
                 local: end.local?,
                 remote: [end.latched.or(end.signalled), end.latched_rtcp.or(end.signalled_rtcp)],
                 signalled: [end.signalled, end.signalled_rtcp],
-                shield: end.protection.shield(&self.secret),
+                shield: protection.shield(&self.secret),
             })
         };
-        let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);
-        still.map_or(&self.streams, |before| &before.streams).iter().map(plan).collect()
+        streams.iter().enumerate().map(plan).collect()
     }
 
     /// Every RTP port of ours, and those that may be so again.

@@ -66,6 +66,8 @@ pub enum Event {
         stream: usize,
         /// It is in what goes to the leg's phone, and not in what comes from it.
         ours: bool,
+        /// By which key ([`MasterKey::mark`](super::core::srtp::MasterKey::mark)).
+        key: u64,
         /// How far.
         mark: Mark,
     },
@@ -385,7 +387,7 @@ mod tests {
         let (alices, ours) = (key(b"alice's"), key(b"ours"));
         let (alice, bob, stranger) = (phone(), phone(), phone());
         let wants = |world: &World, port: u16, marks: [Vec<Mark>; 2]| {
-            let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now() };
+            let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now(), restored: false };
             let shield = Shield::Srtp(Box::new(keys));
             let plan = LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield };
             let streams = vec![Some(Want { plan, sockets: None })];
@@ -398,12 +400,12 @@ mod tests {
         let mut sealed = |sequence: u16| {
             let mut packet = rtp(sequence);
             packet.resize(17 + MOST_ADDED, 0);
-            let length = sends.protect(&mut packet, 17).unwrap().length;
+            let length = sends.protect(&mut packet, 17).unwrap();
             packet.truncate(length);
             packet
         };
         let mut hears = Context::new(&ours);
-        let mut exchange = |world: &mut World, port: u16, sequence: u16, packet: &[u8]| {
+        let mut exchange = |port: u16, sequence: u16, packet: &[u8]| {
             let mut buffer = [0; 99];
             alice.send_to(packet, local(port)).unwrap();
             let length = bob.recv(&mut buffer).unwrap();
@@ -411,13 +413,15 @@ mod tests {
             bob.send_to(&rtp(sequence), local(port + 2)).unwrap();
             let length = alice.recv(&mut buffer).unwrap();
             assert_ne!(buffer[12..17], *b"sound");
-            let opened = hears.unprotect(&mut buffer[..length]).unwrap().length;
+            let opened = hears.unprotect(&mut buffer[..length]).unwrap();
             assert_eq!(buffer[..opened], rtp(sequence));
+        };
+        let news = |world: &mut World| {
             let mut marks = [Vec::new(), Vec::new()];
-            while let Ok(event) = world.events.try_recv() {
-                if let Event::CameTo { leg, ours, mark, .. } = event {
-                    assert_eq!(leg, LegId::CALLER);
-                    marks[usize::from(ours)].push(mark);
+            while marks.iter().any(Vec::is_empty) {
+                if let Some(Event::CameTo { leg, ours: is_ours, key, mark, .. }) = world.events.blocking_recv() {
+                    assert_eq!((leg, key), (LegId::CALLER, if is_ours { ours.mark() } else { alices.mark() }));
+                    marks[usize::from(is_ours)].push(mark);
                 }
             }
             marks
@@ -432,17 +436,18 @@ mod tests {
         }
         wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 5);
         let first = sealed(65_535);
-        let marks = exchange(&mut world, 21_700, 65_535, &first);
-        assert_eq!(marks.map(|marks| marks.iter().map(|mark| mark.index).collect::<Vec<_>>()), [[65_535]; 2]);
+        exchange(21_700, 65_535, &first);
+        assert_eq!(news(&mut world).map(|marks| marks.iter().map(|mark| mark.index).collect::<Vec<_>>()), [[65_535]; 2]);
         // What is said again is not passed on again.
         alice.send_to(&first, local(21_700)).unwrap();
         wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 6);
-        let marks = exchange(&mut world, 21_700, 0, &sealed(0));
+        exchange(21_700, 0, &sealed(0));
+        let marks = news(&mut world);
         assert_eq!(marks[0].last().map(|mark| mark.index), Some(65_536));
         drop(world);
-        let mut world = World::new(None);
+        let world = World::new(None);
         wants(&world, 21_704, marks);
-        exchange(&mut world, 21_704, 1, &sealed(1));
+        exchange(21_704, 1, &sealed(1));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{Command, Counters, Event, Open, Want};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
-use crate::media::core::srtp::{MOST_ADDED, Mark};
+use crate::media::core::srtp::MOST_ADDED;
 use crate::media::core::{From, Latch};
 
 /// Sockets that are looked at in one turn.
@@ -33,6 +33,8 @@ const EVENTS_AT_ONCE: usize = 1024;
 const DATAGRAM: usize = 2048;
 /// How often a thread looks for silence, and tries again to bind what was taken.
 pub(super) const TICK: Duration = Duration::from_millis(250);
+/// In every so manyth tick it is told how far protected sources have come, one of each direction: more seldom than any phone's packets could have it.
+const TELLS: u32 = 4;
 /// So many commands, and so many attempts to bind what was taken, a thread makes between two looks at its sockets.
 const TURN: usize = 32;
 /// How soon a thread tries again to bind a port of a call that it takes over.
@@ -81,9 +83,11 @@ struct End {
 
 impl End {
     /// What a next owner should know by now. A full queue loses it; the next is told in a quarter of a turn.
-    fn tell(&self, events: &mpsc::Sender<Event>, ours: bool, mark: Option<Mark>) {
-        if let Some(mark) = mark {
-            let _ = events.try_send(Event::CameTo { call: self.call, leg: self.leg, stream: self.stream, ours, mark });
+    fn tell(&mut self, events: &mpsc::Sender<Event>) {
+        for (way, news) in self.shield.news().into_iter().enumerate() {
+            let Some((key, mark)) = news else { continue };
+            let _ =
+                events.try_send(Event::CameTo { call: self.call, leg: self.leg, stream: self.stream, ours: way == 1, key, mark });
         }
     }
 
@@ -156,7 +160,7 @@ impl Thread {
         let mut events = vec![EpollEvent::empty(); EVENTS_AT_ONCE];
         // What protects a packet is written behind it.
         let mut buffer = [0; DATAGRAM + MOST_ADDED];
-        let mut ticked = clock::uptime();
+        let (mut ticked, mut ticks) = (clock::uptime(), 0_u32);
         let mut busy = false;
         while self.inbox.running.load(Ordering::Relaxed) {
             let unbound = self.unbound.iter().any(|ends| !ends.is_empty());
@@ -199,6 +203,10 @@ impl Thread {
             if now.since(ticked) >= TICK {
                 ticked = now;
                 self.look_for_silence(now);
+                if ticks.is_multiple_of(TELLS) {
+                    self.ends.iter_mut().flatten().for_each(|end| end.tell(&self.events));
+                }
+                ticks += 1;
                 self.rest(now);
             }
         }
@@ -466,17 +474,11 @@ impl Thread {
     /// Opens a packet by the shield of an end; gives how long it is then.
     fn open(&mut self, at: usize, rtcp: bool, packet: &mut [u8]) -> Option<usize> {
         let end = self.ends.get_mut(at)?.as_mut()?;
-        match end.shield.open(packet, rtcp) {
-            Ok(opened) => {
-                let length = opened.length;
-                end.tell(&self.events, false, opened.mark);
-                Some(length)
-            }
-            Err(_) => {
-                count(&end.counters.dropped, 1);
-                None
-            }
+        let opened = end.shield.open(packet, rtcp);
+        if opened.is_err() {
+            count(&end.counters.dropped, 1);
         }
+        opened.ok()
     }
 
     /// Sends a packet to the phone of an end.
@@ -484,12 +486,9 @@ impl Thread {
         let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.rtp, end.rtcp)) else { return };
         let Some(end) = self.ends[rtp].as_mut() else { return };
         let sealed = end.shield.seal(buffer, length, rtcp);
-        if let Ok(sealed) = &sealed {
-            end.tell(&self.events, true, sealed.mark);
-        }
         let Some(end) = self.ends[at].as_ref() else { return };
         let sent = match (&end.wire, end.peer.remote(), sealed) {
-            (Some(wire), Some(remote), Ok(sealed)) => wire.send(&buffer[..sealed.length], remote),
+            (Some(wire), Some(remote), Ok(length)) => wire.send(&buffer[..length], remote),
             _ => false,
         };
         count(if sent { &end.counters.sent } else { &end.counters.dropped }, 1);

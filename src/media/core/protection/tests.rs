@@ -37,7 +37,7 @@ struct Call {
 impl Call {
     fn new(policies: [Policy; 2]) -> Self {
         let ip: IpAddr = "127.0.0.11".parse().unwrap();
-        let secret = Secret { bytes: [7; 32], since: Timestamp(5) };
+        let secret = Secret { bytes: [7; 32], since: Timestamp(5), restored: false };
         Self { session: Session { policies, secret, ..Session::new(ip.into(), 42) }, next: 10_000 }
     }
 
@@ -135,8 +135,8 @@ fn each_side_has_keys_of_its_own_or_none() {
     // The callee puts the call on hold: each has the keys that it had.
     let hold = answer.replace("sendrecv", "sendonly");
     let (proto, again) = said(&call.pass(1, false, &hold).unwrap());
-    assert_eq!(proto, "RTP/SAVP");
-    assert!(call.is_ours(0, key) && again.values().any(|(_, again)| again == key), "what was agreed stays until it is answered");
+    assert_eq!((&*proto, again.len()), ("RTP/SAVP", 1));
+    assert!(call.is_ours(0, key) && again[&3].1 == *key, "it is offered what it has agreed to");
     let reply = sdp("RTP/SAVP", &[&format!("3 AES_CM_128_HMAC_SHA1_32 inline:{OTHER_KEY}")]);
     let (proto, again) = said(&call.pass(0, true, &reply).unwrap());
     assert_eq!((&*proto, &again[&1].1), ("RTP/AVP", ours));
@@ -156,6 +156,8 @@ fn who_has_no_keys_talks_in_clear_only_where_that_is_allowed() {
         (Policy::Require, sdp("RTP/SAVP", &[&format!("2 AES_256_CM_HMAC_SHA1_80 inline:{KEY}")]), false),
         (Policy::Require, sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]), true),
         (Policy::Require, sdp("UDP/TLS/RTP/SAVP", &[]), false),
+        // What it was offered was made for another, as when that one has sent the caller on.
+        (Policy::Allow, sdp("RTP/AVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]), true),
         (Policy::Forbid, plain.clone(), true),
         (Policy::Forbid, secure.clone(), false),
     ] {
@@ -201,11 +203,18 @@ fn how_far_sources_have_come_is_kept_by_key() {
     let mark = |ssrc, index| Mark { ssrc, index };
     call.pass(0, false, &sdp("RTP/SAVP", &[&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")])).unwrap();
     call.pass(1, true, &sdp("RTP/AVP", &[])).unwrap();
-    assert!(!call.session.come_to(1, 0, true, mark(1, 5)), "it is in clear");
+    let keys = |call: &Call| match call.shield(0) {
+        Shield::Srtp(keys) => (keys.theirs.mark(), keys.ours.mark()),
+        shield @ (Shield::Plain | Shield::Closed) => panic!("{shield:?}"),
+    };
+    let (theirs, ours) = keys(&call);
+    assert!(!call.session.come_to(1, 0, (true, ours), mark(1, 5)), "it is in clear");
     for (one, news) in [(mark(1, 70_000), true), (mark(1, 70_000), false), (mark(1, 60_000), false), (mark(2, 9), true)] {
-        assert_eq!(call.session.come_to(0, 0, false, one), news, "{one:?}");
+        assert_eq!(call.session.come_to(0, 0, (false, theirs), one), news, "{one:?}");
     }
-    assert!(call.session.come_to(0, 0, true, mark(3, 9)));
+    let (theirs, ours) = keys(&call);
+    assert!(call.session.come_to(0, 0, (true, ours), mark(3, 9)));
+    assert!(!call.session.come_to(0, 0, (true, theirs), mark(4, 9)), "it is by another key");
     let marks = |call: &Call| match call.shield(0) {
         Shield::Srtp(keys) => keys.marks,
         shield @ (Shield::Plain | Shield::Closed) => panic!("{shield:?}"),
@@ -214,4 +223,90 @@ fn how_far_sources_have_come_is_kept_by_key() {
     // Its key is another: its sources begin anew. Ours is the same.
     call.pass(0, false, &sdp("RTP/SAVP", &[&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{OTHER_KEY}")])).unwrap();
     assert_eq!(marks(&call), [vec![], vec![mark(3, 9)]]);
+}
+
+/// Who is told once more what it was told is told its own answer: it says the same again.
+#[test]
+fn what_is_told_again_is_agreed_again() {
+    for proto in ["RTP/SAVP", "RTP/AVP"] {
+        let own = sdp(proto, &[&format!("1 AES_256_CM_HMAC_SHA1_80 inline:{}", STANDARD.encode([3; 46]))]);
+        let mut call = Call::new([Policy::Require, Policy::Allow]);
+        call.pass(0, false, &own).unwrap();
+        call.pass(1, true, &sdp("RTP/AVP", &[])).unwrap();
+        let had = call.shield(0);
+        let told = said(&call.session.tell_again(0).unwrap());
+        assert_eq!(told.1[&1].0, "AES_256_CM_HMAC_SHA1_80");
+        call.session.answer_again(0, own.as_bytes(), &mut |_| None).unwrap();
+        assert_eq!(call.shield(0), had);
+        // The other asks for something: this one is offered what it has, and nothing of it counts until it has answered.
+        call.session.offer(1, sdp("RTP/AVP", &[]).as_bytes(), &mut |_| None).unwrap();
+        assert_eq!(call.shield(0), had);
+        assert_eq!(said(call.session.told[0].as_ref().unwrap()), told);
+        assert!(call.pass(0, true, &sdp(proto, &[])).is_err(), "it must not do without");
+        call.pass(0, true, &own).unwrap();
+        call.session.accepted();
+        assert_eq!(call.shield(0), had);
+    }
+}
+
+/// An offer changes nothing of how what flows is protected until it is answered, and nothing at all when it is refused.
+#[test]
+fn an_offer_is_no_agreement() {
+    let with = |key| sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{key}")]);
+    let mut call = Call::new([Policy::Allow, Policy::Require]);
+    call.pass(0, false, &with(KEY)).unwrap();
+    call.pass(1, true, &with(GCM_KEY).replace("2 AES_CM_128_HMAC_SHA1_80", "1 AEAD_AES_256_GCM")).unwrap();
+    let had = [call.shield(0), call.shield(1)];
+    for offer in [with(OTHER_KEY), sdp("RTP/AVP", &[]), sdp("udptl", &[]), sdp("UDP/TLS/RTP/SAVPF", &[])] {
+        call.session.offer(0, offer.as_bytes(), &mut |_| None).unwrap();
+        assert_eq!([call.shield(0), call.shield(1)], had, "{offer}");
+        let mark = Mark { ssrc: 9, index: 70_000 + call.session.versions[1] };
+        let Shield::Srtp(keys) = had[1].clone() else { panic!("no keys") };
+        assert!(call.session.come_to(1, 0, (true, keys.ours.mark()), mark));
+        assert!(call.session.take_back());
+        let Shield::Srtp(after) = call.shield(1) else { panic!("no keys") };
+        assert_eq!(after.marks[1], [mark], "what was learned meanwhile stays");
+        assert!(call.session.streams[0].legs[1].protection.marks[1].pop().is_some());
+    }
+}
+
+/// A fax, and back to sound: it is protected again, by other keys.
+#[test]
+fn who_has_done_without_gets_other_keys() {
+    let own = sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]);
+    for between in ["udptl", "RTP/AVP"] {
+        let mut call = Call::new([Policy::Allow, Policy::Allow]);
+        call.pass(0, false, &own).unwrap();
+        call.pass(1, true, &sdp("RTP/AVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")])).unwrap();
+        let had = [call.shield(0), call.shield(1)];
+        call.pass(0, false, &sdp(between, &[])).unwrap();
+        call.pass(1, true, &sdp(between, &[])).unwrap();
+        assert_eq!([call.shield(0), call.shield(1)], [Shield::Plain, Shield::Plain]);
+        let (proto, lines) = said(&call.pass(0, false, &own).unwrap());
+        // Who had keys and did without them by itself isn't pressed.
+        assert_eq!((&*proto, lines.len()), ("RTP/AVP", 3));
+        call.pass(1, true, &sdp("RTP/AVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")])).unwrap();
+        for (leg, had) in had.into_iter().enumerate() {
+            let (Shield::Srtp(had), Shield::Srtp(has)) = (had, call.shield(leg)) else { panic!("no keys") };
+            assert_ne!(had.ours, has.ours);
+        }
+    }
+}
+
+/// Keys that are agreed in another way pass, and those of our kind go no further.
+#[test]
+fn other_keys_pass_where_ours_do_not_stand() {
+    let text = |onward: Vec<u8>| String::from_utf8(onward).unwrap();
+    let of_all =
+        |sdp: String| sdp.replace("m=audio", "a=fingerprint:sha-256 AA\r\na=setup:actpass\r\na=crypto:1 X inline:Y\r\nm=audio");
+    let dtls = of_all(sdp("RTP/SAVPF", &[]));
+    let mut call = Call::new([Policy::Allow, Policy::Allow]);
+    let onward = text(call.pass(0, false, &dtls).unwrap());
+    assert!(onward.contains("RTP/SAVPF") && onward.contains("a=fingerprint:sha-256 AA") && onward.contains("a=setup:actpass"));
+    assert!(!onward.contains("crypto"), "{onward}");
+    assert_eq!(call.shield(0), Shield::Plain);
+    call.pass(1, true, &dtls).unwrap();
+    let both = of_all(sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]));
+    let onward = text(Call::new([Policy::Allow, Policy::Allow]).pass(0, false, &both).unwrap());
+    assert!(!onward.contains("fingerprint") && !onward.contains("setup") && !onward.contains(KEY), "{onward}");
 }

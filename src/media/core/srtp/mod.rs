@@ -21,11 +21,17 @@ use turn::Turn;
 pub const MOST_ADDED: usize = 20;
 /// Sources of one direction that are known at once; the one that was heard least recently gives way.
 const SOURCES: usize = 8;
+/// So many others are remembered by where they were.
+const MARKS: usize = 64;
 /// RTP's header without what may follow it, and RTCP's first words.
 const RTP_HEADER: usize = 12;
 const RTCP_HEADER: usize = 8;
 /// The bit that says that SRTCP is encrypted.
 const ENCRYPTED: u32 = 1 << 31;
+/// SRTCP's index has 31 bits.
+const RTCP_INDEXES: u32 = 1 << 31;
+/// SRTCP that comes quicker than its floor rises may be so far ahead of it.
+pub const RTCP_AHEAD: u32 = 500;
 
 /// Why a packet is not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +62,10 @@ pub struct Context {
     rtcp_keys: SessionKeys,
     /// The one that was heard last is the first.
     turns: Vec<Turn>,
-    /// What former owners knew of sources that haven't been heard here.
+    /// Where sources were that others have displaced, or that former owners knew; the last is the first.
     marks: Vec<Mark>,
+    /// The next index of SRTCP of ours, whosever it is.
+    next_rtcp: u32,
 }
 
 impl fmt::Debug for Context {
@@ -70,7 +78,7 @@ impl Context {
     /// A direction with this master key.
     pub fn new(key: &MasterKey) -> Self {
         let (suite, [keys, rtcp_keys]) = (key.suite(), SessionKeys::derive(key));
-        Self { suite, keys, rtcp_keys, turns: Vec::with_capacity(SOURCES), marks: Vec::new() }
+        Self { suite, keys, rtcp_keys, turns: Vec::with_capacity(SOURCES), marks: Vec::with_capacity(MARKS), next_rtcp: 0 }
     }
 
     /// Goes on where a former owner was, as far as that isn't known better here.
@@ -80,38 +88,43 @@ impl Context {
                 Some(turn) => turn.advance(mark.index),
                 None => match self.marks.iter_mut().find(|known| known.ssrc == mark.ssrc) {
                     Some(known) => known.index = known.index.max(mark.index),
-                    None => self.marks.push(*mark),
+                    None => self.remember(*mark),
                 },
             }
         }
     }
 
-    /// Where its sources are.
-    pub fn marks(&self) -> impl Iterator<Item = Mark> + '_ {
-        self.turns.iter().filter_map(Turn::mark)
+    /// Where one of its sources is that has come further than a next owner may know; he is told, or will be when it comes a quarter further.
+    pub fn news(&mut self) -> Option<Mark> {
+        self.turns.iter_mut().find_map(Turn::news)
     }
 
     /// Protects the RTP packet in the first `length` bytes of `buffer`; gives its new length. The index is that which the receiver will think it is.
-    pub fn protect(&mut self, buffer: &mut [u8], length: usize) -> Result<Done, SrtpError> {
+    pub fn protect(&mut self, buffer: &mut [u8], length: usize) -> Result<usize, SrtpError> {
         let packet = buffer.get(..length).ok_or(SrtpError::Malformed)?;
         let (header, sequence, ssrc) = rtp_header(packet)?;
         if buffer.len() < length + self.suite.tag() {
             return Err(SrtpError::Malformed);
         }
-        let at = self.turn_of(ssrc);
-        let turn = &mut self.turns[at];
+        // Where a source was that is forgotten could not be told when it comes again.
+        let is_known = self.turns.iter().any(|turn| turn.ssrc() == ssrc) || self.marks.iter().any(|mark| mark.ssrc == ssrc);
+        if !is_known && self.turns.len() + self.marks.len() >= SOURCES + MARKS {
+            return Err(SrtpError::UsedUp);
+        }
+        let turn = self.turn_of(ssrc);
         let index = turn.guess(sequence);
         if !turn.is_new(index) {
             return Err(SrtpError::Replayed);
         }
         // RFC 3711 §9.2: 2^48 packets.
-        let crossed = turn.take(index).ok_or(SrtpError::UsedUp)?;
-        let length = self.keys.seal_rtp(buffer, header, length, ssrc, index);
-        Ok(Done { length, mark: crossed })
+        if !turn.take(index) {
+            return Err(SrtpError::UsedUp);
+        }
+        Ok(self.keys.seal_rtp(buffer, header, length, ssrc, index))
     }
 
     /// Opens the SRTP packet in `buffer`; gives its new length. After an error the buffer's content is of no use.
-    pub fn unprotect(&mut self, buffer: &mut [u8]) -> Result<Done, SrtpError> {
+    pub fn unprotect(&mut self, buffer: &mut [u8]) -> Result<usize, SrtpError> {
         let (header, sequence, ssrc) = rtp_header(buffer)?;
         if buffer.len() < header + self.suite.tag() {
             return Err(SrtpError::Malformed);
@@ -129,24 +142,26 @@ impl Context {
                 continue;
             }
             if let Some(length) = self.keys.open_rtp(buffer, header, ssrc, index) {
-                let at = self.turn_of(ssrc);
-                let mark = self.turns[at].take(index).ok_or(SrtpError::UsedUp)?;
-                return Ok(Done { length, mark });
+                return if self.turn_of(ssrc).take(index) { Ok(length) } else { Err(SrtpError::UsedUp) };
             }
             last = SrtpError::Forged;
         }
         Err(last)
     }
 
-    /// Protects the RTCP packet in the first `length` bytes of `buffer`. Its index is `floor` at least: what no former owner has come to.
+    /// Protects the RTCP packet in the first `length` bytes of `buffer`. Its index is `floor` at least, what no former owner has come to; and
+    /// [`RTCP_AHEAD`] more at most.
     pub fn protect_rtcp(&mut self, buffer: &mut [u8], length: usize, floor: u32) -> Result<usize, SrtpError> {
         let packet = buffer.get(..length).ok_or(SrtpError::Malformed)?;
         let ssrc = rtcp_ssrc(packet)?;
         if buffer.len() < length + MOST_ADDED {
             return Err(SrtpError::Malformed);
         }
-        let at = self.turn_of(ssrc);
-        let index = self.turns[at].next_rtcp(floor).ok_or(SrtpError::UsedUp)?;
+        let index = self.next_rtcp.max(floor);
+        if index >= RTCP_INDEXES || index > floor.saturating_add(RTCP_AHEAD) {
+            return Err(SrtpError::UsedUp);
+        }
+        self.next_rtcp = index + 1;
         Ok(self.rtcp_keys.seal_rtcp(buffer, length, ssrc, index))
     }
 
@@ -154,6 +169,9 @@ impl Context {
     pub fn unprotect_rtcp(&mut self, buffer: &mut [u8]) -> Result<usize, SrtpError> {
         let ssrc = rtcp_ssrc(buffer)?;
         let (length, trailer) = self.rtcp_keys.rtcp_trailer(buffer).ok_or(SrtpError::Malformed)?;
+        if trailer & ENCRYPTED == 0 {
+            return Err(SrtpError::Malformed);
+        }
         let index = trailer & !ENCRYPTED;
         let known = self.turns.iter().find(|turn| turn.ssrc() == ssrc);
         if known.is_some_and(|turn| !turn.is_new_rtcp(index)) {
@@ -162,8 +180,7 @@ impl Context {
         if !self.rtcp_keys.open_rtcp(buffer, length, ssrc, trailer) {
             return Err(SrtpError::Forged);
         }
-        let at = self.turn_of(ssrc);
-        self.turns[at].take_rtcp(index);
+        self.turn_of(ssrc).take_rtcp(index);
         Ok(length)
     }
 
@@ -172,8 +189,8 @@ impl Context {
         Turn::new(ssrc, self.marks.iter().find(|mark| mark.ssrc == ssrc).map(|mark| mark.index))
     }
 
-    /// Where the turn of a source is; it is made if there is none.
-    fn turn_of(&mut self, ssrc: u32) -> usize {
+    /// The turn of a source; it is made if there is none.
+    fn turn_of(&mut self, ssrc: u32) -> &mut Turn {
         match self.turns.iter().position(|turn| turn.ssrc() == ssrc) {
             Some(0) => {}
             Some(at) => self.turns[..=at].rotate_right(1),
@@ -183,24 +200,19 @@ impl Context {
                 if self.turns.len() >= SOURCES
                     && let Some(mark) = self.turns.pop().and_then(|turn| turn.mark())
                 {
-                    // Should it come again, it goes on.
-                    self.marks.truncate(SOURCES - 1);
-                    self.marks.insert(0, mark);
+                    self.remember(mark);
                 }
                 self.turns.insert(0, turn);
             }
         }
-        0
+        &mut self.turns[0]
     }
-}
 
-/// A packet that has been protected or opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
-    /// How long it is now.
-    pub length: usize,
-    /// Where its source is, if a next owner should know that by now.
-    pub mark: Option<Mark>,
+    /// Should it come again, it goes on.
+    fn remember(&mut self, mark: Mark) {
+        self.marks.truncate(MARKS - 1);
+        self.marks.insert(0, mark);
+    }
 }
 
 /// Of an RTP packet: how long its header is, its sequence number and its source.

@@ -50,9 +50,9 @@ fn a_packet_is_protected_by_aes_cm_as_others_do() {
     let sealed = bytes("800f1234 decafbad cafebabe 4e55dc4c e79978d8 8ca4d215 949d2402 b78d6acc 99ea179b 8dbb");
     let mut buffer = plain.clone();
     buffer.resize(plain.len() + MOST_ADDED, 0);
-    let length = Context::new(&master).protect(&mut buffer, plain.len()).unwrap().length;
+    let length = Context::new(&master).protect(&mut buffer, plain.len()).unwrap();
     assert_eq!(hex::encode(&buffer[..length]), hex::encode(&sealed));
-    let length = Context::new(&master).unprotect(&mut buffer[..length]).unwrap().length;
+    let length = Context::new(&master).unprotect(&mut buffer[..length]).unwrap();
     assert_eq!(buffer[..length], plain);
 }
 
@@ -121,16 +121,16 @@ fn packet(ssrc: u32, sequence: u16) -> Vec<u8> {
 fn sealed(context: &mut Context, packet: &[u8]) -> Result<(Vec<u8>, Option<Mark>), SrtpError> {
     let mut buffer = packet.to_vec();
     buffer.resize(packet.len() + MOST_ADDED, 0);
-    let done = context.protect(&mut buffer, packet.len())?;
-    buffer.truncate(done.length);
-    Ok((buffer, done.mark))
+    let length = context.protect(&mut buffer, packet.len())?;
+    buffer.truncate(length);
+    Ok((buffer, context.news()))
 }
 
 fn opened(context: &mut Context, packet: &[u8]) -> Result<(Vec<u8>, Option<Mark>), SrtpError> {
     let mut buffer = packet.to_vec();
-    let done = context.unprotect(&mut buffer)?;
-    buffer.truncate(done.length);
-    Ok((buffer, done.mark))
+    let length = context.unprotect(&mut buffer)?;
+    buffer.truncate(length);
+    Ok((buffer, context.news()))
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn what_is_no_packet_is_refused() {
                 assert!(context.protect_rtcp(&mut buffer, length + 1, 0).is_err());
             }
         }
-        assert_eq!(context.marks().count(), 0);
+        assert_eq!((context.news(), context.turns.len()), (None, 0));
     }
 }
 
@@ -203,6 +203,56 @@ fn more_sources_than_are_known_at_once_go_on_where_they_were() {
         }
     }
     assert_eq!((ours.turns.len(), ours.marks.len()), (SOURCES, SOURCES));
+    // One that would have to be forgotten is refused; what comes is the peer's own business.
+    let all = u32::try_from(SOURCES + MARKS).unwrap();
+    for ssrc in 0..2 * all {
+        assert_eq!(sealed(&mut ours, &packet(ssrc, 65_000)).is_ok(), ssrc < all, "{ssrc}");
+        let (there, _) = sealed(&mut Context::new(&key(Suite::AeadAes128Gcm)), &packet(100 + ssrc, 1)).unwrap();
+        assert!(opened(&mut theirs, &there).is_ok());
+    }
+    let told: Vec<_> = (0..1000).map(|ssrc| Mark { ssrc, index: 9 }).collect();
+    told.chunks(4).for_each(|marks| theirs.advance(marks));
+    assert_eq!((theirs.turns.len(), theirs.marks.len()), (SOURCES, MARKS));
+}
+
+/// What may have been a former owner's is nobody's, and nothing is in clear.
+#[test]
+fn what_may_have_been_is_not_again() {
+    let key = key(Suite::AesCm128HmacSha1_80);
+    let mut first = Context::new(&key);
+    let sent: Vec<_> = (100..200).map(|sequence| sealed(&mut first, &packet(1, sequence)).unwrap().0).collect();
+    let (mut ours, mut theirs) = (Context::new(&key), Context::new(&key));
+    for context in [&mut ours, &mut theirs] {
+        context.advance(&[Mark { ssrc: 1, index: 120 }]);
+    }
+    sealed(&mut ours, &packet(1, 190)).unwrap();
+    opened(&mut theirs, &sent[90]).unwrap();
+    for sequence in 100..190 {
+        assert_eq!(sealed(&mut ours, &packet(1, sequence)).unwrap_err(), SrtpError::Replayed, "{sequence}");
+        assert_eq!(opened(&mut theirs, &sent[usize::from(sequence) - 100]).unwrap_err(), SrtpError::Replayed);
+    }
+    // Two marks in a row were lost: the turn after is tried all the same.
+    let mut theirs = Context::new(&key);
+    opened(&mut theirs, &sent[0]).unwrap();
+    theirs.advance(&[Mark { ssrc: 1, index: 40_000 }]);
+    let mut far = Context::new(&key);
+    far.advance(&[Mark { ssrc: 1, index: 65_536 + 39_000 }]);
+    let (there, _) = sealed(&mut far, &packet(1, 39_500)).unwrap();
+    assert_eq!(opened(&mut theirs, &there).unwrap().0, packet(1, 39_500));
+}
+
+#[test]
+fn rtcp_is_never_far_from_its_floor() {
+    let mut context = Context::new(&key(Suite::AeadAes256Gcm));
+    let mut indices = Vec::new();
+    for (floor, ssrc) in (0..2000_u16).map(|n| (0, u8::try_from(n % 3).unwrap())).chain([(400, 1), (5000, 2), (10, 3)]) {
+        let mut buffer = [0; 60];
+        buffer[..8].copy_from_slice(&[0x80, 201, 0, 1, 0, 0, 0, ssrc]);
+        if let Ok(length) = context.protect_rtcp(&mut buffer, 8, floor) {
+            indices.push(u32::from_be_bytes(buffer[length - 4..length].try_into().unwrap()) & !ENCRYPTED);
+        }
+    }
+    assert_eq!(indices, (0..=RTCP_AHEAD).chain([RTCP_AHEAD + 1, 5000]).collect::<Vec<_>>());
 }
 
 proptest! {

@@ -7,8 +7,6 @@ const INDEXES: u64 = 1 << 48;
 const TURN: u64 = 1 << 16;
 /// A next owner is told where a source is whenever it has come so far.
 const QUARTER: u64 = TURN / 4;
-/// SRTCP's index has 31 bits.
-const RTCP_INDEXES: u32 = 1 << 31;
 
 /// Where a source was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +23,8 @@ struct Window {
     highest: Option<u64>,
     /// Bit n: the highest less n.
     seen: u128,
+    /// The highest is what a former owner said: more may have been.
+    is_told: bool,
 }
 
 impl Window {
@@ -44,17 +44,22 @@ impl Window {
             Some(highest) => {
                 let shift = u32::try_from(index - highest).unwrap_or(u128::BITS);
                 self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
+                if std::mem::take(&mut self.is_told) {
+                    self.seen = u128::MAX;
+                }
                 self.highest = Some(index);
             }
             None => (self.highest, self.seen) = (Some(index), 1),
         }
     }
 
-    /// All up to this one have been.
-    fn advance(&mut self, index: u64) {
-        if self.highest.is_none_or(|highest| highest < index) {
-            *self = Self { highest: Some(index), seen: u128::MAX };
+    /// All up to this one have been. Tells whether that is news.
+    fn advance(&mut self, index: u64) -> bool {
+        let is_news = self.highest.is_none_or(|highest| highest < index);
+        if is_news {
+            *self = Self { highest: Some(index), seen: u128::MAX, is_told: true };
         }
+        is_news
     }
 }
 
@@ -63,9 +68,12 @@ impl Window {
 pub(super) struct Turn {
     ssrc: u32,
     rtp: Window,
+    /// Of what comes.
     rtcp: Window,
     /// A packet of it was opened here: its rollover counter is known, and not what a former owner said.
     is_sure: bool,
+    /// How far it is known to whoever comes next to have come.
+    told: Option<u64>,
 }
 
 impl Turn {
@@ -75,7 +83,7 @@ impl Turn {
         if let Some(index) = index {
             rtp.advance(index);
         }
-        Self { ssrc, rtp, rtcp: Window::default(), is_sure: false }
+        Self { ssrc, rtp, rtcp: Window::default(), is_sure: false, told: index }
     }
 
     pub(super) fn ssrc(&self) -> u32 {
@@ -87,7 +95,23 @@ impl Turn {
     }
 
     pub(super) fn advance(&mut self, index: u64) {
-        self.rtp.advance(index);
+        if self.rtp.advance(index) {
+            (self.is_sure, self.told) = (false, Some(index));
+        }
+    }
+
+    /// Where it is, if that is further than a next owner may know: then he would guess wrong before long.
+    pub(super) fn news(&mut self) -> Option<Mark> {
+        let mark = self.mark()?;
+        let is_news = match self.told {
+            Some(told) => told / QUARTER < mark.index / QUARTER,
+            // Who knows nothing takes a sequence number for the index.
+            None => mark.index >= TURN / 2,
+        };
+        is_news.then(|| {
+            self.told = Some(mark.index);
+            mark
+        })
     }
 
     /// The index of a sequence number: the one next to the highest so far (RFC 3711 appendix A).
@@ -102,37 +126,24 @@ impl Turn {
         }
     }
 
-    /// The indices that a sequence number may have. As long as nothing was opened here, it may be a turn further than a former owner has said, or the peer
-    /// have begun anew.
+    /// The indices that a sequence number may have. As long as nothing was opened here, it may be a turn further than a former owner has said.
     pub(super) fn guesses(&self, sequence: u16) -> impl Iterator<Item = u64> + use<> {
         let best = self.guess(sequence);
-        let others = [Some(best + TURN), Some(u64::from(sequence))];
-        let is_sure = self.is_sure;
-        [Some(best)].into_iter().chain(others.into_iter().filter(move |other| !is_sure && *other != Some(best))).flatten()
+        [Some(best), Some(best + TURN).filter(|_| !self.is_sure)].into_iter().flatten()
     }
 
     pub(super) fn is_new(&self, index: u64) -> bool {
         self.rtp.is_new(index)
     }
 
-    /// One with this index passes. Gives where the source is if it has come further than a next owner may know; none at all when there are no more.
-    pub(super) fn take(&mut self, index: u64) -> Option<Option<Mark>> {
+    /// One with this index passes; not when there are no more.
+    pub(super) fn take(&mut self, index: u64) -> bool {
         if index >= INDEXES {
-            return None;
+            return false;
         }
-        let before = self.rtp.highest;
         self.rtp.take(index);
         self.is_sure = true;
-        // Who knows nothing takes the next sequence number for the index: soon it may be too small.
-        let crossed = before.map_or(index >= TURN / 2, |before| before / QUARTER < index / QUARTER);
-        Some(Some(Mark { ssrc: self.ssrc, index }).filter(|_| crossed))
-    }
-
-    pub(super) fn next_rtcp(&mut self, floor: u32) -> Option<u32> {
-        let next = self.rtcp.highest.map_or(0, |highest| highest + 1).max(u64::from(floor));
-        let next = u32::try_from(next).ok().filter(|next| *next < RTCP_INDEXES)?;
-        self.rtcp.take(u64::from(next));
-        Some(next)
+        true
     }
 
     pub(super) fn is_new_rtcp(&self, index: u32) -> bool {
