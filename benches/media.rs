@@ -106,21 +106,24 @@ impl Kind {
         }
     }
 
-    /// By what a side of a call protects what it says.
+    /// By what a side of a call protects what it says: by another suite than the other, or rtpengine would pass their keys on and do nothing.
     pub fn key(self, n: usize, side: usize) -> Option<MasterKey> {
         let does = self == Self::Both || (self == Self::One && side == 0);
-        does.then(|| MasterKey::of_secret(Suite::AesCm128HmacSha1_80, format!("{n} {side}").as_bytes()))
+        let suite = if side == 0 { Suite::AesCm128HmacSha1_80 } else { Suite::AesCm128HmacSha1_32 };
+        does.then(|| MasterKey::of_secret(suite, format!("{n} {side}").as_bytes()))
     }
 }
 
-/// As `a=crypto` says it, without its number.
-pub fn crypto(key: &MasterKey) -> String {
-    format!("{} inline:{}", key.suite().name(), STANDARD.encode(key.bytes()))
+/// As `a=crypto` says it, with the number that its suite has in an offer.
+pub fn crypto(key: &MasterKey, offer: &str) -> String {
+    let name = key.suite().name();
+    let before = offer.split(&format!(" {name} ")).next().filter(|before| before.len() < offer.len());
+    let number = before.map_or("1", |before| before.rsplit(':').next().unwrap());
+    format!("{number} {name} inline:{}", STANDARD.encode(key.bytes()))
 }
 
-/// The key of that suite in a description.
-pub fn key_in(sdp: &str) -> MasterKey {
-    let suite = Suite::AesCm128HmacSha1_80;
+/// The key of a suite in a description.
+pub fn key_in(sdp: &str, suite: Suite) -> MasterKey {
     let key = sdp.split(&format!("{} inline:", suite.name())).nth(1).unwrap_or_else(|| panic!("no key: {sdp}"));
     MasterKey::new(suite, &STANDARD.decode(key.split(['\r', '|']).next().unwrap()).unwrap()).unwrap()
 }
@@ -184,22 +187,22 @@ async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize, kind: Kind) ->
                 callee.register().await.unwrap();
                 let [ours, theirs] = [0, 1].map(|side| kind.key(n, side));
                 if let Some(key) = &ours {
-                    caller.protects("RTP/SAVP", &format!("1 {}", crypto(key)));
+                    caller.protects("RTP/SAVP", &crypto(key, ""));
                 }
                 let offer = caller.sdp();
                 let rings = async {
                     let ringing = callee.ring(Duration::ZERO).await.unwrap();
                     let offer = String::from_utf8(ringing.invite().body.to_vec()).unwrap();
                     if let Some(key) = &theirs {
-                        // It is offered keys that it may do without, the second of which is of this suite.
-                        callee.protects("RTP/AVP", &format!("2 {}", crypto(key)));
+                        // It is offered keys that it may do without.
+                        callee.protects("RTP/AVP", &crypto(key, &offer));
                     }
                     (callee.pick_up(&ringing).await.unwrap(), offer)
                 };
                 let (answer, (toward_callee, offered)) = tokio::join!(caller.try_call(&user, "", &offer), rings);
                 let answered = String::from_utf8(answer.unwrap().body.to_vec()).unwrap();
                 let toward_caller = rtp_address(answered.as_bytes()).unwrap();
-                let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own, key_in(told)]);
+                let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own.clone(), key_in(told, own.suite())]);
                 let keys = [keys(ours, &answered), keys(theirs, &offered)];
                 (Session { phones: pair, relay: [toward_caller, toward_callee], keys }, [caller, callee])
             })

@@ -50,9 +50,8 @@ impl Rtpengine {
         let (call, from, to) = (format!("{kind:?}{n}"), format!("f{n}"), format!("t{n}"));
         let [caller, callee] = [0, 1].map(|side| kind.key(n, side));
         let profile = |key: &Option<MasterKey>| if key.is_some() { "RTP/SAVP" } else { "RTP/AVP" };
-        let sdp = |side: usize, key: &Option<MasterKey>| {
-            // What the offer to it says first is what it takes.
-            let line = key.as_ref().map(|key| format!("a=crypto:1 {}\r\n", crypto(key))).unwrap_or_default();
+        let sdp = |side: usize, key: &Option<MasterKey>, offer: &str| {
+            let line = key.as_ref().map(|key| format!("a=crypto:{}\r\n", crypto(key, offer))).unwrap_or_default();
             let (ip, port) = (phones[side].ip(), phones[side].port());
             let begin = format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n");
             format!("{begin}m=audio {port} {} 0\r\na=rtpmap:0 PCMU/8000\r\n{line}", profile(key))
@@ -61,19 +60,21 @@ impl Rtpengine {
             ("call-id", &*call),
             ("command", "offer"),
             ("from-tag", &*from),
-            ("sdp", &sdp(0, &caller)),
+            ("sdp", &sdp(0, &caller, "")),
             ("transport-protocol", profile(&callee)),
         ];
         let toward_callee = self.ask(&offer);
-        let answer =
-            [("call-id", &*call), ("command", "answer"), ("from-tag", &*from), ("sdp", &sdp(1, &callee)), ("to-tag", &*to)];
+        let answer = [
+            ("call-id", &*call),
+            ("command", "answer"),
+            ("from-tag", &*from),
+            ("sdp", &sdp(1, &callee, &toward_callee)),
+            ("to-tag", &*to),
+        ];
         let toward_caller = self.ask(&answer);
-        let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own, key_in(told)]);
+        let keys = |own: Option<MasterKey>, told: &str| own.map(|own| [own.clone(), key_in(told, own.suite())]);
         let relay = [address(&toward_caller), address(&toward_callee)];
         let keys = [keys(caller, &toward_caller), keys(callee, &toward_callee)];
-        if let [Some([own, _]), Some([_, onward])] = &keys {
-            assert!(own != onward, "it passes keys on, and does nothing");
-        }
         Session { phones, relay, keys }
     }
 

@@ -93,11 +93,53 @@ fn share_replicas(plan: &mut Replicas, members: &BTreeSet<NodeId>) {
                 widest = Some((difference, *vnode, giver, taker));
             }
         }
-        let Some((_, vnode, giver, taker)) = widest else { return };
-        if let Some(place) = plan.get_mut(&vnode).and_then(|held| held.iter_mut().find(|node| **node == giver)) {
-            *place = taker;
+        let gifts = match widest {
+            Some((_, vnode, giver, taker)) => vec![(vnode, giver, taker)],
+            // The heaviest may have nothing that the lightest lacks: then another stands between them.
+            None => chain(plan, members, &loads),
+        };
+        if gifts.is_empty() {
+            return;
+        }
+        for (vnode, giver, taker) in gifts {
+            if let Some(place) = plan.get_mut(&vnode).and_then(|held| held.iter_mut().find(|node| **node == giver)) {
+                *place = taker;
+            }
         }
     }
+}
+
+/// The shortest row of gifts by which a node with much gives to one with little, each between them taking as much as it gives; none if all have as much
+/// as they can.
+fn chain(plan: &Replicas, members: &BTreeSet<NodeId>, loads: &BTreeMap<NodeId, usize>) -> Vec<(VnodeId, NodeId, NodeId)> {
+    let mut givers: Vec<NodeId> = members.iter().copied().collect();
+    givers.sort_by_key(|node| std::cmp::Reverse(loads[node]));
+    for first in givers {
+        // From whom each was reached, and with what.
+        let mut reached: BTreeMap<NodeId, (VnodeId, NodeId)> = BTreeMap::new();
+        let mut queue = std::collections::VecDeque::from([first]);
+        while let Some(giver) = queue.pop_front() {
+            for (vnode, held) in plan.iter().filter(|(_, held)| held.iter().skip(1).any(|node| *node == giver)) {
+                for taker in members.iter().filter(|node| !held.contains(node)) {
+                    if *taker == first || reached.contains_key(taker) {
+                        continue;
+                    }
+                    reached.insert(*taker, (*vnode, giver));
+                    queue.push_back(*taker);
+                    if loads[taker] + 1 < loads[&first] {
+                        let mut gifts = Vec::new();
+                        let mut at = *taker;
+                        while let Some((vnode, giver)) = reached.get(&at) {
+                            gifts.push((*vnode, *giver, at));
+                            at = *giver;
+                        }
+                        return gifts;
+                    }
+                }
+            }
+        }
+    }
+    Vec::new()
 }
 
 fn load(plan: &Replicas, node: &NodeId) -> usize {
