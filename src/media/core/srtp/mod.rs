@@ -1,6 +1,6 @@
 //! SRTP and SRTCP (RFC 3711; AES-256: RFC 6188; GCM: RFC 7714): what of a packet is secret, and who wrote it. Layer: pure.
 //!
-//! A [`Context`] is one direction of one end: what the peer's packets are opened by, or what ours are sealed by. It has one master key, and a [`Turn`]
+//! A [`Context`] is one direction of one end: what the peer's packets are opened by, or what ours are sealed by. It has one master key, and a turn
 //! for each source (SSRC). What a next owner has to know of it is where each source was: [`Mark`], told each quarter of a turn of its sequence numbers,
 //! so that the rollover counter can't be mistaken.
 //!
