@@ -1,4 +1,4 @@
-//! The media of a call as they are stored, and as they are. Layer: pure in all but name: nothing here does anything.
+//! The media of a call as they are stored, and as they are. Layer: shell.
 
 use std::net::SocketAddr;
 

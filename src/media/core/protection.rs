@@ -135,6 +135,9 @@ impl Protection {
     /// Takes an offer of its phone.
     pub fn offered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
         let Some(is_secure) = is_secure(media) else {
+            if policy == Policy::Require && is_clear(media) {
+                return Err(ProtectionError::Missing);
+            }
             self.is_none_of_ours();
             return Ok(());
         };
@@ -159,6 +162,7 @@ impl Protection {
     pub fn answered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
         let Some(is_secure) = is_secure(media) else {
             return match self.profile {
+                _ if policy == Policy::Require && is_clear(media) => Err(ProtectionError::Missing),
                 Profile::Secure => Err(ProtectionError::Missing),
                 Profile::Plain | Profile::Optional => {
                     self.is_none_of_ours();
@@ -328,6 +332,11 @@ fn is_secure(media: &Media) -> Option<bool> {
         () if is(["RTP/SAVP", "RTP/SAVPF"]) => Some(true),
         () => None,
     }
+}
+
+/// Whether a stream's profile asks for no protection: what else is said of keys there need not come to anything.
+fn is_clear(media: &Media) -> bool {
+    ["RTP/AVP", "RTP/AVPF"].iter().any(|clear| media.proto.eq_ignore_ascii_case(clear))
 }
 
 /// An `a=crypto` line (RFC 4568 §9.1).

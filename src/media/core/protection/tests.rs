@@ -306,6 +306,13 @@ fn other_keys_pass_where_ours_do_not_stand() {
     assert!(!onward.contains("crypto"), "{onward}");
     assert_eq!(call.shield(0), Shield::Plain);
     call.pass(1, true, &dtls).unwrap();
+    // A fingerprint in clear is no promise: who has to be protected is not by it, offering or answering.
+    let promised = of_all(sdp("RTP/AVP", &[]));
+    assert!(Call::new([Policy::Require, Policy::Allow]).pass(0, false, &promised).is_err());
+    assert!(Call::new([Policy::Allow, Policy::Require]).pass(0, false, &promised).is_ok());
+    let mut call = Call::new([Policy::Allow, Policy::Require]);
+    call.pass(0, false, &promised).unwrap();
+    assert!(call.pass(1, true, &promised).is_err());
     let both = of_all(sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]));
     let onward = text(Call::new([Policy::Allow, Policy::Allow]).pass(0, false, &both).unwrap());
     assert!(!onward.contains("fingerprint") && !onward.contains("setup") && !onward.contains(KEY), "{onward}");
