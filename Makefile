@@ -67,7 +67,7 @@ busy: bootstrap   ## an hour of two busy loops a core, and how many elections th
 broken: bootstrap ## builds in which a rule is broken on purpose, and what the checker of histories finds in each
 	scripts/broken
 
-fuzz:             ## the parsers, the transactions and whole calls under input that a fuzzer makes up: six, FUZZ_S seconds each
+fuzz:             ## the parsers, the transactions and whole calls under input that a fuzzer makes up: seven, FUZZ_S seconds each
 	@NEED_FUZZ=1 scripts/bootstrap
 	scripts/fuzz
 

@@ -187,7 +187,7 @@ async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize, kind: Kind) ->
                 callee.register().await.unwrap();
                 let [ours, theirs] = [0, 1].map(|side| kind.key(n, side));
                 if let Some(key) = &ours {
-                    caller.protects("RTP/SAVP", &crypto(key, ""));
+                    caller.protects("RTP/SAVP", &format!("a=crypto:{}", crypto(key, "")));
                 }
                 let offer = caller.sdp();
                 let rings = async {
@@ -195,7 +195,7 @@ async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize, kind: Kind) ->
                     let offer = String::from_utf8(ringing.invite().body.to_vec()).unwrap();
                     if let Some(key) = &theirs {
                         // It is offered keys that it may do without.
-                        callee.protects("RTP/AVP", &crypto(key, &offer));
+                        callee.protects("RTP/AVP", &format!("a=crypto:{}", crypto(key, &offer)));
                     }
                     (callee.pick_up(&ringing).await.unwrap(), offer)
                 };

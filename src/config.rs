@@ -197,6 +197,8 @@ pub enum SrtpPolicy {
     Prefer,
     /// Always.
     Require,
+    /// Always, and by keys that are agreed in DTLS (RFC 5763): its phone is offered that. A browser is in any case.
+    Dtls,
     /// Never.
     Forbid,
 }

@@ -14,4 +14,5 @@ pub mod ids;
 pub mod media;
 pub mod node;
 pub mod sip;
+pub mod stun;
 pub mod telemetry;

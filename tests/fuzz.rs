@@ -31,6 +31,11 @@ fn descriptions() {
 }
 
 #[test]
+fn datagrams() {
+    replay("packets", targets::packets);
+}
+
+#[test]
 fn streams() {
     replay("framing", targets::framing);
 }

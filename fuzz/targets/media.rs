@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tandem::families::Families;
-use tandem::media::core::{SdpError, Session, TakePort};
+use tandem::media::core::srtp::{MasterKey, Suite};
+use tandem::media::core::{Keyed, SdpError, Session, TakePort};
 
 /// More than any call's phones have to say.
 const ORDERS: usize = 64;
@@ -18,7 +19,8 @@ struct World {
 
 /// Orders, a capital being the callee's: `o` an offer, `i` one of another phone that is to have this side, `a` an answer, `g` an answer to what was
 /// told again, `d` a description that can't be taken back (or `v`, with which it begins), each with its SDP; `n` the
-/// offer is refused, `t` a leg is told again, `l` packets come.
+/// offer is refused, `t` a leg is told again, `l` packets come, `w` a browser is called with what the leg was told, `k` a handshake has ended, `r` one was
+/// lost.
 pub fn sdp(input: &[u8]) {
     let mut world = World { session: Session::new(families(1), 7), next_port: 10_000 };
     // Who describes itself without saying who it is.
@@ -57,6 +59,30 @@ pub fn sdp(input: &[u8]) {
                 if let Some(told) = world.session.tell_again(leg) {
                     readable(1 - leg, &told);
                     assert!(world.session.versions[leg] > before.versions[leg]);
+                }
+            }
+            b'w' => {
+                if let Some(told) = world.session.told[leg].clone() {
+                    world.session.certify(leg);
+                    let there = Ipv4Addr::new(198, 51, 100, 9).into();
+                    if let Some(toward) = world.session.toward(leg, &told, there, true) {
+                        readable(1 - leg, &toward);
+                    }
+                }
+            }
+            b'k' => {
+                let stream = usize::from(rest.first().copied().unwrap_or(0));
+                let key = |byte| MasterKey::new(Suite::AeadAes256Gcm, &[byte; 44]).unwrap();
+                let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: Vec::new() };
+                let mut ends = world.session.streams.iter().map(|stream| stream.legs[leg].protection.association.as_ref());
+                let number = ends.nth(stream).flatten().map_or(1, |association| association.number);
+                // Whose certificate this is nobody has said, so that no keys can be had of it.
+                assert!(!world.session.has_keys(leg, stream, (number, b"certificate"), &keyed));
+            }
+            b'r' => {
+                let stream = usize::from(rest.first().copied().unwrap_or(0));
+                for number in 1..9 {
+                    world.session.renew(leg, stream, number);
                 }
             }
             b'l' => {
@@ -128,7 +154,7 @@ impl World {
                 assert!(plan.signalled[0].is_none_or(|remote| one_family(remote, plan.local)), "{plan:?}");
             }
         }
-        let _ = session.is_silent_on_purpose();
+        let _ = (session.is_silent_on_purpose(), session.awaits_keys(0), session.awaits_keys(1));
         let mut found = session.clone();
         found.find_sides();
     }
@@ -148,9 +174,10 @@ fn families(last: u8) -> Families {
     v4.and(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()).expect("one of each family")
 }
 
-/// Another server takes it.
+/// Another server takes it, if it is not to be DTLS's client.
 fn readable(leg: usize, sdp: &[u8]) {
-    assert!(Session::new(families(2), 8).describe(leg, sdp, &mut |_| Some(10_000)).is_ok(), "{}", text(sdp));
+    let sdp = text(sdp).replace("a=setup:passive", "a=setup:active");
+    assert!(Session::new(families(2), 8).describe(leg, sdp.as_bytes(), &mut |_| Some(10_000)).is_ok(), "{sdp}");
 }
 
 fn lines(sdp: &[u8]) -> usize {

@@ -13,12 +13,14 @@ mod call;
 mod events;
 mod leg;
 mod media;
+mod packets;
 mod text;
 
 pub use call::b2bua;
 pub use events::events;
 pub use leg::transactions;
 pub use media::sdp;
+pub use packets::packets;
 pub use text::{framing, message};
 
 use std::net::SocketAddr;

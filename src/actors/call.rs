@@ -33,7 +33,7 @@ use super::unsaid::{Unsaid, asks_for_an_answer, take_back};
 use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
 use crate::ids::{Aor, CallId, LegId, VnodeId};
-use crate::media::core::Session;
+use crate::media::core::{Policy, Session};
 use crate::media::ports::PortPool;
 use crate::sip::b2bua::{Body, Call, CallInput, CallLeg, CallState, Effect, EndedBy, Mutation, NewCall, Step, Target};
 use crate::sip::dialog::Flow;
@@ -418,7 +418,10 @@ impl Running {
 
     /// Whether nothing is open as far as the call itself knows.
     fn is_quiet(&self) -> bool {
-        self.core.as_ref().is_some_and(|core| core.state().can_sleep()) && self.unsaid.is_empty() && self.not_before.is_none()
+        // Who is in a handshake has its first half in an actor.
+        let agrees = SIDES.iter().any(|side| self.media.session().awaits_keys(usize::from(side.0)));
+        let rests = self.core.as_ref().is_some_and(|core| core.state().can_sleep());
+        rests && !agrees && self.unsaid.is_empty() && self.not_before.is_none()
     }
 
     /// Goes one step further toward sleep, or not.
@@ -504,7 +507,7 @@ impl Running {
         let before = self.media.checkpoint();
         let translated = match self.core.as_ref().map(Call::state) {
             Some(state) => {
-                self.media.treats(descriptions::policies(&self.services, state, leg));
+                descriptions::treat(&mut self.media, &self.services, state, leg);
                 descriptions::translate(&mut self.media, state, leg, event)
             }
             None => Ok(event),
@@ -550,8 +553,10 @@ impl Running {
         let Incoming { flow, targets, caller, callee, phone, trusted, .. } = *incoming;
         self.media.reaches(0, flow.remote.ip());
         self.media.reaches(1, targets.first().map_or(flow, |target| target.flow).remote.ip());
-        let called = targets.first().and_then(|target| target.phone.as_ref());
-        self.media.treats([Some(&phone), called].map(|phone| self.services.srtp_policy_of(phone)));
+        let called = targets.first().map(|target| (target.phone.as_ref(), target.flow.transport));
+        let policies = [Some((Some(&phone), flow.transport)), called]
+            .map(|phone| phone.map_or(Policy::default(), |(phone, by)| descriptions::policy(&self.services, phone, by)));
+        self.media.treats(policies, [false; 2], [Some(flow.remote.ip()), None]);
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(0, Part::Offer, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),
@@ -598,6 +603,15 @@ impl Running {
 
     async fn learned(&mut self, myself: &ActorRef<CallMsg>, leg: LegId, stream: usize, what: Learned) {
         let Some(core) = self.core.as_mut().filter(|core| core.state().ended.is_none()) else { return };
+        if let Learned::Stuck { number } = what {
+            // Whoever is asked for something already is found stuck again after that.
+            let asked = core.state().peer_of_side(leg).filter(|seated| core.may_be_told_again(*seated));
+            if let Some(seated) = asked.filter(|_| self.media.renew(usize::from(leg.0), stream, number)) {
+                tracing::info!(%leg, "a handshake was lost: its phone is asked for another");
+                core.tell_again(seated);
+            }
+            return;
+        }
         if self.media.learn(leg, stream, what) {
             // Without the commit a next owner begins with what is known so far: no promise hangs on it.
             let step = core.again();
@@ -633,6 +647,7 @@ impl Running {
         }
         if let Some(core) = &self.core {
             descriptions::settle(&mut self.media, core.state());
+            descriptions::certify(&mut self.media, &self.services, core.state(), &then);
         }
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {
@@ -686,7 +701,11 @@ impl Running {
     async fn perform(&mut self, myself: &ActorRef<CallMsg>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Leg(leg, command) => self.tell(leg, descriptions::toward(self.media.session(), command)),
+                Effect::Leg(leg, command) => {
+                    let state = self.core.as_ref().map(Call::state);
+                    let command = descriptions::toward(self.media.session(), &self.services, state, (leg, command));
+                    self.tell(leg, command);
+                }
                 Effect::Locate(contacts) => router::locate(&self.services, self.vnode, contacts, myself.clone()),
                 Effect::CloseMedia => {
                     // First those who may still have something to tell the relay, then the relay.

@@ -75,7 +75,7 @@ impl Drop for CallMedia {
 impl CallMedia {
     /// A session that is new, or committed already.
     pub fn new(call: CallId, mut session: Session, ports: Arc<PortPool>) -> Self {
-        if session.keys_made == 0 {
+        if session.keys_made == 0 && !session.is_certified {
             session.secret = Secret { bytes: rand::random(), since: clock::now(), restored: false };
         }
         Self {
@@ -140,8 +140,9 @@ impl CallMedia {
 
     /// Forgets what the sides were told that need not be told again.
     pub fn keep_told(&mut self, keeps: [bool; 2]) {
+        let keeps = [0, 1].map(|side| keeps[side] || self.session.keeps || self.session.awaits_keys(side));
         for (told, keeps) in self.session.told.iter_mut().zip(keeps) {
-            if !keeps && !self.session.keeps {
+            if !keeps {
                 *told = None;
             }
         }
@@ -178,6 +179,10 @@ impl CallMedia {
         let news = match what {
             Learned::From { rtcp, source } => self.session.latch(at, stream, rtcp, source),
             Learned::CameTo { ours, key, mark } => self.session.come_to(at, stream, (ours, key), mark),
+            Learned::HasKeys { number, certificate, keyed } => {
+                return self.session.has_keys(at, stream, (number, &certificate), &keyed);
+            }
+            Learned::Stuck { .. } => false,
         };
         if news {
             // The relay knows it first.
@@ -186,9 +191,20 @@ impl CallMedia {
         news
     }
 
-    /// Whether the sides' streams are to be protected.
-    pub fn treats(&mut self, policies: [Policy; 2]) {
-        self.session.policies = policies;
+    /// A side's phone is to be told of another certificate. Tells whether it is.
+    pub fn renew(&mut self, side: usize, stream: usize, number: u32) -> bool {
+        self.session.renew(side, stream, number)
+    }
+
+    /// A side's phone is offered to agree on keys in DTLS.
+    pub fn certify(&mut self, side: usize) {
+        self.session.certify(side);
+    }
+
+    /// Whether the sides' streams are to be protected, whether they have phones that agree on keys in DTLS, and where those are reached that
+    /// describe themselves.
+    pub fn treats(&mut self, policies: [Policy; 2], dtls: [bool; 2], reached: [Option<IpAddr>; 2]) {
+        (self.session.policies, self.session.dtls, self.session.reached) = (policies, dtls, reached);
     }
 
     /// The session is committed, and the relay knows: what isn't needed any more is free.

@@ -6,9 +6,11 @@ use super::call_media::{CallMedia, Part};
 use super::services::Services;
 use crate::ids::LegId;
 use crate::media::core::{Policy, Session};
-use crate::sip::b2bua::{CallState, Relay};
+use crate::sip::b2bua::{CallLeg, CallState, Effect, Relay};
+use crate::sip::headers::Transport;
 use crate::sip::leg::{LegCommand, LegEvent, TxKey};
 use crate::sip::message::{Headers, Response};
+use crate::sip::registrar::Phone;
 use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
 
@@ -22,28 +24,86 @@ pub(super) enum Refused {
     Ack,
 }
 
-/// An INVITE that calls a phone tells it our address of its own family; what comes later is made for the phone's side.
-pub(super) fn toward(session: &Session, command: LegCommand) -> LegCommand {
+/// An INVITE that calls a phone tells it our address of its own family, and offers it to agree on keys in DTLS if it is to; what comes later is made for
+/// the phone's side.
+pub(super) fn toward(
+    session: &Session,
+    services: &Services,
+    state: Option<&CallState>,
+    (leg, command): (LegId, LegCommand),
+) -> LegCommand {
+    let (Some(state), true) = (state.filter(|state| state.has_leg(leg)), begins_with_offer(&command)) else { return command };
     let LegCommand::Send(mut request, flow) = command else { return command };
-    let begins = request.method == Method::Invite && request.headers.to().is_ok_and(|to| to.tag().is_none());
-    if begins
-        && has_sdp(&request.headers, &request.body)
-        && let Some(sdp) = session.toward(&request.body, flow.remote.ip())
-    {
+    // Nobody is told of what a next owner could not know.
+    let dtls = session.is_certified && has_dtls(services, state.leg(leg));
+    if let Some(sdp) = session.toward(state.side(leg), &request.body, flow.remote.ip(), dtls) {
         request.body = sdp;
     }
     LegCommand::Send(request, flow)
 }
 
+/// Before the commit: whoever is offered to agree on keys in DTLS must find who knows of it.
+pub(super) fn certify(media: &mut CallMedia, services: &Services, state: &CallState, effects: &[Effect]) {
+    for effect in effects {
+        if let Effect::Leg(leg, command) = effect
+            && state.has_leg(*leg)
+            && begins_with_offer(command)
+            && has_dtls(services, state.leg(*leg))
+        {
+            media.certify(state.side(*leg));
+        }
+    }
+}
+
+/// Whether a command calls a phone, and offers something.
+fn begins_with_offer(command: &LegCommand) -> bool {
+    let LegCommand::Send(request, _) = command else { return false };
+    let begins = request.method == Method::Invite && request.headers.to().is_ok_and(|to| to.tag().is_none());
+    begins && has_sdp(&request.headers, &request.body)
+}
+
+/// Whether a leg's phone is offered to agree on keys in DTLS.
+fn has_dtls(services: &Services, leg: &CallLeg) -> bool {
+    let transport = leg.dialog.flow.transport;
+    is_browsers(transport) || policy(services, leg.phone.as_ref(), transport) == Policy::Dtls
+}
+
 /// Whether the streams of both sides are to be protected: of the leg's phone, and of whom it talks with.
-pub(super) fn policies(services: &Services, state: &CallState, leg: LegId) -> [Policy; 2] {
+fn policies(services: &Services, state: &CallState, leg: LegId) -> [Policy; 2] {
     let on_side = |side: LegId| match state.has_leg(leg) && state.side(leg) == usize::from(side.0) {
         true => Some(leg),
         // As long as nobody has answered, whoever rings is on the other side.
         false => state.peer_of_side(side).or_else(|| state.peer(leg)),
     };
-    [LegId::CALLER, LegId::CALLEE]
-        .map(|side| services.srtp_policy_of(on_side(side).and_then(|leg| state.leg(leg).phone.as_ref())))
+    [LegId::CALLER, LegId::CALLEE].map(|side| {
+        on_side(side).map_or(Policy::default(), |leg| {
+            let leg = state.leg(leg);
+            policy(services, leg.phone.as_ref(), leg.dialog.flow.transport)
+        })
+    })
+}
+
+/// Whether a phone's streams are to be protected. A browser has nothing else than DTLS: where its user's phones are not to be protected, it may
+/// all the same.
+pub(super) fn policy(services: &Services, phone: Option<&Phone>, transport: Transport) -> Policy {
+    let own = services.srtp_policy_of(phone);
+    if own == Policy::Forbid && is_browsers(transport) { Policy::Allow } else { own }
+}
+
+fn is_browsers(transport: Transport) -> bool {
+    matches!(transport, Transport::Ws | Transport::Wss)
+}
+
+/// Has the media plane treat both sides as what it knows of their phones says, when the leg's phone says something.
+pub(super) fn treat(media: &mut CallMedia, services: &Services, state: &CallState, leg: LegId) {
+    if !state.has_leg(leg) {
+        return;
+    }
+    let sides = [LegId::CALLER, LegId::CALLEE];
+    // Who rings is offered what it is to have when it is called.
+    let dtls = sides.map(|side| state.peer_of_side(side).is_some_and(|seated| has_dtls(services, state.leg(seated))));
+    let says = |side: LegId| (state.side(leg) == usize::from(side.0)).then(|| state.leg(leg).dialog.flow.remote.ip());
+    media.treats(policies(services, state, leg), dtls, sides.map(says));
 }
 
 /// An offer that came later than the first, and of which nothing has come, changes nothing (RFC 3264 §8).
@@ -193,7 +253,6 @@ pub(super) mod tests {
     use crate::media::ports::PortPool;
     use crate::sip::b2bua::{Call, CallInput, NewCall, Target};
     use crate::sip::dialog::Flow;
-    use crate::sip::headers::Transport;
     use crate::sip::message::{Message, Request};
     use crate::sip::parse;
 

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 
+use super::association::{Handshakes, Outcome};
 use super::call::CallMsg;
 use super::services::Services;
+use crate::clock;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
+use crate::media::core::Keyed;
 use crate::media::core::srtp::Mark;
 use crate::media::relay::{Counters, Want};
 
 /// What is learned of a leg's stream while it flows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Learned {
     /// Where the phone's packets come from.
     From {
@@ -35,6 +38,20 @@ pub enum Learned {
         /// How far.
         mark: Mark,
     },
+    /// Keys were agreed on in DTLS.
+    HasKeys {
+        /// By our certificate of this number.
+        number: u32,
+        /// With who has this one.
+        certificate: Vec<u8>,
+        /// The keys.
+        keyed: Box<Keyed>,
+    },
+    /// The phone is stuck in a handshake by our certificate of this number: nobody knows its first half.
+    Stuck {
+        /// See [`Learned::HasKeys`].
+        number: u32,
+    },
 }
 
 /// What a media leg is told.
@@ -44,6 +61,17 @@ pub enum MediaLegMsg {
     Apply(Vec<Option<Want>>),
     /// The relay: what it has learned of a stream (an `m=` line).
     Learned(usize, Learned),
+    /// The relay: DTLS has come to a stream's port.
+    Dtls {
+        /// Which `m=` line.
+        stream: usize,
+        /// From where.
+        source: SocketAddr,
+        /// That is where the phone is known to be.
+        is_known: bool,
+        /// What has come.
+        datagram: Box<[u8]>,
+    },
     /// A test: fail here and now.
     #[cfg(test)]
     Panic,
@@ -52,7 +80,7 @@ pub enum MediaLegMsg {
 /// The actor.
 pub struct MediaLegActor;
 
-/// What it is made with, and has.
+/// What it is made with.
 pub struct Start {
     /// The node's.
     pub services: Arc<Services>,
@@ -68,21 +96,57 @@ pub struct Start {
     pub fence: Fence,
 }
 
+/// What it has.
+pub struct Running {
+    start: Start,
+    /// Stream by stream.
+    handshakes: Vec<Handshakes>,
+}
+
 impl Actor for MediaLegActor {
     type Msg = MediaLegMsg;
-    type State = Start;
+    type State = Running;
     type Arguments = Start;
 
-    async fn pre_start(&self, _: ActorRef<MediaLegMsg>, start: Start) -> Result<Start, ActorProcessingErr> {
-        Ok(start)
+    async fn pre_start(&self, _: ActorRef<MediaLegMsg>, start: Start) -> Result<Running, ActorProcessingErr> {
+        Ok(Running { start, handshakes: Vec::new() })
     }
 
-    async fn handle(&self, _: ActorRef<MediaLegMsg>, message: MediaLegMsg, start: &mut Start) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<MediaLegMsg>,
+        message: MediaLegMsg,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
+        let Running { start, handshakes } = running;
         match message {
             MediaLegMsg::Apply(streams) => {
+                handshakes.resize_with(streams.len(), Handshakes::default);
+                let mut waiting = Vec::new();
+                for (at, (handshakes, want)) in handshakes.iter_mut().zip(&streams).enumerate() {
+                    let Outcome { send, learned } = handshakes.set(want.as_ref().and_then(|want| want.plan.dtls.as_deref()));
+                    waiting.extend(send.map(|send| (at, send)));
+                    if let Some(learned) = learned {
+                        start.call.cast(CallMsg::Learned(start.leg, at, learned))?;
+                    }
+                }
                 start.services.relay.apply(start.id, start.leg, streams, start.counters.clone(), start.fence.clone());
+                // Only now may a phone have its keys: they can't be lost any more.
+                for (at, (to, send)) in waiting {
+                    start.services.relay.send(start.id, start.leg, at, to, send);
+                }
             }
             MediaLegMsg::Learned(stream, what) => start.call.cast(CallMsg::Learned(start.leg, stream, what))?,
+            MediaLegMsg::Dtls { stream, source, is_known, datagram } => {
+                let Some(handshakes) = handshakes.get_mut(stream) else { return Ok(()) };
+                let Outcome { send, learned } = handshakes.hear((source, is_known), &datagram, clock::uptime());
+                if let Some((to, send)) = send {
+                    start.services.relay.send(start.id, start.leg, stream, to, send);
+                }
+                if let Some(learned) = learned {
+                    start.call.cast(CallMsg::Learned(start.leg, stream, learned))?;
+                }
+            }
             #[cfg(test)]
             MediaLegMsg::Panic => panic!("a test asked for it"),
         }

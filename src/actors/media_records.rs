@@ -6,11 +6,13 @@ use bytes::Bytes;
 
 use super::records::Site;
 use crate::cluster::state::records::{
-    BeforeRecord, Hidden, KeyRecord, MediaRecord, ProtectionRecord, SecretRecord, StreamLegRecord, StreamRecord,
+    AssociationRecord, BeforeRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord, ProtectionRecord, SecretRecord,
+    StreamLegRecord, StreamRecord,
 };
+use crate::media::core::dtls::{Fingerprint, Hash, Ice};
 use crate::media::core::protection::{Profile, Protection, Secret};
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
-use crate::media::core::{Before, Session, Stream, StreamLeg};
+use crate::media::core::{Association, Before, Keyed, Session, Stream, StreamLeg};
 
 /// The media as they are stored.
 pub fn media_record(media: &Session) -> MediaRecord {
@@ -28,10 +30,11 @@ pub fn media_record(media: &Session) -> MediaRecord {
             held: before.held,
             told: before.told.clone(),
         }),
-        secret: (media.keys_made > 0).then(|| SecretRecord {
+        secret: (media.keys_made > 0 || media.is_certified).then(|| SecretRecord {
             bytes: Hidden(Bytes::copy_from_slice(&media.secret.bytes)),
             since: media.secret.since,
             keys_made: media.keys_made,
+            certified: media.is_certified,
         }),
     }
 }
@@ -45,13 +48,13 @@ fn stream_record(stream: &Stream) -> StreamRecord {
         latched_rtcp: leg.latched_rtcp,
         protection: protection_record(&leg.protection),
     };
-    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }
+    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])], declined: stream.is_declined }
 }
 
 /// None of a stream of which nothing was said: as all were before there was protection.
 fn protection_record(protection: &Protection) -> Option<ProtectionRecord> {
-    let Protection { profile, theirs, is_agreed, number, marks } = protection;
-    let said = *profile != Profile::Plain || number.is_some();
+    let Protection { profile, theirs, is_agreed, number, marks, association, may_associate, beside } = protection;
+    let said = *profile != Profile::Plain || number.is_some() || *may_associate;
     said.then(|| ProtectionRecord {
         profile: profile_name(*profile).into(),
         theirs: theirs.as_ref().map(|(tag, key)| KeyRecord {
@@ -62,7 +65,41 @@ fn protection_record(protection: &Protection) -> Option<ProtectionRecord> {
         agreed: *is_agreed,
         number: *number,
         marks: [0, 1].map(|way| marks[way].iter().map(|mark| (mark.ssrc, mark.index)).collect()),
+        association: association.as_ref().map(association_record),
+        may_associate: *may_associate,
+        beside: beside.map(|profile| profile_name(profile).into()),
     })
+}
+
+fn association_record(association: &Association) -> AssociationRecord {
+    let hidden = |key: &MasterKey| Hidden(Bytes::copy_from_slice(key.bytes()));
+    AssociationRecord {
+        number: association.number,
+        prints: association
+            .prints
+            .iter()
+            .map(|print| (print.hash.name().to_owned(), Bytes::copy_from_slice(&print.bytes)))
+            .collect(),
+        ice: association
+            .ice
+            .as_ref()
+            .map(|Ice { generation, theirs }| IceRecord { generation: *generation, theirs: theirs.clone() }),
+        muxed: association.is_muxed,
+        protocol: association.protocol.clone(),
+        mid: association.mid.clone(),
+        begins_bundle: association.begins_bundle,
+        keyed: association.keyed.as_ref().map(|Keyed { theirs, ours, last_flight }| KeyedRecord {
+            suite: ours.suite().name().into(),
+            theirs: hidden(theirs),
+            ours: hidden(ours),
+            last_flight: last_flight.clone(),
+        }),
+    }
+}
+
+fn profile_named(name: &str) -> Option<Profile> {
+    let all = [Profile::Plain, Profile::Optional, Profile::Secure, Profile::Dtls];
+    all.into_iter().find(|profile| profile_name(*profile) == name)
 }
 
 fn profile_name(profile: Profile) -> &'static str {
@@ -70,6 +107,7 @@ fn profile_name(profile: Profile) -> &'static str {
         Profile::Plain => "plain",
         Profile::Optional => "optional",
         Profile::Secure => "secure",
+        Profile::Dtls => "dtls",
     }
 }
 
@@ -89,7 +127,10 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
             .map_or_else(|| Protection { is_agreed: leg.signalled.is_some(), ..Protection::default() }, protection_of),
     };
     let streams = |records: &[StreamRecord]| {
-        records.iter().map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])] }).collect()
+        records
+            .iter()
+            .map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])], is_declined: stream.declined })
+            .collect()
     };
     let mut session = Session::new(site.ips, id);
     session.streams = streams(&record.streams);
@@ -104,11 +145,12 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
     session.held = record.held;
     session.keeps = site.moves;
     session.told.clone_from(&record.told);
-    if let Some(SecretRecord { bytes, since, keys_made }) = &record.secret
+    if let Some(SecretRecord { bytes, since, keys_made, certified }) = &record.secret
         && let Ok(bytes) = bytes.0[..].try_into()
     {
         session.secret = Secret { bytes, since: *since, restored: true };
         session.keys_made = *keys_made;
+        session.is_certified = *certified;
     }
     session
 }
@@ -116,8 +158,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
 fn protection_of(record: &ProtectionRecord) -> Protection {
     let key = |key: &KeyRecord| Some((key.tag, MasterKey::new(Suite::of(&key.suite)?, &key.key.0)?));
     let theirs = record.theirs.as_ref().map(key);
-    let known =
-        [Profile::Plain, Profile::Optional, Profile::Secure].into_iter().find(|profile| profile_name(*profile) == record.profile);
+    let known = profile_named(&record.profile);
     // A key of a later release's kind, too, lets nothing pass.
     let profile = known.filter(|_| theirs != Some(None));
     Protection {
@@ -126,5 +167,27 @@ fn protection_of(record: &ProtectionRecord) -> Protection {
         theirs: theirs.flatten(),
         number: record.number,
         marks: [0, 1].map(|way| record.marks[way].iter().map(|(ssrc, index)| Mark { ssrc: *ssrc, index: *index }).collect()),
+        association: record.association.as_ref().map(association_of),
+        may_associate: record.may_associate,
+        beside: record.beside.as_deref().and_then(profile_named),
+    }
+}
+
+fn association_of(record: &AssociationRecord) -> Association {
+    let AssociationRecord { number, prints, ice, muxed, protocol, mid, begins_bundle, .. } = record;
+    let print = |(name, bytes): &(String, Bytes)| Some(Fingerprint { hash: Hash::named(name)?, bytes: bytes.to_vec() });
+    let keyed = |keyed: &KeyedRecord| {
+        let key = |key: &Hidden| MasterKey::new(Suite::of(&keyed.suite)?, &key.0);
+        Some(Keyed { theirs: key(&keyed.theirs)?, ours: key(&keyed.ours)?, last_flight: keyed.last_flight.clone() })
+    };
+    Association {
+        number: *number,
+        prints: prints.iter().filter_map(print).collect(),
+        ice: ice.as_ref().map(|IceRecord { generation, theirs }| Ice { generation: *generation, theirs: theirs.clone() }),
+        is_muxed: *muxed,
+        protocol: protocol.clone(),
+        mid: mid.clone(),
+        begins_bundle: *begins_bundle,
+        keyed: record.keyed.as_ref().and_then(keyed),
     }
 }

@@ -16,6 +16,7 @@
 //! ([`supervise::Budget`]) ends one call and never a node. What several actors share is in [`services::Services`].
 
 pub mod alarm;
+mod association;
 pub mod call;
 pub mod call_media;
 pub mod calls;

@@ -33,7 +33,7 @@ pub(super) struct UserView {
     user: String,
     /// `user@domain`.
     aor: String,
-    /// Whether its media are encrypted: `allow`, `prefer`, `require` or `forbid`; where it isn't said, `media.srtp` of the configuration says it.
+    /// Whether its media are encrypted: `allow`, `prefer`, `require`, `dtls` or `forbid`; where it isn't said, `media.srtp` of the configuration says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     srtp: Option<SrtpPolicy>,

@@ -4,5 +4,6 @@
 //! messages. Media knows SDP and never SIP.
 
 pub mod core;
+pub mod dtls;
 pub mod ports;
 pub mod relay;

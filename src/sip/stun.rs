@@ -1,19 +1,15 @@
 //! STUN on SIP's port, as far as keepalives need it (RFC 5626 §8): a Binding request is told where it came from (RFC 8489). Layer: pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-const HEADER: usize = 20;
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const BINDING: [u8; 2] = [0x00, 0x01];
-const SUCCESS: [u8; 2] = [0x01, 0x01];
-const FAILURE: [u8; 2] = [0x01, 0x11];
-const ERROR_CODE: u16 = 0x0009;
-const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
-const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+use crate::stun::{BINDING, FAILURE, Message, SUCCESS, UNKNOWN_ATTRIBUTES, Writer};
+
 /// USERNAME, MESSAGE-INTEGRITY, REALM, NONCE, MESSAGE-INTEGRITY-SHA256, PASSWORD-ALGORITHM, USERHASH: nobody is asked for them here.
 const UNDERSTOOD: [u16; 7] = [0x0006, 0x0008, 0x0014, 0x0015, 0x001c, 0x001d, 0x001e];
 /// So many unknown attributes are named at most.
 const NAMED: usize = 16;
+/// No answer is longer.
+const ANSWER: usize = 80;
 
 /// Whether a datagram can't be SIP and may be STUN (RFC 5626 §8: the first byte of SIP is never so small).
 pub fn is_stun(datagram: &[u8]) -> bool {
@@ -22,62 +18,18 @@ pub fn is_stun(datagram: &[u8]) -> bool {
 
 /// The answer to a Binding request; none to anything else.
 pub fn answer(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
-    let length = usize::from(u16::from_be_bytes([*request.get(2)?, *request.get(3)?]));
-    let whole = request.len() == HEADER + length && length % 4 == 0;
-    if !whole || request[..2] != BINDING || request[4..8] != COOKIE {
-        return None;
-    }
-    let transaction = &request[4..HEADER];
-    let unknown = unknown_attributes(&request[HEADER..])?;
-    let mut body = Vec::with_capacity(48);
-    if unknown.is_empty() {
-        attribute(&mut body, XOR_MAPPED_ADDRESS, &xored(source, transaction));
-        return Some(message(SUCCESS, transaction, &body));
-    }
-    // RFC 8489 §6.3.1: 420, and which they are.
-    attribute(&mut body, ERROR_CODE, &[0, 0, 4, 20]);
-    let named: Vec<u8> = unknown.iter().take(NAMED).flat_map(|kind| kind.to_be_bytes()).collect();
-    attribute(&mut body, UNKNOWN_ATTRIBUTES, &named);
-    Some(message(FAILURE, transaction, &body))
-}
-
-/// The attributes that must be understood and aren't; none when they are not whole.
-fn unknown_attributes(mut rest: &[u8]) -> Option<Vec<u16>> {
-    let mut unknown = Vec::new();
-    while !rest.is_empty() {
-        let [a, b, c, d, ..] = *rest else { return None };
-        let (kind, length) = (u16::from_be_bytes([a, b]), usize::from(u16::from_be_bytes([c, d])));
-        if kind < 0x8000 && !UNDERSTOOD.contains(&kind) {
-            unknown.push(kind);
-        }
-        rest = rest.get(4 + length.next_multiple_of(4)..)?;
-    }
-    Some(unknown)
-}
-
-/// RFC 8489 §14.2; `transaction` is the cookie and the id after it.
-fn xored(source: SocketAddr, transaction: &[u8]) -> Vec<u8> {
-    let mut value = vec![0, if source.is_ipv4() { 1 } else { 2 }];
-    let port = source.port() ^ u16::from_be_bytes([COOKIE[0], COOKIE[1]]);
-    value.extend(port.to_be_bytes());
-    let xor = |bytes: &[u8]| bytes.iter().zip(transaction).map(|(byte, key)| byte ^ key).collect::<Vec<_>>();
-    value.extend(match source.ip() {
-        IpAddr::V4(ip) => xor(&ip.octets()),
-        IpAddr::V6(ip) => xor(&ip.octets()),
-    });
-    value
-}
-
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend(kind.to_be_bytes());
-    body.extend(u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
-fn message(kind: [u8; 2], transaction: &[u8], body: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(body.len()).unwrap_or(0).to_be_bytes();
-    [&kind[..], &length, transaction, body].concat()
+    let request = Message::parse(request).filter(|request| request.kind() == BINDING)?;
+    let unknown =
+        request.attributes().map(|attribute| attribute.kind).filter(|kind| *kind < 0x8000 && !UNDERSTOOD.contains(kind));
+    let unknown: Vec<u8> = unknown.take(NAMED).flat_map(u16::to_be_bytes).collect();
+    let mut answer = vec![0; ANSWER];
+    let length = match unknown.is_empty() {
+        true => Writer::answer(&mut answer, SUCCESS, &request).mapped(source).finish(),
+        // RFC 8489 §6.3.1: 420, and which they are.
+        false => Writer::answer(&mut answer, FAILURE, &request).error(420).attribute(UNKNOWN_ATTRIBUTES, &unknown).finish(),
+    };
+    answer.truncate(length);
+    Some(answer)
 }
 
 #[cfg(test)]
@@ -86,8 +38,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(attributes: &[u8]) -> Vec<u8> {
-        let transaction = [&COOKIE[..], &hex::decode("b7e7a701bc34d686fa87dfae").unwrap()].concat();
-        message(BINDING, &transaction, attributes)
+        let transaction = hex::decode("2112a442b7e7a701bc34d686fa87dfae").unwrap();
+        let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
+        [&BINDING[..], &length, &transaction, attributes].concat()
     }
 
     /// The values of RFC 5769 §2.2 and §2.3.

@@ -28,3 +28,4 @@ mod states;
 mod timers;
 mod transfers;
 mod watching;
+mod web;

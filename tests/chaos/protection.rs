@@ -8,12 +8,13 @@ use serde_json::json;
 
 use crate::lab::baresip::Baresip;
 use crate::lab::cluster::Cluster;
+use crate::lab::meter::Meter;
 use crate::lab::net;
 
 use super::calls::{MISSING, MISSING_FIXED, these_talk_on};
 
 /// Has users' media protected as this says.
-async fn treat(cluster: &Cluster, policies: [&str; 2]) {
+pub async fn treat(cluster: &Cluster, policies: [&str; 2]) {
     for ((user, password), srtp) in cluster.users.iter().zip(policies) {
         let body = json!({"password": password, "srtp": srtp});
         cluster.api(1).ask(Method::PUT, &format!("/v1/users/{user}"), Some(&body)).await.unwrap();
@@ -37,9 +38,17 @@ async fn talk_on(by: [&str; 2], policies: [&str; 2]) {
 async fn talk_on_in(cluster: Cluster, missing: usize, by: [&str; 2], policies: [&str; 2]) {
     treat(&cluster, policies).await;
     let phones = [phone(&cluster, 0, by[0]), phone(&cluster, 1, by[1])];
-    let phones = these_talk_on(missing, phones, cluster, true, async |cluster| cluster.kill(2)).await;
+    let meter = Meter::start();
+    let kill = async |cluster: &mut Cluster| {
+        meter.watch();
+        cluster.kill(2);
+    };
+    let phones = these_talk_on(missing, phones, cluster, true, kill).await;
+    // In a lab of its own network there is nothing to overhear.
+    println!("gaps of {by:?}: {:?}", meter.gaps());
     for (phone, by) in phones.iter().zip(by) {
-        assert_eq!(phone.log().contains("SRTP is Enabled"), !by.is_empty(), "{}", phone.log());
+        let says = if by == "dtls_srtp" { "DTLS-SRTP" } else { "SRTP is Enabled" };
+        assert_eq!(phone.log().contains(says), !by.is_empty(), "{}", phone.log());
     }
 }
 
@@ -70,6 +79,26 @@ async fn phones_with_keys_talk_by_keys_of_their_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn phones_that_may_have_keys_have_them() {
     talk_on(["srtp", "srtp"], ["prefer", "prefer"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_agrees_on_keys_in_dtls_talks_with_one_that_has_none() {
+    talk_on(["dtls_srtp", ""], ["dtls", "allow"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_has_no_keys_talks_with_one_that_agrees_on_them_in_dtls() {
+    talk_on(["", "dtls_srtp"], ["allow", "dtls"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_keys_talks_with_one_that_agrees_on_them_in_dtls() {
+    talk_on(["srtp-mand", "dtls_srtp"], ["require", "dtls"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phones_agree_on_keys_in_dtls_each_for_itself() {
+    talk_on(["dtls_srtp", "dtls_srtp"], ["dtls", "dtls"]).await;
 }
 
 /// Who has to be protected and isn't gets 488; nobody's phone rings.

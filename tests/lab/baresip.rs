@@ -39,7 +39,7 @@ impl Baresip {
         Self::with(transport, "", (user, password), server, tone)
     }
 
-    /// The same that protects its media: `srtp-mand` has to, `srtp` may, with keys in its descriptions.
+    /// The same that protects its media: `srtp-mand` has to, `srtp` may, with keys in its descriptions; `dtls_srtp` has to, with keys of a handshake.
     pub fn protected(by: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
         Self::with("udp", &format!(";mediaenc={by}"), (user, password), server, tone)
     }
@@ -58,11 +58,13 @@ impl Baresip {
         };
         let bound = SocketAddr::new(spoken, port);
         let uuid = format!("6b1ac0de-0000-4000-8000-{:012x}", u32::from(own));
+        // It makes a certificate when it begins, which takes a while.
+        let dtls = if more.contains("dtls_srtp") { "module dtls_srtp.so\n" } else { "" };
         let config = format!(
             "poll_method epoll\nnet_interface {spoken}\nsip_listen {bound}\n{prefers}audio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
              rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
-             module srtp.so\nmodule ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
+             module srtp.so\n{dtls}module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
              module_app ctrl_tcp.so\nctrl_tcp_listen {own}:{CONTROL}\nringback_disabled yes\nmenu_bell no\nstatmode_default off\n\
              snd_path {path}\n"
         );

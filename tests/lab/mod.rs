@@ -22,6 +22,7 @@ pub mod floor;
 pub mod history;
 pub mod linphone;
 pub mod load;
+pub mod meter;
 pub mod net;
 pub mod sipp;
 pub mod soak;

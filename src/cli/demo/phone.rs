@@ -69,7 +69,7 @@ pub struct Phone {
     /// How often a number that only grows was smaller than before.
     went_back: u64,
     /// The profile of its media, and its key.
-    crypto: Option<(String, String)>,
+    protection: Option<(String, String)>,
 }
 
 /// A call that rings.
@@ -146,7 +146,7 @@ impl Phone {
             thinking: Duration::ZERO,
             patience: None,
             went_back: 0,
-            crypto: None,
+            protection: None,
         })
     }
 
@@ -663,18 +663,18 @@ impl Phone {
     pub fn sdp(&self) -> String {
         let (ip, port) = (self.media.ip(), self.media.port());
         let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
-        let (profile, key) = match &self.crypto {
-            Some((profile, crypto)) => (profile.as_str(), format!("a=crypto:{crypto}\r\n")),
+        let (profile, lines) = match &self.protection {
+            Some((profile, lines)) => (profile.as_str(), format!("{lines}\r\n")),
             None => ("RTP/AVP", String::new()),
         };
         format!(
-            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{key}"
+            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{lines}"
         )
     }
 
-    /// Says from now on that its media are of this profile, and protected by what stands in this `a=crypto` line.
-    pub fn protects(&mut self, profile: &str, crypto: &str) {
-        self.crypto = Some((profile.into(), crypto.into()));
+    /// Says from now on that its media are of this profile, and protected as these lines say.
+    pub fn protects(&mut self, profile: &str, lines: &str) {
+        self.protection = Some((profile.into(), lines.into()));
     }
 }
 

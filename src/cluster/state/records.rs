@@ -17,9 +17,10 @@ use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
 
 /// The latest version that this release writes. A record of a later one is refused, not guessed at.
-pub const VERSION: u16 = 2;
-/// The version of a record that releases without SRTP read rightly.
+pub const VERSION: u16 = 3;
+/// The version of a record that releases without SRTP read rightly, and that of one which those without DTLS do.
 const PLAIN: u16 = 1;
+const KEYS: u16 = 2;
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +63,8 @@ pub fn encode<T: Serialize>(record: &T) -> Bytes {
 
 /// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected: he can't read it.
 pub fn encode_call(record: &CallRecord) -> Bytes {
-    encode_as(if record.media.secret.is_some() { VERSION } else { PLAIN }, record)
+    let version = record.media.secret.as_ref().map_or(PLAIN, |secret| if secret.certified { VERSION } else { KEYS });
+    encode_as(version, record)
 }
 
 fn encode_as<T: Serialize>(version: u16, record: &T) -> Bytes {
@@ -438,13 +440,15 @@ pub struct SecretRecord {
     pub bytes: Hidden,
     pub since: Timestamp,
     pub keys_made: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certified: bool,
 }
 
 /// How one end's packets are protected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as in media::core::protection")]
 pub struct ProtectionRecord {
-    /// `plain`, `optional` or `secure`.
+    /// `plain`, `optional`, `secure` or `dtls`.
     pub profile: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub theirs: Option<KeyRecord>,
@@ -455,6 +459,51 @@ pub struct ProtectionRecord {
     /// Source and index: the phone's, then ours.
     #[serde(default, skip_serializing_if = "no_marks")]
     pub marks: [Vec<(u32, u64)>; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub association: Option<AssociationRecord>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_associate: bool,
+    /// As `profile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
+}
+
+/// An association in DTLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::dtls")]
+pub struct AssociationRecord {
+    pub number: u32,
+    /// Name of the hash, and what it is.
+    pub prints: Vec<(String, Bytes)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ice: Option<IceRecord>,
+    pub muxed: bool,
+    pub protocol: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mid: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins_bundle: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyed: Option<KeyedRecord>,
+}
+
+/// A phone's ICE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::dtls")]
+pub struct IceRecord {
+    pub generation: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theirs: Option<String>,
+}
+
+/// What came of a handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::dtls")]
+pub struct KeyedRecord {
+    pub suite: String,
+    pub theirs: Hidden,
+    pub ours: Hidden,
+    pub last_flight: Vec<Bytes>,
 }
 
 fn no_marks(marks: &[Vec<(u32, u64)>; 2]) -> bool {
@@ -493,6 +542,8 @@ fn nothing_told(told: &[Option<Bytes>; 2]) -> bool {
 #[allow(missing_docs, reason = "as in media::core::session")]
 pub struct StreamRecord {
     pub legs: [StreamLegRecord; 2],
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declined: bool,
 }
 
 /// One end of a stream.

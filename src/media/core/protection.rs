@@ -1,5 +1,5 @@
-//! Whether a stream's packets are protected, and by which keys: what descriptions say of it (RFC 4568; RFC 8643 where it is optional), and what we say.
-//! Layer: pure.
+//! Whether a stream's packets are protected, and by which keys: what descriptions say of it (RFC 4568; RFC 8643 where it is optional; RFC 5763), and
+//! what we say. Layer: pure.
 //!
 //! Each side of a call agrees with us for itself: one may be protected where the other is not, and both by other keys. A description may ask for
 //! protection (`RTP/SAVP`), or have keys without asking (`RTP/AVP` with `a=crypto`), which who doesn't know them passes over.
@@ -12,6 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sdp_types::{Attribute, Media, Session};
 use sha2::Sha256;
 
+use super::dtls::{Association, Keyed, Place};
 use super::srtp::{Mark, MasterKey, Suite};
 use crate::clock::Timestamp;
 pub use crate::config::SrtpPolicy as Policy;
@@ -24,18 +25,23 @@ const MOST_LINES: usize = 16;
 const MARKS: usize = 4;
 const CRYPTO: &str = "crypto";
 /// What would have two phones agree on keys of which we know nothing, where they agree with us.
-const OTHER_KEYS: [&str; 6] = [CRYPTO, "fingerprint", "setup", "tls-id", "zrtp-hash", "key-mgmt"];
+const OTHER_KEYS: [&str; 6] = [CRYPTO, FINGERPRINT, "setup", "tls-id", "zrtp-hash", "key-mgmt"];
+const FINGERPRINT: &str = "fingerprint";
+/// What ICE says beside a fingerprint.
+const UFRAG: &str = "ice-ufrag";
 
 /// What a description says of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Nothing of protection, or of another kind than ours (DTLS, T.38): that passes as it is.
+    /// Nothing of protection, or of another kind than ours (T.38): that passes as it is.
     #[default]
     Plain,
     /// `RTP/AVP` with keys (RFC 8643).
     Optional,
     /// `RTP/SAVP`.
     Secure,
+    /// `UDP/TLS/RTP/SAVP`: the keys are agreed in DTLS.
+    Dtls,
 }
 
 impl Profile {
@@ -43,6 +49,8 @@ impl Profile {
     pub fn to_offer(policy: Policy, other: Self) -> Self {
         match policy {
             Policy::Forbid => Self::Plain,
+            // Its offer is made of this one for each phone that is to have it, since those that ring beside it may want another.
+            Policy::Dtls => Self::Dtls,
             Policy::Require => Self::Secure,
             Policy::Allow if other == Self::Plain => Self::Plain,
             Policy::Allow | Policy::Prefer => Self::Optional,
@@ -62,6 +70,9 @@ pub enum ProtectionError {
     /// None that we know, or an answer with one that wasn't offered.
     #[error("no usable key for a stream")]
     NoKey,
+    /// In DTLS we are the server.
+    #[error("a phone wants to be DTLS's server")]
+    Role,
 }
 
 /// How one end of a stream is protected.
@@ -78,6 +89,12 @@ pub struct Protection {
     pub number: Option<u32>,
     /// How far their sources have come, and ours.
     pub marks: [Vec<Mark>; 2],
+    /// With a phone whose profile is [`Profile::Dtls`].
+    pub association: Option<Association>,
+    /// It may turn out to be such a phone: it, or one that rings beside it, is offered that. Its handshake may be here before its answer.
+    pub may_associate: bool,
+    /// What was offered beside that. As long as phones ring, another one may still answer to it.
+    pub beside: Option<Profile>,
 }
 
 /// What the relay does with the packets of an end.
@@ -125,21 +142,30 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     fn key(&self, suite: Suite, number: u32) -> MasterKey {
+        MasterKey::of_secret(suite, &self.derive("", &[number]))
+    }
+
+    /// What else is made of it: something else for each purpose and number.
+    pub(super) fn derive(&self, purpose: &str, numbers: &[u32]) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.bytes).expect("any length is a key's");
-        mac.update(&number.to_be_bytes());
-        MasterKey::of_secret(suite, &mac.finalize().into_bytes())
+        mac.update(purpose.as_bytes());
+        numbers.iter().for_each(|number| mac.update(&number.to_be_bytes()));
+        mac.finalize().into_bytes().into()
     }
 }
 
 impl Protection {
-    /// Takes an offer of its phone.
-    pub fn offered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
-        let Some(is_secure) = is_secure(media) else {
-            if policy == Policy::Require && is_clear(media) {
-                return Err(ProtectionError::Missing);
+    /// Takes an offer of its phone, whose BUNDLE group begins with a stream of this name.
+    pub fn offered(&mut self, media: &Media, policy: Policy, bundle: Option<&str>) -> Result<(), ProtectionError> {
+        let is_secure = match kind(media) {
+            Some(Kind::Dtls) => return self.associate(media, policy, false, bundle),
+            Some(Kind::Clear) if policy == Policy::Dtls => return Err(ProtectionError::Missing),
+            Some(Kind::Keys) if policy == Policy::Dtls => return Err(ProtectionError::NoKey),
+            Some(kind) => kind == Kind::Keys,
+            None => {
+                self.is_none_of_ours();
+                return Ok(());
             }
-            self.is_none_of_ours();
-            return Ok(());
         };
         let key = lines(media).find_map(|line| line.key.map(|key| (line.tag, key)));
         let profile = match (is_secure, policy) {
@@ -159,16 +185,27 @@ impl Protection {
     }
 
     /// Takes its phone's answer to what it was offered, which may have been made for another: its own policy counts.
-    pub fn answered(&mut self, media: &Media, policy: Policy) -> Result<(), ProtectionError> {
-        let Some(is_secure) = is_secure(media) else {
-            return match self.profile {
-                _ if policy == Policy::Require && is_clear(media) => Err(ProtectionError::Missing),
-                Profile::Secure => Err(ProtectionError::Missing),
-                Profile::Plain | Profile::Optional => {
-                    self.is_none_of_ours();
-                    Ok(())
-                }
-            };
+    pub fn answered(&mut self, media: &Media, policy: Policy, bundle: Option<&str>) -> Result<(), ProtectionError> {
+        let is_secure = match kind(media) {
+            Some(Kind::Dtls) => return self.associate(media, policy, true, bundle),
+            Some(Kind::Clear | Kind::Keys) if policy == Policy::Dtls => return Err(ProtectionError::Missing),
+            Some(Kind::Clear | Kind::Keys) if self.association.is_some() => {
+                // That was another phone's.
+                let profile = self.beside.ok_or(ProtectionError::Missing)?;
+                *self = Self { profile, number: self.number, ..Self::default() };
+                return self.answered(media, policy, bundle);
+            }
+            Some(kind) => kind == Kind::Keys,
+            None => {
+                return match self.profile {
+                    _ if policy == Policy::Dtls => Err(ProtectionError::Missing),
+                    Profile::Secure | Profile::Dtls => Err(ProtectionError::Missing),
+                    Profile::Plain | Profile::Optional => {
+                        self.is_none_of_ours();
+                        Ok(())
+                    }
+                };
+            }
         };
         if is_secure != (self.profile == Profile::Secure) {
             return Err(if is_secure { ProtectionError::Forbidden } else { ProtectionError::Missing });
@@ -185,8 +222,9 @@ impl Protection {
             (Profile::Optional | Profile::Plain, None) if policy == Policy::Require => return Err(ProtectionError::Missing),
             (Profile::Secure | Profile::Optional, Some(key)) => self.agree(self.profile, key, true),
             (Profile::Secure, None) => return Err(ProtectionError::NoKey),
-            (Profile::Optional | Profile::Plain, _) => {
-                let profile = self.profile;
+            (Profile::Optional | Profile::Plain | Profile::Dtls, _) => {
+                // Where it was to be DTLS that was another phone's.
+                let profile = if self.profile == Profile::Dtls { Profile::Plain } else { self.profile };
                 self.do_without();
                 self.profile = profile;
             }
@@ -194,17 +232,68 @@ impl Protection {
         Ok(())
     }
 
-    /// Its phone is to be offered a stream that another offers. What was agreed stays until it answers.
-    pub fn will_be_offered(&mut self, media: &Media, policy: Policy, other: Profile) {
+    /// The phone's keys are agreed in DTLS.
+    fn associate(&mut self, media: &Media, policy: Policy, answers: bool, bundle: Option<&str>) -> Result<(), ProtectionError> {
+        if policy == Policy::Forbid {
+            return Err(ProtectionError::Forbidden);
+        }
+        let former = std::mem::take(self);
+        let mut association = former.association.unwrap_or_default();
+        association.take(media, answers, bundle)?;
+        // Other keys' sources begin anew.
+        let marks = if association.keyed.is_some() { former.marks } else { Default::default() };
+        let beside = former.beside.or(Some(former.profile)).filter(|_| answers && (former.beside.is_some() || !former.is_agreed));
+        // Its keys are those of the handshake; who has been offered others has them by this number.
+        let number = former.number.filter(|_| beside.is_some());
+        *self = Self {
+            profile: Profile::Dtls,
+            is_agreed: true,
+            marks,
+            number,
+            beside,
+            association: Some(association),
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    /// Its phone is to be offered a stream that another offers; `dtls` if it has others whose keys are agreed so. What was agreed stays until it answers.
+    pub fn will_be_offered(&mut self, media: &Media, policy: Policy, other: Profile, dtls: bool) {
+        self.beside = None;
         // Once it has agreed to something, it is offered that.
-        let profile = match is_secure(media) {
+        let profile = match kind(media) {
             None => Profile::Plain,
             Some(_) if self.is_agreed && (self.theirs.is_some() || policy != Policy::Require) => self.profile,
+            Some(_) if dtls => Profile::Dtls,
             Some(_) => Profile::to_offer(policy, other),
         };
         if profile != self.profile {
             *self = Self { profile, ..Self::default() };
         }
+        if dtls && profile == Profile::Dtls {
+            self.association.get_or_insert_default();
+        }
+    }
+
+    /// A handshake by our certificate of this number, with the phone of that one, has ended. Tells whether that is news.
+    pub fn has_keys(&mut self, number: u32, certificate: &[u8], keyed: &Keyed) -> bool {
+        let is_its = |association: &&mut Association| association.number == number && association.is_of(certificate);
+        let waiting = self.association.as_mut().filter(is_its).filter(|association| association.keyed.is_none());
+        let is_news = waiting.is_some();
+        if let Some(association) = waiting {
+            association.keyed = Some(keyed.clone());
+            self.marks = Default::default();
+        }
+        is_news
+    }
+
+    /// The keys that both ends have: the phone's, and ours.
+    fn keys(&self, secret: &Secret) -> Option<(MasterKey, MasterKey)> {
+        if let Some(association) = &self.association {
+            return association.keyed.as_ref().map(|keyed| (keyed.theirs.clone(), keyed.ours.clone()));
+        }
+        let (_, theirs) = self.theirs.as_ref()?;
+        Some((theirs.clone(), secret.key(theirs.suite(), self.number?)))
     }
 
     /// The number and the suite of the line that was agreed.
@@ -213,6 +302,9 @@ impl Protection {
     }
 
     fn agree(&mut self, profile: Profile, theirs: (u32, MasterKey), is_answer: bool) {
+        if self.association.is_some() {
+            *self = Self::default();
+        }
         if self.theirs.as_ref().is_none_or(|(_, key)| *key != theirs.1) {
             // Its sources begin anew with another key; ours go on with the same.
             self.marks[0].clear();
@@ -221,7 +313,7 @@ impl Protection {
                 self.number = self.number.filter(|_| is_answer);
             }
         }
-        (self.profile, self.theirs, self.is_agreed) = (profile, Some(theirs), true);
+        (self.profile, self.theirs, self.is_agreed, self.may_associate) = (profile, Some(theirs), true, false);
     }
 
     fn do_without(&mut self) {
@@ -235,22 +327,29 @@ impl Protection {
 
     /// Writes the profile that its phone knows into a description for it.
     pub fn write_profile(&self, media: &mut Media) {
-        if is_secure(media).is_some() {
-            media.attributes.retain(|attribute| !OTHER_KEYS.contains(&attribute.attribute.as_str()));
-            let feedback = media.proto.ends_with(['F', 'f']);
-            let profile = if self.profile == Profile::Secure { "RTP/SAVP" } else { "RTP/AVP" };
-            media.proto = format!("{profile}{}", if feedback { "F" } else { "" });
+        if kind(media).is_none() {
+            return;
         }
+        if let Some(association) = &self.association {
+            return association.write_profile(media);
+        }
+        let feedback = media.proto.ends_with(['F', 'f']) && kind(media) != Some(Kind::Dtls);
+        let profile = if self.profile == Profile::Secure { "RTP/SAVP" } else { "RTP/AVP" };
+        media.attributes.retain(|attribute| !OTHER_KEYS.contains(&attribute.attribute.as_str()));
+        media.proto = format!("{profile}{}", if feedback { "F" } else { "" });
     }
 
     /// The same with our keys. `made` says how many numbers to make keys of were given.
-    pub fn write(&mut self, media: &mut Media, answers: bool, secret: &Secret, made: &mut u32) {
-        self.write_profile(media);
-        if is_secure(media).is_none() {
+    pub(super) fn write(&mut self, media: &mut Media, place: Place, answers: bool, secret: &Secret, made: &mut u32) {
+        if kind(media).is_none() {
             return;
         }
+        if let Some(association) = &self.association {
+            return association.write(media, place, answers, secret);
+        }
+        self.write_profile(media);
         let lines: Vec<(u32, Suite)> = match (self.profile, self.agreed()) {
-            (Profile::Plain, _) => Vec::new(),
+            (Profile::Plain | Profile::Dtls, _) => Vec::new(),
             (Profile::Optional | Profile::Secure, Some(agreed)) => vec![agreed],
             (Profile::Optional | Profile::Secure, None) if answers => Vec::new(),
             (Profile::Optional | Profile::Secure, None) => (1..).zip(OFFERED).collect(),
@@ -271,26 +370,26 @@ impl Protection {
 
     /// What the relay does.
     pub fn shield(&self, secret: &Secret) -> Shield {
-        match (&self.theirs, self.number, self.profile) {
-            (Some((_, theirs)), Some(number), _) => Shield::Srtp(Box::new(Keys {
-                theirs: theirs.clone(),
-                ours: secret.key(theirs.suite(), number),
+        match (self.keys(secret), self.profile) {
+            (Some((theirs, ours)), _) => Shield::Srtp(Box::new(Keys {
+                theirs,
+                ours,
                 marks: self.marks.clone(),
                 since: secret.since,
                 restored: secret.restored,
             })),
-            (_, _, Profile::Plain) => Shield::Plain,
-            (None, _, Profile::Optional) if self.is_agreed => Shield::Plain,
-            (_, _, Profile::Optional | Profile::Secure) => Shield::Closed,
+            (None, Profile::Plain) => Shield::Plain,
+            (None, Profile::Optional) if self.is_agreed && self.theirs.is_none() => Shield::Plain,
+            (None, Profile::Optional | Profile::Secure | Profile::Dtls) => Shield::Closed,
         }
     }
 
     /// A source has come so far: one of the phone's, or one of ours; by the key of this mark. Tells whether that is news.
     pub fn come_to(&mut self, (is_ours, key): (bool, u64), mark: Mark, secret: &Secret) -> bool {
-        let own = match (&self.theirs, self.number) {
-            (Some((_, theirs)), Some(number)) if is_ours => secret.key(theirs.suite(), number).mark(),
-            (Some((_, theirs)), _) => theirs.mark(),
-            (None, _) => return false,
+        let own = match self.keys(secret) {
+            Some((_, ours)) if is_ours => ours.mark(),
+            Some((theirs, _)) => theirs.mark(),
+            None => return false,
         };
         let marks = &mut self.marks[usize::from(is_ours)];
         if own != key || marks.iter().any(|known| known.ssrc == mark.ssrc && known.index >= mark.index) {
@@ -309,8 +408,8 @@ impl Protection {
 
 /// What a description says of keys for all streams is said of each that doesn't say it itself, but of those that have keys of our kind.
 pub(super) fn bring_down(sdp: &mut Session) {
-    let of_all: Vec<Attribute> =
-        sdp.attributes.extract_if(.., |attribute| OTHER_KEYS.contains(&attribute.attribute.as_str())).collect();
+    let is_brought = |name: &str| OTHER_KEYS.contains(&name) || name == UFRAG;
+    let of_all: Vec<Attribute> = sdp.attributes.extract_if(.., |attribute| is_brought(&attribute.attribute)).collect();
     for media in &mut sdp.medias {
         let has = |media: &Media, name: &str| media.attributes.iter().any(|attribute| attribute.attribute == name);
         if !has(media, CRYPTO) {
@@ -321,22 +420,31 @@ pub(super) fn bring_down(sdp: &mut Session) {
     }
 }
 
-/// Whether a stream's profile is protected by keys in the description; none if it is of another kind.
-fn is_secure(media: &Media) -> Option<bool> {
-    let is = |known: [&str; 2]| known.iter().any(|known| media.proto.eq_ignore_ascii_case(known));
-    let has = |names: &[&str]| media.attributes.iter().any(|attribute| names.contains(&attribute.attribute.as_str()));
-    match () {
-        () if is(["RTP/AVP", "RTP/AVPF"]) => Some(false),
-        // By keys that are agreed in another way.
-        () if has(&["fingerprint", "key-mgmt"]) && !has(&[CRYPTO]) => None,
-        () if is(["RTP/SAVP", "RTP/SAVPF"]) => Some(true),
-        () => None,
-    }
+/// How a stream's profile says that it is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Not at all, whatever it may have keys for.
+    Clear,
+    /// By keys in the description.
+    Keys,
+    /// By keys that are agreed in DTLS.
+    Dtls,
 }
 
-/// Whether a stream's profile asks for no protection: what else is said of keys there need not come to anything.
-fn is_clear(media: &Media) -> bool {
-    ["RTP/AVP", "RTP/AVPF"].iter().any(|clear| media.proto.eq_ignore_ascii_case(clear))
+/// None if it is of another kind than ours.
+pub(super) fn kind(media: &Media) -> Option<Kind> {
+    let is = |known: [&str; 2]| known.iter().any(|known| media.proto.eq_ignore_ascii_case(known));
+    let has = |name: &str| media.attributes.iter().any(|attribute| attribute.attribute == name);
+    match () {
+        () if is(["RTP/AVP", "RTP/AVPF"]) => Some(Kind::Clear),
+        () if is(["UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF"]) => Some(Kind::Dtls),
+        () if !is(["RTP/SAVP", "RTP/SAVPF"]) => None,
+        () if has(CRYPTO) => Some(Kind::Keys),
+        () if has(FINGERPRINT) => Some(Kind::Dtls),
+        // By keys that are agreed in another way.
+        () if has("key-mgmt") => None,
+        () => Some(Kind::Keys),
+    }
 }
 
 /// An `a=crypto` line (RFC 4568 §9.1).

@@ -15,7 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
 
-use super::protection::{Policy, Protection, ProtectionError, Secret, Shield, bring_down};
+use super::dtls::{self, Association, Dtls, Keyed, Place};
+use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, kind};
 use super::srtp::Mark;
 use crate::families::Families;
 
@@ -76,10 +77,16 @@ pub struct Session {
     pub lines: [usize; 2],
     /// Whether each side's streams are to be protected.
     pub policies: [Policy; 2],
+    /// Whether each side has a phone that agrees on keys in DTLS, so that it is offered that.
+    pub dtls: [bool; 2],
+    /// Where each side's phone is reached that describes itself.
+    pub reached: [Option<IpAddr>; 2],
     /// What our keys are made of.
     pub secret: Secret,
     /// So many of them were made.
     pub keys_made: u32,
+    /// A phone may have been told of a certificate that is made of it.
+    pub is_certified: bool,
     /// What stood before an offer that has no answer yet: a refused one changes nothing (RFC 3264 §8).
     pub before: Option<Box<Before>>,
 }
@@ -108,6 +115,8 @@ pub struct Before {
 pub struct Stream {
     /// The caller's end, then the callee's.
     pub legs: [StreamLeg; 2],
+    /// One of the two doesn't want it.
+    pub is_declined: bool,
 }
 
 /// One end of a stream. RTCP is on the port above, ours always, the peer's unless it says otherwise.
@@ -138,6 +147,8 @@ pub struct LegPlan {
     pub signalled: [Option<SocketAddr>; 2],
     /// How its packets are protected.
     pub shield: Shield,
+    /// With a phone whose keys are agreed in DTLS.
+    pub dtls: Option<Box<Dtls>>,
 }
 
 impl Session {
@@ -155,8 +166,11 @@ impl Session {
             told: [None, None],
             lines: [0; 2],
             policies: [Policy::default(); 2],
+            dtls: [false; 2],
+            reached: [None; 2],
             secret: Secret::default(),
             keys_made: 0,
+            is_certified: false,
             before: None,
         }
     }
@@ -176,10 +190,28 @@ impl Session {
         }
     }
 
-    /// What a phone is told that is called there: the same as all are told, with our address of its family. None if we have but one.
-    pub fn toward(&self, sdp: &[u8], there: IpAddr) -> Option<Bytes> {
+    /// What a phone is told that is called there: the same as all are told, with our address of its family, and an offer to agree on keys in DTLS if it
+    /// is to have that. None if that is the same.
+    pub fn toward(&self, leg: usize, sdp: &[u8], there: IpAddr, dtls: bool) -> Option<Bytes> {
         let both = self.ips.all().count() > 1;
-        moved(sdp, self.ips.toward(there).filter(|_| both)?, |_| {})
+        let ip = self.ips.toward(there).filter(|_| both || dtls)?;
+        let associations = |sdp: &mut Sdp| {
+            let mut said = Vec::new();
+            for (at, media) in
+                sdp.medias.iter_mut().enumerate().filter(|(_, media)| dtls && is_carried(media) && kind(media).is_some())
+            {
+                let Some(end) = self.streams.get(at).map(|stream| &stream.legs[leg]) else { continue };
+                let Some(local) = end.local.map(|local| SocketAddr::new(ip, local.port())) else { continue };
+                dtls::take_its_own(media);
+                let association = end.protection.association.as_ref().map_or_else(Association::default, Association::anew);
+                association.write(media, Place { leg, stream: at, local }, false, &self.secret);
+                said.push(association);
+            }
+            if !said.is_empty() {
+                dtls::write_of_all(&mut sdp.attributes, said.iter());
+            }
+        };
+        moved(sdp, ip, associations)
     }
 
     /// As [`Session::describe`], of an offer that may be taken back until it is answered.
@@ -266,12 +298,19 @@ impl Session {
         }
         let mut next = self.clone();
         bring_down(&mut sdp);
+        let bundle = dtls::bundle(&sdp.attributes);
         let session_address = sdp.connection.take();
         let one_way = |attribute: &Attribute| ["sendonly", "recvonly", "inactive"].contains(&attribute.attribute.as_str());
         let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
         next.held[from] = everything.any(one_way);
         let is_somewhere = |(at, media): (usize, &Media)| {
-            let ip = address_of(media, session_address.as_ref()).filter(|ip| is_carried(media) && !ip.is_unspecified())?;
+            let known = || self.streams.get(at).is_some_and(|stream| stream.legs[from].has_ice());
+            let ip = match has_ice(media) {
+                // It was told one address of ours, of the family by which it is reached, and nothing that it says changes that.
+                true => self.reached[from].filter(|ip| !known() && self.ips.toward(*ip).is_some()),
+                false => address_of(media, session_address.as_ref()),
+            };
+            let ip = ip.filter(|ip| is_carried(media) && !ip.is_unspecified())?;
             Some(self.ips.toward(ip).ok_or(SdpError::Connection(at)))
         };
         if let Some(side) = sdp.medias.iter().enumerate().find_map(is_somewhere).transpose()? {
@@ -279,10 +318,13 @@ impl Session {
             next.come_along(from, self.sides[from]);
         }
         for (at, media) in sdp.medias.iter_mut().enumerate() {
-            next.describe_stream((from, answers), at, media, session_address.as_ref(), take_port)?;
+            next.describe_stream((from, answers), at, media, (session_address.as_ref(), bundle.as_deref()), take_port)?;
         }
         // A stream that it says nothing of it doesn't have.
-        next.streams.iter_mut().skip(sdp.medias.len()).for_each(|stream| stream.legs[from].signal(None, None));
+        for stream in next.streams.iter_mut().skip(sdp.medias.len()) {
+            stream.legs[from].signal(None, None);
+            stream.is_declined = true;
+        }
         let other = 1 - from;
         next.lines[from] = sdp.medias.len();
         if answers {
@@ -301,6 +343,7 @@ impl Session {
         sdp.origin = origin(next.id, version, ip);
         sdp.connection = Some(Connection::from_ip_addr(ip));
         sdp.attributes.retain(is_end_to_end);
+        next.write_of_all([from, other], &mut sdp);
         let mut out = Vec::with_capacity(512);
         // Writing to memory fails only when memory does.
         let _ = sdp.write(&mut out);
@@ -312,7 +355,17 @@ impl Session {
     /// What a leg was told last, once more: with the address that is ours now, and a version of its own.
     pub fn tell_again(&mut self, leg: usize) -> Option<Bytes> {
         let (id, version, ip) = (self.id, self.versions[leg] + 1, self.sides[leg]);
-        let out = moved(self.told.get(leg)?.as_ref()?, ip, |sdp| sdp.origin = origin(id, version, ip))?;
+        let told = self.told.get(leg)?.clone()?;
+        // RFC 8445 §9: a phone with ICE is quick to believe that we are elsewhere if it begins anew.
+        let is_elsewhere =
+            Sdp::parse(&told).ok()?.connection.and_then(|c| c.try_address().ok()).is_some_and(|there| there.ip != ip);
+        for stream in self.streams.iter_mut().filter(|_| is_elsewhere) {
+            stream.legs[leg].protection.association.iter_mut().for_each(Association::restart);
+        }
+        let out = moved(&told, ip, |sdp| {
+            sdp.origin = origin(id, version, ip);
+            self.write_associations(leg, sdp);
+        })?;
         self.versions[leg] = version;
         self.told[leg] = Some(out.clone());
         Some(out)
@@ -328,7 +381,42 @@ impl Session {
             local.set_ip(ip);
         }
         // It was told so already: who is called is told our address of its own family (`toward`).
-        self.told[leg] = self.told[leg].as_ref().and_then(|told| moved(told, ip, |_| {}));
+        self.told[leg] = self.told[leg].as_ref().and_then(|told| moved(told, ip, |sdp| self.write_associations(leg, sdp)));
+    }
+
+    /// What a description says of a leg's associations is as they are now.
+    fn write_associations(&self, leg: usize, sdp: &mut Sdp) {
+        for (at, (media, stream)) in sdp.medias.iter_mut().zip(&self.streams).enumerate() {
+            let end = &stream.legs[leg];
+            if let (Some(association), Some(local)) = (&end.protection.association, end.local.filter(|_| media.port != 0)) {
+                association.write(media, Place { leg, stream: at, local }, false, &self.secret);
+            }
+        }
+    }
+
+    /// A leg's phone is stuck in a handshake by this certificate, of which nobody here knows the keys. Tells whether it is to be told something else
+    /// ([`Session::tell_again`]).
+    pub fn renew(&mut self, leg: usize, stream: usize, number: u32) -> bool {
+        let association =
+            self.streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg)?.protection.association.as_mut());
+        let stuck = association.filter(|association| association.number == number && association.keyed.is_none());
+        stuck.is_some_and(Association::renew)
+    }
+
+    /// A leg's phone, or one of those that ring at its place, is offered to agree on keys in DTLS ([`Session::toward`]).
+    pub fn certify(&mut self, leg: usize) {
+        self.is_certified = true;
+        for end in self.streams.iter_mut().map(|stream| &mut stream.legs[leg].protection) {
+            end.may_associate |= !end.is_agreed && end.association.is_none();
+        }
+    }
+
+    /// Whether a phone is to agree on keys yet.
+    pub fn awaits_keys(&self, leg: usize) -> bool {
+        let carried = self.streams.iter().filter(|stream| !stream.is_declined);
+        carried
+            .filter_map(|stream| stream.legs[leg].protection.association.as_ref())
+            .any(|association| association.keyed.is_none())
     }
 
     fn describe_stream(
@@ -336,7 +424,7 @@ impl Session {
         (from, answers): (usize, bool),
         at: usize,
         media: &mut Media,
-        session_address: Option<&Connection>,
+        (session_address, bundle): (Option<&Connection>, Option<&str>),
         take_port: TakePort<'_>,
     ) -> Result<(), SdpError> {
         let other = 1 - from;
@@ -348,44 +436,89 @@ impl Session {
         let ip = address_of(media, session_address);
         media.connections.clear();
         let rtcp = media.attributes.iter().find(|attribute| attribute.attribute == "rtcp").and_then(|a| a.value.clone());
-        media.attributes.retain(is_end_to_end);
         // Declined (RFC 3264 §6), or of a kind that this relay doesn't carry.
         if !is_carried(media) {
             media.port = 0;
+            stream.is_declined = true;
+            media.attributes.retain(is_end_to_end);
             stream.legs[from].signal(None, None);
             stream.legs[other].protection.write_profile(media);
             return Ok(());
         }
+        stream.is_declined = false;
+        let had_ice = stream.legs[from].has_ice();
         let [policy, others] = [self.policies[from], self.policies[other]];
         if answers {
-            stream.legs[from].protection.answered(media, policy)?;
+            stream.legs[from].protection.answered(media, policy, bundle)?;
         } else {
-            stream.legs[from].protection.offered(media, policy)?;
+            stream.legs[from].protection.offered(media, policy, bundle)?;
             let profile = stream.legs[from].protection.profile;
-            stream.legs[other].protection.will_be_offered(media, others, profile);
+            let is_dtls = |stream: &Stream| stream.legs[other].protection.association.is_some();
+            let is_dtls = self.dtls[other] || self.streams.iter().any(is_dtls);
+            self.streams[at].legs[other].protection.will_be_offered(media, others, profile, is_dtls);
         }
-        stream.legs[other].protection.write(media, answers, &self.secret, &mut self.keys_made);
-        let ip = ip.ok_or(SdpError::Connection(at))?;
-        if ip.is_unspecified() {
-            // RFC 3264 §8.4: the old way to hold. The other side must see it.
-            stream.legs[from].signal(None, None);
-            self.held[from] = true;
-            media.connections = vec![unspecified(self.sides[other])];
-        } else if ip.is_ipv4() != self.sides[from].is_ipv4() {
-            return Err(SdpError::Connection(at));
-        } else {
-            let rtp = SocketAddr::new(ip, media.port);
-            let rtcp = rtcp.as_deref().and_then(|value| rtcp_address(value, ip));
-            let above = media.port.checked_add(1).map(|port| SocketAddr::new(ip, port));
-            stream.legs[from].signal(Some(rtp), rtcp.or(above));
+        let stream = &mut self.streams[at];
+        let has_ice = stream.legs[from].has_ice();
+        media.attributes.retain(is_end_to_end);
+        if has_ice && !had_ice {
+            // What came before was no check of its.
+            stream.legs[from].latched = None;
+        }
+        if stream.legs.iter().any(|leg| leg.protection.association.is_some()) {
+            dtls::take_its_own(media);
+            self.is_certified = true;
+        }
+        match ip.ok_or(SdpError::Connection(at)) {
+            // Where the phone is its checks tell. What it says here is where it would be without ICE, and often nothing (RFC 8839 §4.2.1.1).
+            _ if has_ice => stream.legs[from].signal(None, None),
+            Err(nowhere) => return Err(nowhere),
+            Ok(ip) if ip.is_unspecified() => {
+                // RFC 3264 §8.4: the old way to hold. The other side must see it.
+                stream.legs[from].signal(None, None);
+                self.held[from] = true;
+                if stream.legs[other].has_ice() {
+                    // Who is found by ICE sees it otherwise.
+                    let direction = ["sendonly", "inactive"];
+                    media.attributes.retain(|attribute| attribute.attribute != "sendrecv");
+                    if !media.attributes.iter().any(|attribute| direction.contains(&attribute.attribute.as_str())) {
+                        media.attributes.push(Attribute { attribute: direction[0].into(), value: None });
+                    }
+                } else {
+                    media.connections = vec![unspecified(self.sides[other])];
+                }
+            }
+            Ok(ip) if ip.is_ipv4() != self.sides[from].is_ipv4() => return Err(SdpError::Connection(at)),
+            Ok(ip) => {
+                let rtp = SocketAddr::new(ip, media.port);
+                let rtcp = rtcp.as_deref().and_then(|value| rtcp_address(value, ip));
+                let above = media.port.checked_add(1).map(|port| SocketAddr::new(ip, port));
+                stream.legs[from].signal(Some(rtp), rtcp.or(above));
+            }
         }
         for (leg, ip) in stream.legs.iter_mut().zip(self.sides) {
             if leg.local.is_none() {
                 leg.local = Some(SocketAddr::new(ip, take_port(ip).ok_or(SdpError::NoPorts)?));
             }
         }
-        media.port = stream.legs[other].local.map_or(0, |local| local.port());
+        if let Some(local) = stream.legs[other].local {
+            let place = Place { leg: other, stream: at, local };
+            stream.legs[other].protection.write(media, place, answers, &self.secret, &mut self.keys_made);
+            media.port = local.port();
+        }
         Ok(())
+    }
+
+    /// What is said of all streams, where one of the two has keys that are agreed in DTLS.
+    fn write_of_all(&self, [from, to]: [usize; 2], sdp: &mut Sdp) {
+        let associations = |leg: usize| {
+            let carried = self.streams.iter().zip(&sdp.medias).filter(|(_, media)| media.port != 0);
+            carried.filter_map(move |(stream, _)| stream.legs[leg].protection.association.as_ref())
+        };
+        if associations(from).chain(associations(to)).next().is_some() {
+            let mut attributes = std::mem::take(&mut sdp.attributes);
+            dtls::write_of_all(&mut attributes, associations(to));
+            sdp.attributes = attributes;
+        }
     }
 
     /// A leg's packets come from somewhere. Tells whether that is new to us, and not what its SDP said anyway.
@@ -417,9 +550,21 @@ impl Session {
         is_news
     }
 
+    /// A handshake of a leg's phone has ended, by our certificate of this number and that one of its own. Tells whether that is news.
+    pub fn has_keys(&mut self, leg: usize, stream: usize, (number, certificate): (u32, &[u8]), keyed: &Keyed) -> bool {
+        let before = self.before.as_mut().map(|before| &mut before.streams);
+        let mut is_news = false;
+        for streams in [Some(&mut self.streams), before].into_iter().flatten() {
+            let end = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg));
+            is_news |= end.is_some_and(|end| end.protection.has_keys(number, certificate, keyed));
+        }
+        is_news
+    }
+
     /// Whether no packet is nothing to wonder at: a side is on hold, or no stream is carried at all.
     pub fn is_silent_on_purpose(&self) -> bool {
-        let carried = |stream: &Stream| stream.legs.iter().all(|leg| leg.signalled.is_some());
+        let is_there = |leg: &StreamLeg| leg.signalled.is_some() || leg.has_ice();
+        let carried = |stream: &Stream| !stream.is_declined && stream.legs.iter().all(is_there);
         let still = self.before.as_ref().filter(|before| before.instead);
         let (streams, held) = still.map_or((&self.streams, self.held), |before| (&before.streams, before.held));
         held.contains(&true) || !streams.iter().any(carried)
@@ -439,6 +584,13 @@ impl Session {
                 remote: [end.latched.or(end.signalled), end.latched_rtcp.or(end.signalled_rtcp)],
                 signalled: [end.signalled, end.signalled_rtcp],
                 shield: protection.shield(&self.secret),
+                // An offer that takes it away doesn't count yet either.
+                dtls: [Some(end), agreed]
+                    .into_iter()
+                    .flatten()
+                    .filter(|_| !stream.is_declined)
+                    .find_map(|end| end.dtls(leg, at, &self.secret))
+                    .map(Box::new),
             })
         };
         streams.iter().enumerate().map(plan).collect()
@@ -453,6 +605,17 @@ impl Session {
 }
 
 impl StreamLeg {
+    /// What its ends need to know of an association.
+    fn dtls(&self, leg: usize, at: usize, secret: &Secret) -> Option<Dtls> {
+        let provisional = || self.protection.may_associate.then(Association::provisional);
+        Some(self.protection.association.clone().or_else(provisional)?.plan(leg, at, secret))
+    }
+
+    /// Whether its phone is found by ICE.
+    fn has_ice(&self) -> bool {
+        self.protection.association.as_ref().is_some_and(|association| association.ice.is_some())
+    }
+
     /// What was learned is kept as long as the signalled address stays.
     fn signal(&mut self, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) {
         if self.signalled != rtp {
@@ -512,6 +675,11 @@ fn is_carried(media: &Media) -> bool {
     media.port != 0 && ["RTP", "UDP", "udptl"].iter().any(|known| first.eq_ignore_ascii_case(known))
 }
 
+/// Whether a stream's phone is found by ICE.
+fn has_ice(media: &Media) -> bool {
+    kind(media) == Some(Kind::Dtls) && media.attributes.iter().any(|attribute| attribute.attribute == "ice-ufrag")
+}
+
 /// Where a stream's end is: what it says itself counts, and then what is said of all.
 fn address_of(media: &Media, of_all: Option<&Connection>) -> Option<IpAddr> {
     Some(media.connections.first().or(of_all)?.try_address().ok()?.ip)
@@ -552,230 +720,4 @@ fn origin(id: u64, version: u64, ip: IpAddr) -> Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const OFFER: &str = "v=0\r\no=alice 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n\
-        m=audio 4000 RTP/AVP 8 101\r\na=rtpmap:101 telephone-event/8000\r\na=rtcp:4009\r\na=candidate:1 1 UDP 1 10.0.0.1 4000 typ host\r\n\
-        m=video 0 RTP/AVP 96\r\n";
-    const ANSWER: &str = "v=0\r\no=bob 7 7 IN IP4 10.0.0.2\r\ns=-\r\nt=0 0\r\nm=audio 6000 RTP/AVP 8\r\nc=IN IP4 10.0.0.2\r\na=sendrecv\r\nm=video 0 RTP/AVP 96\r\n";
-
-    fn session() -> Session {
-        Session::new("127.0.0.11".parse::<IpAddr>().unwrap().into(), 42)
-    }
-
-    fn describe(session: &mut Session, from: usize, sdp: &str) -> Result<String, SdpError> {
-        let mut next = u16::try_from(session.ports().len()).unwrap() * 2 + 10_000;
-        let mut take = |_| {
-            next += 2;
-            Some(next - 2)
-        };
-        // The caller's are offers here.
-        let describe = if from == 0 { Session::describe } else { Session::answer };
-        describe(session, from, sdp.as_bytes(), &mut take).map(|sdp| String::from_utf8(sdp).unwrap())
-    }
-
-    #[test]
-    fn offer_and_answer_get_our_addresses() {
-        let mut session = session();
-        let offer = describe(&mut session, 0, OFFER).unwrap();
-        for line in
-            ["o=tandem 21 1 IN IP4 127.0.0.11", "c=IN IP4 127.0.0.11", "m=audio 10002 RTP/AVP 8 101", "m=video 0 RTP/AVP 96"]
-        {
-            assert!(offer.contains(line), "{line} in\n{offer}");
-        }
-        assert!(!offer.contains("candidate") && !offer.contains("a=rtcp:") && !offer.contains("10.0.0.1"), "{offer}");
-        let answer = describe(&mut session, 1, ANSWER).unwrap();
-        assert!(answer.contains("m=audio 10000 RTP/AVP 8\r\n") && answer.contains("a=sendrecv"), "{answer}");
-        let [caller, callee] = [0, 1].map(|leg| session.plan(leg)[0].clone().unwrap());
-        assert_eq!(caller.remote, ["10.0.0.1:4000", "10.0.0.1:4009"].map(|a| a.parse().ok()));
-        assert_eq!(callee.remote, ["10.0.0.2:6000", "10.0.0.2:6001"].map(|a| a.parse().ok()));
-        assert_eq!((caller.local.port(), callee.local.port()), (10_000, 10_002));
-        assert_eq!(session.plan(0)[1], None);
-    }
-
-    #[test]
-    fn a_learned_address_lasts_as_long_as_the_signalled_one() {
-        let mut session = session();
-        describe(&mut session, 0, OFFER).unwrap();
-        assert!(!session.latch(0, 0, false, "10.0.0.1:4000".parse().unwrap()), "what the SDP said is nothing new");
-        let seen = "192.0.2.1:9".parse().unwrap();
-        assert!(session.latch(0, 0, false, seen) && !session.latch(0, 0, false, seen));
-        describe(&mut session, 0, OFFER).unwrap();
-        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], Some(seen));
-        describe(&mut session, 0, &OFFER.replace("4000", "4002")).unwrap();
-        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], "10.0.0.1:4002".parse().ok());
-    }
-
-    #[test]
-    fn what_was_said_is_said_again_from_another_address() {
-        let mut session = Session { keeps: true, ..session() };
-        let offer = describe(&mut session, 0, OFFER).unwrap();
-        session.sides = ["127.0.0.12".parse().unwrap(); 2];
-        let again = String::from_utf8(session.tell_again(1).unwrap().to_vec()).unwrap();
-        assert_eq!(
-            again,
-            offer
-                .replace("o=tandem 21 1 IN IP4 127.0.0.11", "o=tandem 21 2 IN IP4 127.0.0.12")
-                .replace("c=IN IP4 127.0.0.11", "c=IN IP4 127.0.0.12")
-        );
-        assert_eq!(session.tell_again(0), None, "it was told nothing yet");
-    }
-
-    #[test]
-    fn an_old_style_hold_stays_one() {
-        let mut session = session();
-        describe(&mut session, 0, OFFER).unwrap();
-        let held = describe(&mut session, 0, &OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0")).unwrap();
-        assert!(held.contains("c=IN IP4 0.0.0.0"), "{held}");
-        assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], None);
-    }
-
-    /// RFC 6157: each phone hears of us in its own family.
-    #[test]
-    fn a_phone_of_ipv4_talks_with_one_of_ipv6() {
-        let [v4, v6]: [IpAddr; 2] = ["127.0.0.11".parse().unwrap(), "fd00::11".parse().unwrap()];
-        let answer = ANSWER.replace("IP4 10.0.0.2", "IP6 fd00::2");
-        let both = || Session::new(Families::from(v4).and(v6).unwrap(), 42);
-        // Where the callee is was known, or only turns out; then it was told what `toward` makes of the offer.
-        for known in [true, false] {
-            let mut session = both();
-            if known {
-                session.reaches(1, "fd00::2".parse().unwrap());
-            }
-            let offer = describe(&mut session, 0, OFFER).unwrap();
-            let offer = session.toward(offer.as_bytes(), "fd00::2".parse().unwrap()).unwrap();
-            let offer = std::str::from_utf8(&offer).unwrap();
-            assert!(offer.contains("o=tandem 21 1 IN IP6 fd00::11") && offer.contains("c=IN IP6 fd00::11"), "{offer}");
-            let given = describe(&mut session, 1, &answer).unwrap();
-            assert!(given.contains("c=IN IP4 127.0.0.11") && given.contains("m=audio 10000 "), "{given}");
-            let callee = session.plan(1)[0].clone().unwrap();
-            assert_eq!(callee.local, SocketAddr::new(v6, 10_002));
-            assert_eq!(callee.remote[0], "[fd00::2]:6000".parse().ok());
-            assert_eq!(session.told[1].as_deref(), Some(offer.as_bytes()));
-            let held = describe(&mut session, 0, &OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0")).unwrap();
-            assert!(held.contains("c=IN IP6 fd00::11") && held.contains("c=IN IP6 ::\r\n"), "{held}");
-            // It would come to the other family, and may not.
-            let before = session.clone();
-            session.offer(1, ANSWER.as_bytes(), &mut |_| None).unwrap();
-            assert_eq!(session.plan(1)[0].as_ref().unwrap().local, SocketAddr::new(v4, 10_002));
-            assert!(session.take_back() && !session.take_back());
-            assert_eq!((session.plan(1), session.sides, &session.told[1]), (before.plan(1), before.sides, &before.told[1]));
-            // What is stored are the streams.
-            session.sides = [v4; 2];
-            session.find_sides();
-            assert_eq!(session.sides, [v4, v6]);
-        }
-        let mixed = answer.replace("m=video 0 RTP/AVP 96", "m=video 7000 RTP/AVP 96\r\nc=IN IP4 10.0.0.2");
-        let mut session = both();
-        describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
-        assert!(describe(&mut session, 1, &mixed).is_err(), "a phone is at one place");
-    }
-
-    /// A phone that takes the place of another has streams of its own: each side sees as many as it must (RFC 3264 §6, §8).
-    #[test]
-    fn another_phone_gets_a_side_at_ports_of_its_own() {
-        let [offer, answer] = [OFFER, ANSWER].map(|sdp| sdp.replace("m=video 0", "m=video 4002"));
-        let mut session = session();
-        describe(&mut session, 0, &offer).unwrap();
-        let answer = answer.replace("sendrecv", "sendonly").replace("s=-\r\n", "s=-\r\nc=IN IP4 10.0.0.2\r\n");
-        describe(&mut session, 1, &answer).unwrap();
-        let before = session.clone();
-        let new = "v=0\r\no=carol 3 3 IN IP4 10.0.0.3\r\ns=-\r\nc=IN IP4 10.0.0.3\r\nt=0 0\r\nm=audio 8000 RTP/AVP 8\r\n";
-        let mut next = 10_020;
-        let mut take = |_| {
-            next += 2;
-            Some(next)
-        };
-        let told = String::from_utf8(session.offer_instead(1, new.as_bytes(), &mut take).unwrap()).unwrap();
-        assert!(told.contains("m=audio 10000 RTP/AVP 8\r\nm=video 0 RTP/AVP 96\r\n"), "{told}");
-        // The one that has the side has it until the other one gets it.
-        assert_eq!(session.plan(1), before.plan(1));
-        assert!(session.latch(1, 0, false, "192.0.2.1:9".parse().unwrap()));
-        assert_eq!(session.plan(1)[0].as_ref().unwrap().remote[0], "192.0.2.1:9".parse().ok());
-        assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_002, 10_004, 10_006, 10_022]);
-        assert!(session.latch(1, 0, false, "10.0.0.2:6000".parse().unwrap()) && session.plan(1) == before.plan(1));
-        assert!(session.is_silent_on_purpose(), "it is on hold");
-        let mut refused = session.clone();
-        assert!(refused.take_back() && !refused.take_back());
-        assert_eq!((&refused.streams, refused.held, refused.ports()), (&before.streams, before.held, before.ports()));
-        // It has seen the version of what it has refused.
-        assert_eq!(refused.versions[0], before.versions[0] + 2);
-
-        let answers = |session: &mut Session, from, sdp: &str| {
-            String::from_utf8(session.answer(from, sdp.as_bytes(), &mut |_| None).unwrap()).unwrap()
-        };
-        let declines = offer.replace("m=video 4002", "m=video 0");
-        let answered = answers(&mut session, 0, &declines);
-        assert!(answered.contains("m=audio 10022 ") && !answered.contains("m=video"), "{answered}");
-        session.accepted();
-        let ports: Vec<_> = session.plan(1).iter().map(|plan| plan.as_ref().map(|plan| plan.local.port())).collect();
-        assert_eq!((ports, session.held[1]), (vec![Some(10_022), None], false));
-        assert_eq!(session.ports().into_iter().collect::<Vec<_>>(), [10_000, 10_004, 10_022]);
-        // The same when it offers something later, by itself or asked for.
-        let held = format!("{new}a=sendonly\r\n");
-        for late in [false, true] {
-            let offers = if late { Session::describe } else { Session::offer };
-            let held = String::from_utf8(offers(&mut session, 1, held.as_bytes(), &mut |_| None).unwrap()).unwrap();
-            assert!(held.contains("m=video 0 ") && held.contains("sendonly"), "{held}");
-            assert!(!answers(&mut session, 0, &declines).contains("m=video"));
-            session.accepted();
-        }
-        // Told once more what it knows, it says what it has; the other one isn't told.
-        let knew = (session.told[0].clone(), session.lines);
-        session.answer_again(1, new.as_bytes(), &mut |_| None).unwrap();
-        assert_eq!((session.told[0].clone(), session.lines), knew);
-        // It may get another.
-        let more = String::from_utf8(session.offer(0, offer.as_bytes(), &mut take).unwrap()).unwrap();
-        assert!(more.contains("m=video 10024 "), "{more}");
-        assert!(answers(&mut session, 1, &format!("{held}m=video 0 RTP/AVP 96\r\n")).contains("m=video 0"));
-    }
-
-    /// RFC 3264 §8: what was refused leaves nothing, and an offer that is asked for has an answer of as many lines.
-    #[test]
-    fn a_stream_that_was_refused_is_none() {
-        let one = OFFER.split("m=video").next().unwrap();
-        let mut session = session();
-        describe(&mut session, 0, one).unwrap();
-        describe(&mut session, 1, one).unwrap();
-        let ports = session.ports();
-        session.offer(0, format!("{one}m=video 4002 RTP/AVP 96\r\n").as_bytes(), &mut |_| Some(10_020)).unwrap();
-        assert!(session.take_back());
-        assert_eq!((session.ports(), session.plan(1).len()), (ports, 1));
-        assert!(!String::from_utf8(session.describe(0, one.as_bytes(), &mut |_| None).unwrap()).unwrap().contains("m=audio 0"));
-        assert_eq!(describe(&mut session, 1, one).unwrap().matches("m=").count(), 1);
-        // Nor is one that a description leaves out, as it may not.
-        describe(&mut session, 0, &OFFER.replace("m=video 0", "m=video 4002")).unwrap();
-        assert!(session.plan(0)[1].as_ref().unwrap().remote[0].is_some());
-        describe(&mut session, 0, one).unwrap();
-        assert_eq!(session.plan(0)[1].as_ref().unwrap().remote, [None; 2]);
-    }
-
-    #[test]
-    fn what_cannot_be_relayed_is_refused_and_changes_nothing() {
-        let mut session = session();
-        for bad in [
-            String::new(),
-            "v=0\r\n".into(),
-            "rubbish".into(),
-            OFFER.replace("c=IN IP4 10.0.0.1\r\n", ""),
-            OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP4 host.invalid"),
-            OFFER.replace("c=IN IP4 10.0.0.1", "c=IN IP6 ::1"),
-            format!("{OFFER}{}", "m=audio 4 RTP/AVP 0\r\n".repeat(MAX_STREAMS)),
-            "x".repeat(MAX_SDP + 1),
-        ] {
-            assert!(describe(&mut session, 0, &bad).is_err(), "{bad}");
-        }
-        assert!(session.describe(0, OFFER.as_bytes(), &mut |_| None).is_err());
-        assert_eq!(session, self::session());
-    }
-
-    proptest! {
-        #[test]
-        fn no_sdp_panics(lines in proptest::collection::vec("[vosctma]=[ -~]{0,40}", 0..12)) {
-            let mut session = session();
-            let _ = describe(&mut session, 0, &format!("v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\n{}\r\n", lines.join("\r\n")));
-        }
-    }
-}
+mod tests;

@@ -18,14 +18,16 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{mpsc, oneshot};
 
+use super::dtls::{Association, Heard, Kind};
 use super::shield::Shield;
 use super::wire::Wire;
 use super::{Command, Counters, Event, Open, Want};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
-use crate::media::core::srtp::MOST_ADDED;
-use crate::media::core::{From, Latch};
+use crate::media::core::ice::{ANSWER, Check};
+use crate::media::core::srtp::{MOST_ADDED, is_rtcp};
+use crate::media::core::{Dtls, From, Latch};
 
 /// Sockets that are looked at in one turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -44,6 +46,8 @@ const SETTLING: Duration = Duration::from_millis(50);
 /// So many packets of one peer in a row are worth a socket that is connected to it, and a second one; and so many are connected in a turn.
 const STEADY: u32 = 50;
 const CONNECTED_AT_ONCE: usize = 4;
+/// Where a peer's checks have moved it is told so often at most.
+const MOVES: Duration = Duration::from_secs(1);
 /// So many second sockets are given up in a tick.
 const GIVEN_UP_AT_ONCE: usize = 256;
 
@@ -69,11 +73,17 @@ struct End {
     rtcp: bool,
     /// The end of the other leg that gets what comes here.
     partner: Option<usize>,
+    /// The one that gets its RTCP, if that is another: the phone here has it on the same port, and the other one hasn't.
+    rtcp_partner: Option<usize>,
     /// Of RTP; RTCP's end has that of its neighbour.
     shield: Shield,
-    /// Where RTP's end is: here, or beside this one.
-    rtp: usize,
+    /// The same.
+    association: Option<Box<Association>>,
+    /// The ends of RTP and of RTCP, of which this is one.
+    pair: [usize; 2],
     peer: Latch,
+    /// When it was told that checks have moved the peer, and whether they have since.
+    moved: (Uptime, bool),
     /// Packets of the peer's in a row.
     steady: u32,
     counters: Arc<Counters>,
@@ -83,12 +93,75 @@ struct End {
 
 impl End {
     /// What a next owner should know by now. A full queue loses it; the next is told in a quarter of a turn.
-    fn tell(&mut self, events: &mpsc::Sender<Event>) {
+    fn tell(&mut self, events: &mpsc::Sender<Event>, now: Uptime) {
+        if let Some(source) = self.peer.remote().filter(|_| self.moved.1) {
+            self.moved = (now, false);
+            let _ = events.try_send(self.latched(source));
+        }
         for (way, news) in self.shield.news().into_iter().enumerate() {
             let Some((key, mark)) = news else { continue };
             let _ =
                 events.try_send(Event::CameTo { call: self.call, leg: self.leg, stream: self.stream, ours: way == 1, key, mark });
         }
+    }
+
+    /// As an actor wants it.
+    fn associate(&mut self, plan: Option<Dtls>) {
+        match (&mut self.association, plan) {
+            (Some(association), Some(plan)) => association.set(plan),
+            (association, plan) => *association = plan.map(|plan| Box::new(Association::new(plan))),
+        }
+    }
+
+    /// Sends something that the other phone hasn't said.
+    fn reply(&self, datagram: &[u8], to: SocketAddr) {
+        let sent = self.wire.as_ref().is_some_and(|wire| wire.send(datagram, to));
+        count(if sent { &self.counters.sent } else { &self.counters.dropped }, 1);
+    }
+
+    /// What is no media comes to a port with an association.
+    fn hear_other(&mut self, datagram: &[u8], source: SocketAddr, now: Uptime, events: &mpsc::Sender<Event>) {
+        let Some(association) = &mut self.association else { return };
+        let mut answer = [0; ANSWER];
+        match Kind::of(datagram) {
+            Kind::Stun => match association.check(datagram, source, &mut answer) {
+                Check::Valid { length, nominates } => {
+                    let moved = self.peer.check(source, nominates, now);
+                    self.reply(&answer[..length], source);
+                    if moved {
+                        self.steady = 0;
+                        // Each is a commit: nobody's changes of mind are worth more than one a second.
+                        self.moved.1 = true;
+                        if now.since(self.moved.0) >= MOVES {
+                            self.tell(events, now);
+                        }
+                    }
+                }
+                Check::Refused { length } => self.reply(&answer[..length], source),
+                Check::Dropped => count(&self.counters.dropped, 1),
+            },
+            // Without ICE whoever would be heard may be the phone; the keys will show it.
+            Kind::Dtls if self.peer.would_hear(source, !association.has_ice(), now) => {
+                let is_known = association.has_ice() || self.peer.is_known(source);
+                match association.hear(datagram, is_known, now) {
+                    Heard::Repeat(flight) => {
+                        let flight = flight.to_vec();
+                        flight.iter().for_each(|datagram| self.reply(datagram, source));
+                    }
+                    Heard::HandOn => {
+                        let (call, leg, stream) = (self.call, self.leg, self.stream);
+                        let dtls = Event::Dtls { call, leg, stream, source, is_known, datagram: datagram.into() };
+                        let _ = events.try_send(dtls);
+                    }
+                    Heard::Nothing => count(&self.counters.dropped, 1),
+                }
+            }
+            Kind::Dtls | Kind::Media | Kind::Other => count(&self.counters.dropped, 1),
+        }
+    }
+
+    fn latched(&self, source: SocketAddr) -> Event {
+        Event::Latched { call: self.call, leg: self.leg, stream: self.stream, rtcp: self.rtcp, source }
     }
 
     /// RTCP comes too seldom to be worth it.
@@ -204,7 +277,7 @@ impl Thread {
                 ticked = now;
                 self.look_for_silence(now);
                 if ticks.is_multiple_of(TELLS) {
-                    self.ends.iter_mut().flatten().for_each(|end| end.tell(&self.events));
+                    self.ends.iter_mut().flatten().for_each(|end| end.tell(&self.events, now));
                 }
                 ticks += 1;
                 self.rest(now);
@@ -222,6 +295,7 @@ impl Thread {
                     self.apply(call, leg, streams, &counters, &fence, now);
                 }
                 Ok(Command::Close { call }) => self.close(call),
+                Ok(Command::Send { call, leg, stream, to, datagrams }) => self.send(call, leg, stream, to, &datagrams),
                 Ok(Command::Settle { done }) => self.settling.push((now + SETTLING, done)),
                 Err(TryRecvError::Empty) => return Some(false),
                 Err(TryRecvError::Disconnected) => return None,
@@ -268,23 +342,29 @@ impl Thread {
                     stream,
                     rtcp,
                     partner: None,
+                    rtcp_partner: None,
                     shield: Shield::Plain,
-                    rtp: 0,
+                    association: None,
+                    pair: [0; 2],
                     peer: Latch::default(),
+                    moved: Default::default(),
                     steady: 0,
                     counters: counters.clone(),
                     fence: fence.clone(),
                 };
                 [self.add(end(want.plan.local, false), rtp), self.add(end(above, true), rtcp)]
             });
+            let has_ice = want.plan.dtls.as_ref().is_some_and(|dtls| dtls.agent.is_some());
             if let Some(end) = self.ends[pair[0]].as_mut() {
                 end.shield.set(want.plan.shield);
+                end.associate(want.plan.dtls.map(|dtls| *dtls));
             }
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
                 end.counters = counters.clone();
-                end.rtp = pair[0];
-                if end.peer.tell(want.plan.signalled[component], want.plan.remote[component]) {
+                end.pair = pair;
+                let has_ice = has_ice && component == 0;
+                if end.peer.tell(want.plan.signalled[component], want.plan.remote[component], has_ice) {
                     end.steady = 0;
                 }
             }
@@ -295,17 +375,37 @@ impl Thread {
         if let Some(session) = self.calls.get_mut(&call) {
             session.legs[side] = ends;
             let [a, b] = &session.legs;
-            for (a, b) in a.iter().zip(b) {
-                let (Some(a), Some(b)) = (a, b) else { continue };
-                for (a, b) in a.iter().zip(b) {
-                    if let Some(end) = &mut self.ends[*a] {
-                        end.partner = Some(*b);
-                    }
-                    if let Some(end) = &mut self.ends[*b] {
-                        end.partner = Some(*a);
-                    }
-                }
+            let joined: Vec<_> = a.iter().zip(b).filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
+            for (a, b) in joined {
+                self.join(a, b);
+                self.join(b, a);
             }
+        }
+    }
+
+    /// What comes to the ports of one end goes to those of the other.
+    fn join(&mut self, [rtp, rtcp]: [usize; 2], to: [usize; 2]) {
+        let association = |at: usize| self.ends[at].as_ref().and_then(|end| end.association.as_ref());
+        let is_muxed = |at: usize| association(at).is_some_and(|association| association.is_muxed());
+        // RFC 5764 §3: beside RTP it would have keys of its own, of another handshake.
+        let has_none = association(to[0]).is_some_and(|association| association.is_certain() && !association.is_muxed());
+        let toward_rtcp = if is_muxed(to[0]) { to[0] } else { to[1] };
+        let is_split = is_muxed(rtp) && toward_rtcp != to[0];
+        if let Some(end) = &mut self.ends[rtp] {
+            (end.partner, end.rtcp_partner) = (Some(to[0]), is_split.then_some(toward_rtcp));
+        }
+        if let Some(end) = &mut self.ends[rtcp] {
+            end.partner = (!has_none).then_some(toward_rtcp);
+        }
+    }
+
+    /// Datagrams of somebody else than the other phone.
+    fn send(&mut self, call: CallId, leg: LegId, stream: usize, to: SocketAddr, datagrams: &[bytes::Bytes]) {
+        // The time is asked for here: this process may have been frozen since the turn began.
+        let Some(session) = self.calls.get(&call).filter(|session| session.fence.may_send(clock::uptime())) else { return };
+        let Some([rtp, _]) = session.legs[usize::from(leg.0 != 0)].get(stream).copied().flatten() else { return };
+        if let Some(end) = &self.ends[rtp] {
+            datagrams.iter().for_each(|datagram| end.reply(datagram, to));
         }
     }
 
@@ -409,8 +509,11 @@ impl Thread {
     fn remove(&mut self, at: usize) {
         let Some(end) = self.ends[at].take() else { return };
         // Its place may be another call's soon.
-        if let Some(partner) = end.partner.and_then(|partner| self.ends[partner].as_mut()) {
-            partner.partner = None;
+        let pair = end.partner.and_then(|partner| self.ends[partner].as_ref()).map(|partner| partner.pair);
+        for at in pair.into_iter().flatten() {
+            if let Some(partner) = self.ends[at].as_mut() {
+                (partner.partner, partner.rtcp_partner) = (None, None);
+            }
         }
         // Sockets that are closed are watched no more.
         if let Some(wire) = end.wire {
@@ -440,9 +543,12 @@ impl Thread {
         }
         count(&end.counters.received, 1);
         count(&end.counters.received_bytes, length as u64);
+        if end.association.is_some() && Kind::of(&buffer[..length]) != Kind::Media {
+            return end.hear_other(&buffer[..length], source, now, &self.events);
+        }
         // RFC 3550 §5.1: version 2.
         let is_media = length > 0 && buffer[0] >> 6 == 2;
-        let (rtp, rtcp) = (end.rtp, end.rtcp);
+        let (rtp, rtcp) = (end.pair[0], end.rtcp);
         if !end.peer.would_hear(source, is_media, now) {
             count(&end.counters.dropped, 1);
             return;
@@ -457,16 +563,17 @@ impl Thread {
             From::Peer => end.steady = end.steady.saturating_add(1),
             From::NewPeer => {
                 end.steady = 1;
-                let latched = Event::Latched { call: end.call, leg: end.leg, stream: end.stream, rtcp, source };
                 // A full queue loses the news, not the latch: it is only what a next owner would begin with.
-                let _ = self.events.try_send(latched);
+                let _ = self.events.try_send(end.latched(source));
             }
+            From::Aside => {}
             From::Stranger => return,
         }
-        if end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
+        if end.steady > 0 && end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
             self.steady.push_back(at);
         }
-        if let Some(partner) = end.partner {
+        let rtcp_partner = end.rtcp_partner.filter(|_| is_rtcp(&buffer[..length]));
+        if let Some(partner) = rtcp_partner.or(end.partner) {
             self.pass_on(partner, buffer, length);
         }
     }
@@ -483,7 +590,7 @@ impl Thread {
 
     /// Sends a packet to the phone of an end.
     fn pass_on(&mut self, at: usize, buffer: &mut [u8], length: usize) {
-        let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.rtp, end.rtcp)) else { return };
+        let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.pair[0], end.rtcp)) else { return };
         let Some(end) = self.ends[rtp].as_mut() else { return };
         let sealed = end.shield.seal(buffer, length, rtcp);
         let Some(end) = self.ends[at].as_ref() else { return };

@@ -16,6 +16,18 @@ use crate::sip::status::Class;
 use crate::sip::{Method, Name, StatusCode};
 
 impl Call {
+    /// Whether a leg's phone can be told once more what it was told: it isn't being asked for anything.
+    pub fn may_be_told_again(&self, leg: LegId) -> bool {
+        let this = self.state.leg(leg);
+        this.reinvite.is_none() && !this.moved && self.state.is_talking()
+    }
+
+    /// A leg's phone is to be told once more what it was told, since that means something else now: as soon as it is
+    /// [`movable`](super::CallState::movable).
+    pub fn tell_again(&mut self, leg: LegId) {
+        self.state.leg_mut(leg).moved = true;
+    }
+
     /// A re-INVITE of our own (RFC 3261 §14.1): the phone sends its requests to our Contact and its media to our description from
     /// then on. Phones follow it where they don't follow UPDATE.
     pub(super) fn anchor(&mut self, leg: LegId, body: Option<Body>) -> Step {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::media::core::Session;
+use crate::media::core::dtls::Identity;
 use crate::media::core::session::SdpError;
 
 const KEY: &str = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz";
@@ -27,6 +28,12 @@ fn said(sdp: &[u8]) -> (String, BTreeMap<u32, (String, String)>) {
         (words[0].parse().unwrap(), (words[1].to_owned(), words[2].strip_prefix("inline:").unwrap().to_owned()))
     });
     (media.proto.clone(), lines.collect())
+}
+
+/// With a certificate that is said of all streams.
+fn with_print(sdp: &str) -> String {
+    let print = Identity::of(&Secret { bytes: [9; 32], ..Secret::default() }, 1).print();
+    sdp.replace("m=audio", &format!("a=fingerprint:{print}\r\na=setup:actpass\r\nm=audio"))
 }
 
 struct Call {
@@ -76,8 +83,10 @@ fn a_side_is_offered_what_its_policy_and_the_other_side_say() {
     let unknown = sdp("RTP/SAVP", &[&format!("1 F8_128_HMAC_SHA1_80 inline:{KEY}")]);
     let identified = sdp("RTP/SAVP", &[&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}|2^20|1:4")]);
     let unencrypted = sdp("RTP/SAVP", &[&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY} UNENCRYPTED_SRTP")]);
-    let through = sdp("UDP/TLS/RTP/SAVPF", &[]);
-    use Policy::{Allow, Forbid, Prefer, Require};
+    let without = sdp("UDP/TLS/RTP/SAVPF", &[]);
+    let dtls = with_print(&without);
+    let clear = with_print(&plain);
+    use Policy::{Allow, Dtls, Forbid, Prefer, Require};
     for (offer, policies, expected) in [
         (&plain, [Allow, Allow], Ok(("RTP/AVP", 0))),
         (&plain, [Prefer, Prefer], Ok(("RTP/AVP", 3))),
@@ -94,8 +103,17 @@ fn a_side_is_offered_what_its_policy_and_the_other_side_say() {
         (&unknown, [Allow, Allow], Err(ProtectionError::NoKey)),
         (&identified, [Allow, Allow], Err(ProtectionError::NoKey)),
         (&unencrypted, [Allow, Allow], Err(ProtectionError::NoKey)),
-        (&through, [Allow, Allow], Ok(("UDP/TLS/RTP/SAVPF", 0))),
-        (&through, [Require, Require], Ok(("UDP/TLS/RTP/SAVPF", 0))),
+        (&without, [Allow, Allow], Err(ProtectionError::NoKey)),
+        (&dtls, [Allow, Allow], Ok(("RTP/AVP", 3))),
+        (&dtls, [Dtls, Forbid], Ok(("RTP/AVP", 0))),
+        (&dtls, [Require, Require], Ok(("RTP/SAVP", 3))),
+        (&dtls, [Forbid, Allow], Err(ProtectionError::Forbidden)),
+        (&dtls.replace("actpass", "passive"), [Allow, Allow], Err(ProtectionError::Role)),
+        (&secure, [Dtls, Allow], Err(ProtectionError::NoKey)),
+        // A fingerprint in clear is no promise.
+        (&clear, [Dtls, Allow], Err(ProtectionError::Missing)),
+        (&clear, [Require, Allow], Err(ProtectionError::Missing)),
+        (&clear, [Allow, Allow], Ok(("RTP/AVP", 0))),
     ] {
         let mut call = Call::new(policies);
         match (call.pass(0, false, offer), expected) {
@@ -156,6 +174,9 @@ fn who_has_no_keys_talks_in_clear_only_where_that_is_allowed() {
         (Policy::Require, sdp("RTP/SAVP", &[&format!("2 AES_256_CM_HMAC_SHA1_80 inline:{KEY}")]), false),
         (Policy::Require, sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]), true),
         (Policy::Require, sdp("UDP/TLS/RTP/SAVP", &[]), false),
+        (Policy::Dtls, plain.clone(), false),
+        (Policy::Dtls, sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]), false),
+        (Policy::Forbid, with_print(&sdp("UDP/TLS/RTP/SAVP", &[])), false),
         // What it was offered was made for another, as when that one has sent the caller on.
         (Policy::Allow, sdp("RTP/AVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]), true),
         (Policy::Forbid, plain.clone(), true),
@@ -257,7 +278,7 @@ fn an_offer_is_no_agreement() {
     call.pass(0, false, &with(KEY)).unwrap();
     call.pass(1, true, &with(GCM_KEY).replace("2 AES_CM_128_HMAC_SHA1_80", "1 AEAD_AES_256_GCM")).unwrap();
     let had = [call.shield(0), call.shield(1)];
-    for offer in [with(OTHER_KEY), sdp("RTP/AVP", &[]), sdp("udptl", &[]), sdp("UDP/TLS/RTP/SAVPF", &[])] {
+    for offer in [with(OTHER_KEY), sdp("RTP/AVP", &[]), sdp("udptl", &[]), with_print(&sdp("UDP/TLS/RTP/SAVPF", &[]))] {
         call.session.offer(0, offer.as_bytes(), &mut |_| None).unwrap();
         assert_eq!([call.shield(0), call.shield(1)], had, "{offer}");
         let mark = Mark { ssrc: 9, index: 70_000 + call.session.versions[1] };
@@ -293,27 +314,23 @@ fn who_has_done_without_gets_other_keys() {
     }
 }
 
-/// Keys that are agreed in another way pass, and those of our kind go no further.
+/// Keys that are agreed in a way of which we know nothing pass, and those of our kinds go no further.
 #[test]
 fn other_keys_pass_where_ours_do_not_stand() {
     let text = |onward: Vec<u8>| String::from_utf8(onward).unwrap();
-    let of_all =
-        |sdp: String| sdp.replace("m=audio", "a=fingerprint:sha-256 AA\r\na=setup:actpass\r\na=crypto:1 X inline:Y\r\nm=audio");
-    let dtls = of_all(sdp("RTP/SAVPF", &[]));
+    let other = sdp("RTP/SAVP", &[]).replace("m=audio", "a=key-mgmt:mikey AA==\r\nm=audio");
     let mut call = Call::new([Policy::Allow, Policy::Allow]);
-    let onward = text(call.pass(0, false, &dtls).unwrap());
-    assert!(onward.contains("RTP/SAVPF") && onward.contains("a=fingerprint:sha-256 AA") && onward.contains("a=setup:actpass"));
-    assert!(!onward.contains("crypto"), "{onward}");
+    let onward = text(call.pass(0, false, &other).unwrap());
+    assert!(onward.contains("RTP/SAVP ") && onward.contains("a=key-mgmt:mikey AA=="), "{onward}");
     assert_eq!(call.shield(0), Shield::Plain);
-    call.pass(1, true, &dtls).unwrap();
-    // A fingerprint in clear is no promise: who has to be protected is not by it, offering or answering.
-    let promised = of_all(sdp("RTP/AVP", &[]));
-    assert!(Call::new([Policy::Require, Policy::Allow]).pass(0, false, &promised).is_err());
-    assert!(Call::new([Policy::Allow, Policy::Require]).pass(0, false, &promised).is_ok());
+    call.pass(1, true, &other).unwrap();
+    // Who has to be protected is not by a fingerprint in clear, offering or answering.
+    let promised = with_print(&sdp("RTP/AVP", &[]));
     let mut call = Call::new([Policy::Allow, Policy::Require]);
-    call.pass(0, false, &promised).unwrap();
+    let onward = text(call.pass(0, false, &promised).unwrap());
+    assert!(!onward.contains("fingerprint") && !onward.contains("setup"), "{onward}");
     assert!(call.pass(1, true, &promised).is_err());
-    let both = of_all(sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]));
+    let both = with_print(&sdp("RTP/SAVP", &[&format!("2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")]));
     let onward = text(Call::new([Policy::Allow, Policy::Allow]).pass(0, false, &both).unwrap());
     assert!(!onward.contains("fingerprint") && !onward.contains("setup") && !onward.contains(KEY), "{onward}");
 }

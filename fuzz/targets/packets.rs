@@ -1,0 +1,53 @@
+//! Datagrams that come to a media port: STUN, DTLS, SRTP.
+//!
+//! An input is a row of datagrams, each with two bytes before it that say how long it is.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tandem::media::core::Secret;
+use tandem::media::core::dtls::Identity;
+use tandem::media::core::ice::{ANSWER, Agent, Check, Credentials};
+use tandem::media::core::srtp::{Context, MOST_ADDED, MasterKey, Suite, is_rtcp};
+use tandem::media::dtls::{Handshake, dealing};
+use tandem::sip::stun;
+
+/// More than a handshake has.
+const DATAGRAMS: usize = 64;
+
+/// Who has no password, no key and no certificate is nobody, whatever he sends.
+pub fn packets(input: &[u8]) {
+    let secret = Secret { bytes: [7; 32], ..Secret::default() };
+    let source = SocketAddr::from(([203, 0, 113, 1], 4000));
+    let ours = [1, 0].map(|generation| Credentials::of(&secret, 0, 0, generation));
+    let agent = Agent { ours, theirs: None };
+    let now = Instant::now();
+    let mut handshake = Handshake::new(&Identity::of(&secret, 1), true, now).unwrap();
+    let suites = [Suite::AesCm128HmacSha1_80, Suite::AeadAes256Gcm];
+    let mut contexts = suites.map(|suite| Context::new(&MasterKey::of_secret(suite, &secret.bytes)));
+    let mut rest = input;
+    for _ in 0..DATAGRAMS {
+        let Some((length, more)) = rest.split_first_chunk::<2>() else { break };
+        let (datagram, more) = more.split_at(usize::from(u16::from_be_bytes(*length)).min(more.len()));
+        rest = more;
+        if let Some(answer) = stun::answer(datagram, source) {
+            assert!(answer.len() <= 80);
+        }
+        let mut out = [0; ANSWER];
+        assert!(!matches!(agent.check(datagram, source, &mut out), Check::Valid { .. }));
+        let _ = dealing(datagram);
+        // What can't be gone on with ends it: then it hears nothing more.
+        if let Ok(step) = handshake.take(datagram, now) {
+            assert!(step.done.is_none());
+        }
+        for context in &mut contexts {
+            let mut packet = datagram.to_vec();
+            packet.resize(packet.len() + MOST_ADDED, 0);
+            let opened = match is_rtcp(datagram) {
+                true => context.unprotect_rtcp(&mut packet[..datagram.len()]),
+                false => context.unprotect(&mut packet[..datagram.len()]),
+            };
+            assert!(opened.is_err());
+        }
+    }
+}
