@@ -73,7 +73,7 @@ pub fn sdp(input: &[u8]) {
             b'k' => {
                 let stream = usize::from(rest.first().copied().unwrap_or(0));
                 let key = |byte| MasterKey::new(Suite::AeadAes256Gcm, &[byte; 44]).unwrap();
-                let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: Vec::new() };
+                let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: Vec::new(), is_fresh: true };
                 let mut ends = world.session.streams.iter().map(|stream| stream.legs[leg].protection.association.as_ref());
                 let number = ends.nth(stream).flatten().map_or(1, |association| association.number);
                 // Whose certificate this is nobody has said, so that no keys can be had of it.

@@ -13,6 +13,7 @@ use crate::clock::{self, Uptime};
 use crate::media::core::dtls::Identity;
 use crate::media::core::{Dtls, Keyed};
 use crate::media::dtls::{Dealing, Done, DtlsError, Handshake, dealing};
+use crate::media::relay::Sender;
 
 /// So many are open with one stream at once: phones that a call rings share its port, and nobody knows yet whose packets are whose.
 const MOST: usize = 4;
@@ -44,6 +45,8 @@ pub(super) struct Handshakes {
 struct Open {
     /// Where it was last heard from.
     source: SocketAddr,
+    /// That is where the phone is known to be.
+    is_known: bool,
     handshake: Handshake,
     /// It has ended, and the call may not have heard of it.
     done: Option<Done>,
@@ -52,6 +55,7 @@ struct Open {
 impl Handshakes {
     /// Takes what the call says of the stream. One that had ended may have waited for it.
     pub(super) fn set(&mut self, plan: Option<&Dtls>) -> Outcome {
+        let has_ice = self.plan.as_ref().is_some_and(|former| former.agent.is_some());
         let former = self.plan.take().map(|former| former.association);
         self.plan = plan.cloned();
         let Some(plan) = &self.plan else {
@@ -59,32 +63,43 @@ impl Handshakes {
             return Outcome::default();
         };
         let association = &plan.association;
-        let number = former.as_ref().map(|former| former.number);
-        if number != Some(association.number) {
-            self.open.clear();
-            self.lost = [None; 2];
-        }
-        // Another phone's, or another association of the same: what has ended with who has this certificate counts.
-        let was_said = former.is_some_and(|former| !former.prints.is_empty() && former.prints != association.prints);
-        if was_said {
-            self.open.retain(|open| open.done.as_ref().is_some_and(|done| association.is_of(&done.peer)));
+        let is_its = |open: &Open| open.done.as_ref().is_some_and(|done| association.is_of(&done.peer));
+        match former {
+            Some(former) if former.number == association.number => {
+                // By ICE it comes from the phone; who has come without is anybody. Another certificate is another phone's.
+                let is_other =
+                    has_ice != plan.agent.is_some() || (!former.prints.is_empty() && former.prints != association.prints);
+                if is_other {
+                    self.open.retain(is_its);
+                    self.lost = [None; 2];
+                } else if former.prints != association.prints {
+                    self.open.retain(|open| open.done.is_none() || is_its(open));
+                }
+            }
+            Some(_) | None => {
+                self.open.clear();
+                self.lost = [None; 2];
+            }
         }
         let Some(keyed) = &association.keyed else {
             return Outcome { learned: self.open.iter().find_map(|open| open.keys(plan)), send: None };
         };
-        let is_its = |open: &&Open| open.done.as_ref().is_some_and(|done| association.is_of(&done.peer));
-        let send = self.open.iter().find(is_its).map(|open| (open.source, keyed.last_flight.clone()));
+        let send = self.open.iter().find(|open| is_its(open)).map(|open| (open.source, keyed.last_flight.clone()));
         self.open.clear();
         Outcome { send, learned: None }
     }
 
-    /// Takes a datagram, from where the phone is known to be or from one who may be it.
-    pub(super) fn hear(&mut self, (source, is_known): (SocketAddr, bool), datagram: &[u8], uptime: Uptime) -> Outcome {
+    /// Takes a datagram.
+    pub(super) fn hear(&mut self, (source, sender): (SocketAddr, Sender), datagram: &[u8], uptime: Uptime) -> Outcome {
         let Some(plan) = self.plan.as_ref().filter(|plan| plan.association.keyed.is_none()) else { return Outcome::default() };
         // A library's: nothing of ours waits for it.
         let now = clock::instant_of(clock::now()).into_std();
         // With ICE all that comes is the phone's, by whatever path.
         let has_ice = plan.agent.is_some();
+        if has_ice != (sender == Sender::Checked) {
+            return Outcome::default();
+        }
+        let is_known = sender != Sender::Anybody;
         let known = self.open.iter().position(|open| has_ice || open.source == source);
         let at = match (known, dealing(datagram)) {
             (Some(at), _) => at,
@@ -102,17 +117,20 @@ impl Handshakes {
                     }
                 };
                 if self.open.len() >= MOST {
-                    // Who has not shown yet that he is where he says goes first.
-                    let unproved = self.open.iter().position(|open| open.done.is_none() && !open.handshake.has_answered());
-                    self.open.remove(unproved.unwrap_or(0));
+                    // Who has not shown yet that he is where he says goes first, and who is known to be the phone last.
+                    let rank = |open: &Open| (open.is_known, open.done.is_some(), open.handshake.has_answered());
+                    let at = (0..self.open.len()).min_by_key(|at| rank(&self.open[*at])).unwrap_or(0);
+                    self.open.remove(at);
                 }
-                self.open.push(Open { source, handshake, done: None });
+                self.lost[0] = None;
+                self.open.push(Open { source, is_known, handshake, done: None });
                 self.open.len() - 1
             }
             (None, Dealing::Again) => return Outcome { learned: self.lost(is_known, uptime), send: None },
             (None, Dealing::Nothing) => return Outcome::default(),
         };
         let open = &mut self.open[at];
+        let mut failed = false;
         open.source = source;
         let (send, ended) = match open.handshake.take(datagram, now) {
             Ok(step) => {
@@ -126,10 +144,14 @@ impl Handshakes {
             }
             Err(error) => {
                 tracing::info!(%error, "a handshake failed");
+                // What has failed it may have been left of another: the phone is asked for one more, and told of its failure if there is none.
+                failed = is_known;
                 (if let DtlsError::Failed { alert, .. } = error { alert } else { Vec::new() }, true)
             }
         };
-        let learned = open.keys(plan);
+        let stuck = failed && plan.association.may_be_renewed();
+        let send = if stuck { Vec::new() } else { send };
+        let learned = open.keys(plan).or(stuck.then_some(Learned::Stuck { number: plan.association.number }));
         if ended {
             self.open.remove(at);
         }
@@ -139,10 +161,10 @@ impl Handshakes {
 
     /// A phone goes on with a handshake of which nobody here knows: its first half was another node's, and is lost with it.
     fn lost(&mut self, is_known: bool, now: Uptime) -> Option<Learned> {
-        let plan = self.plan.as_ref()?;
+        let plan = self.plan.as_ref().filter(|_| is_known)?;
         let [heard, told] = &mut self.lost;
         let since = *heard.get_or_insert(now);
-        let is_sure = is_known && self.open.is_empty() && now.since(since) >= SURE;
+        let is_sure = self.open.iter().all(|open| !open.is_known) && now.since(since) >= SURE;
         if !is_sure || told.is_some_and(|told| now.since(told) < PATIENCE) {
             return None;
         }
@@ -159,7 +181,7 @@ impl Open {
             return None;
         }
         let last_flight = last_flight.iter().map(|datagram| Bytes::copy_from_slice(datagram)).collect();
-        let keyed = Keyed { theirs: theirs.clone(), ours: ours.clone(), last_flight };
+        let keyed = Keyed { theirs: theirs.clone(), ours: ours.clone(), last_flight, is_fresh: true };
         Some(Learned::HasKeys { number: plan.association.number, certificate: peer.clone(), keyed: Box::new(keyed) })
     }
 }
@@ -188,6 +210,10 @@ mod tests {
 
     fn there() -> SocketAddr {
         "192.0.2.1:4002".parse().unwrap()
+    }
+
+    fn sender(ice: bool) -> Sender {
+        if ice { Sender::Checked } else { Sender::Known }
     }
 
     fn plan(ice: bool, prints: &[u32]) -> Dtls {
@@ -250,10 +276,11 @@ mod tests {
     /// Has a phone say all that it has to, until it waits. Gives what the call was told.
     fn talk(phone: &mut Phone, handshakes: &mut Handshakes, mut said: Vec<Vec<u8>>, most: usize) -> (usize, Vec<Learned>) {
         let (mut heard, mut learned) = (0, Vec::new());
+        let sender = sender(handshakes.plan.as_ref().is_some_and(|plan| plan.agent.is_some()));
         while !said.is_empty() && heard < most {
             let datagram = said.remove(0);
             heard += 1;
-            let outcome = handshakes.hear((here(), true), &datagram, Uptime::default() + (phone.now - phone.began));
+            let outcome = handshakes.hear((here(), sender), &datagram, Uptime::default() + (phone.now - phone.began));
             learned.extend(outcome.learned);
             for answer in outcome.send.map(|(_, answers)| answers).unwrap_or_default() {
                 said.extend(phone.hear(Some(&answer)));
@@ -312,7 +339,7 @@ mod tests {
             while let Some(datagram) = said.pop() {
                 at += 1;
                 let from = if at % 2 == 0 { here() } else { there() };
-                let outcome = handshakes.hear((from, true), &datagram, Uptime(0));
+                let outcome = handshakes.hear((from, sender(ice)), &datagram, Uptime(0));
                 learned = outcome.learned.or(learned);
                 for answer in outcome.send.map(|(_, answers)| answers).unwrap_or_default() {
                     said.extend(phone.hear(Some(&answer)));
@@ -353,9 +380,9 @@ mod tests {
         let flight_5 = [&[22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 11][..], &[0; 11]].concat();
         for port in 1..99 {
             let stranger = SocketAddr::new(here().ip(), port);
-            handshakes.hear((stranger, false), &hello, Uptime(0));
+            handshakes.hear((stranger, Sender::Anybody), &hello, Uptime(0));
             let other = SocketAddr::new(here().ip(), 1000 + port);
-            assert!(handshakes.hear((other, false), &flight_5, Uptime(u64::from(port) * 1_000_000)).learned.is_none());
+            assert!(handshakes.hear((other, Sender::Anybody), &flight_5, Uptime(u64::from(port) * 1_000_000)).learned.is_none());
         }
         assert_eq!(handshakes.open.len(), MOST);
         assert!(handshakes.open.iter().any(|open| open.source == here() && open.handshake.has_answered()));

@@ -641,13 +641,11 @@ impl Running {
             return true;
         };
         if let Some(core) = &self.core {
-            self.media.keep_told(
-                SIDES.map(|side| core.state().peer_of_side(side).is_some_and(|leg| core.state().must_be_told_again(leg))),
-            );
-        }
-        if let Some(core) = &self.core {
-            descriptions::settle(&mut self.media, core.state());
-            descriptions::certify(&mut self.media, &self.services, core.state(), &then);
+            let state = core.state();
+            descriptions::certify(&mut self.media, &self.services, state, &then);
+            let again = |side| state.peer_of_side(side).is_some_and(|leg| state.must_be_told_again(leg));
+            self.media.keep_told(SIDES.map(again));
+            descriptions::settle(&mut self.media, state);
         }
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {

@@ -140,7 +140,7 @@ impl CallMedia {
 
     /// Forgets what the sides were told that need not be told again.
     pub fn keep_told(&mut self, keeps: [bool; 2]) {
-        let keeps = [0, 1].map(|side| keeps[side] || self.session.keeps || self.session.awaits_keys(side));
+        let keeps = [0, 1].map(|side| keeps[side] || self.session.keeps || self.session.may_be_renewed(side));
         for (told, keeps) in self.session.told.iter_mut().zip(keeps) {
             if !keeps {
                 *told = None;
@@ -176,6 +176,7 @@ impl CallMedia {
     /// What the relay has learned of a leg's stream; tells whether that is worth a commit.
     pub fn learn(&mut self, leg: LegId, stream: usize, what: Learned) -> bool {
         let at = usize::from(leg.0);
+        let is_applied = self.applied[at] == self.session.plan(at);
         let news = match what {
             Learned::From { rtcp, source } => self.session.latch(at, stream, rtcp, source),
             Learned::CameTo { ours, key, mark } => self.session.come_to(at, stream, (ours, key), mark),
@@ -184,7 +185,7 @@ impl CallMedia {
             }
             Learned::Stuck { .. } => false,
         };
-        if news {
+        if news && is_applied {
             // The relay knows it first.
             self.applied[at] = self.session.plan(at);
         }
@@ -199,6 +200,11 @@ impl CallMedia {
     /// A side's phone is offered to agree on keys in DTLS.
     pub fn certify(&mut self, side: usize) {
         self.session.certify(side);
+    }
+
+    /// One of the phones that rang at a side's place has it.
+    pub fn is_settled(&mut self, side: usize) {
+        self.session.is_settled(side);
     }
 
     /// Whether the sides' streams are to be protected, whether they have phones that agree on keys in DTLS, and where those are reached that

@@ -214,6 +214,9 @@ fn translate_response(
             }
         }
     }
+    if class == Class::Success && response.headers.cseq().is_ok_and(|cseq| cseq.method == Method::Invite) {
+        media.is_settled(side);
+    }
     if class == Class::Success && to_offer {
         media.accepted();
     }

@@ -48,8 +48,8 @@ impl Actor for MediaActor {
             Event::CameTo { call, leg, stream, ours, key, mark } => {
                 (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::CameTo { ours, key, mark })))
             }
-            Event::Dtls { call, leg, stream, source, is_known, datagram } => {
-                (call, Errand::Media(leg, MediaLegMsg::Dtls { stream, source, is_known, datagram }))
+            Event::Dtls { call, leg, stream, source, sender, datagram } => {
+                (call, Errand::Media(leg, MediaLegMsg::Dtls { stream, source, sender, datagram }))
             }
             Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
         };

@@ -17,7 +17,7 @@ use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 use crate::media::core::Keyed;
 use crate::media::core::srtp::Mark;
-use crate::media::relay::{Counters, Want};
+use crate::media::relay::{Counters, Sender, Want};
 
 /// What is learned of a leg's stream while it flows.
 #[derive(Debug, Clone)]
@@ -67,8 +67,8 @@ pub enum MediaLegMsg {
         stream: usize,
         /// From where.
         source: SocketAddr,
-        /// That is where the phone is known to be.
-        is_known: bool,
+        /// Who that is.
+        sender: Sender,
         /// What has come.
         datagram: Box<[u8]>,
     },
@@ -137,9 +137,9 @@ impl Actor for MediaLegActor {
                 }
             }
             MediaLegMsg::Learned(stream, what) => start.call.cast(CallMsg::Learned(start.leg, stream, what))?,
-            MediaLegMsg::Dtls { stream, source, is_known, datagram } => {
+            MediaLegMsg::Dtls { stream, source, sender, datagram } => {
                 let Some(handshakes) = handshakes.get_mut(stream) else { return Ok(()) };
-                let Outcome { send, learned } = handshakes.hear((source, is_known), &datagram, clock::uptime());
+                let Outcome { send, learned } = handshakes.hear((source, sender), &datagram, clock::uptime());
                 if let Some((to, send)) = send {
                     start.services.relay.send(start.id, start.leg, stream, to, send);
                 }

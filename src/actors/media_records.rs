@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::records::Site;
 use crate::cluster::state::records::{
-    AssociationRecord, BeforeRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord, ProtectionRecord, SecretRecord,
-    StreamLegRecord, StreamRecord,
+    AssociationRecord, BeforeRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord, OfferedRecord, ProtectionRecord,
+    SecretRecord, StreamLegRecord, StreamRecord,
 };
 use crate::media::core::dtls::{Fingerprint, Hash, Ice};
-use crate::media::core::protection::{Profile, Protection, Secret};
+use crate::media::core::protection::{Offered, Profile, Protection, Secret};
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
 use crate::media::core::{Association, Before, Keyed, Session, Stream, StreamLeg};
 
@@ -53,8 +53,8 @@ fn stream_record(stream: &Stream) -> StreamRecord {
 
 /// None of a stream of which nothing was said: as all were before there was protection.
 fn protection_record(protection: &Protection) -> Option<ProtectionRecord> {
-    let Protection { profile, theirs, is_agreed, number, marks, association, may_associate, beside } = protection;
-    let said = *profile != Profile::Plain || number.is_some() || *may_associate;
+    let Protection { profile, theirs, is_agreed, number, marks, association, offered, feedback } = protection;
+    let said = *profile != Profile::Plain || number.is_some() || offered.is_some() || *feedback;
     said.then(|| ProtectionRecord {
         profile: profile_name(*profile).into(),
         theirs: theirs.as_ref().map(|(tag, key)| KeyRecord {
@@ -66,8 +66,8 @@ fn protection_record(protection: &Protection) -> Option<ProtectionRecord> {
         number: *number,
         marks: [0, 1].map(|way| marks[way].iter().map(|mark| (mark.ssrc, mark.index)).collect()),
         association: association.as_ref().map(association_record),
-        may_associate: *may_associate,
-        beside: beside.map(|profile| profile_name(profile).into()),
+        offered: offered.map(|Offered { profile, number }| OfferedRecord { profile: profile_name(profile).into(), number }),
+        feedback: *feedback,
     })
 }
 
@@ -88,7 +88,7 @@ fn association_record(association: &Association) -> AssociationRecord {
         protocol: association.protocol.clone(),
         mid: association.mid.clone(),
         begins_bundle: association.begins_bundle,
-        keyed: association.keyed.as_ref().map(|Keyed { theirs, ours, last_flight }| KeyedRecord {
+        keyed: association.keyed.as_ref().map(|Keyed { theirs, ours, last_flight, .. }| KeyedRecord {
             suite: ours.suite().name().into(),
             theirs: hidden(theirs),
             ours: hidden(ours),
@@ -168,8 +168,11 @@ fn protection_of(record: &ProtectionRecord) -> Protection {
         number: record.number,
         marks: [0, 1].map(|way| record.marks[way].iter().map(|(ssrc, index)| Mark { ssrc: *ssrc, index: *index }).collect()),
         association: record.association.as_ref().map(association_of),
-        may_associate: record.may_associate,
-        beside: record.beside.as_deref().and_then(profile_named),
+        offered: record
+            .offered
+            .as_ref()
+            .and_then(|offered| Some(Offered { profile: profile_named(&offered.profile)?, number: offered.number })),
+        feedback: record.feedback,
     }
 }
 
@@ -178,7 +181,12 @@ fn association_of(record: &AssociationRecord) -> Association {
     let print = |(name, bytes): &(String, Bytes)| Some(Fingerprint { hash: Hash::named(name)?, bytes: bytes.to_vec() });
     let keyed = |keyed: &KeyedRecord| {
         let key = |key: &Hidden| MasterKey::new(Suite::of(&keyed.suite)?, &key.0);
-        Some(Keyed { theirs: key(&keyed.theirs)?, ours: key(&keyed.ours)?, last_flight: keyed.last_flight.clone() })
+        Some(Keyed {
+            theirs: key(&keyed.theirs)?,
+            ours: key(&keyed.ours)?,
+            last_flight: keyed.last_flight.clone(),
+            is_fresh: false,
+        })
     };
     Association {
         number: *number,

@@ -78,10 +78,11 @@ async fn a_browser_talks_on_with(by: &str, policy: &str, browser_calls: bool) {
     let gap = web.gap().await;
     assert!(gap < GAP, "{gap:?}");
     goes_on(&web);
+    let gaps = meter.gaps();
+    println!("gaps of a browser, which calls: {browser_calls}, and {by:?}: {gaps:?}");
+    assert!(gaps.len() >= 2 && gaps.iter().all(|gap| *gap < GAP) && meter.goes_on(GAP), "{gaps:?}");
     web.tell("hangup");
     phone.wait_for("CALL_CLOSED");
-    println!("gaps of a browser, which calls: {browser_calls}, and {by:?}: {:?}", meter.gaps());
-    assert!(meter.gaps().len() == 2 && meter.gaps().iter().all(|gap| *gap < GAP), "{:?}", meter.gaps());
     let heard = tone::heard(&phone.recording(), HZ[0].into());
     let good = heard.iter().filter(|good| **good).count();
     assert!(heard.len() >= 25 && good + 12 >= heard.len(), "{heard:?}");
@@ -270,16 +271,22 @@ impl Client {
 
 /// The owner has answered the first half of a phone's handshake, and dies before the second: nobody else knows that half. The phone is asked for another
 /// handshake, and has keys by that.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_whose_first_half_is_lost_is_begun_anew() {
+async fn a_lost_handshake_is_begun_anew(calls: bool) {
     let mut cluster = Cluster::start(2);
-    let ((mut a, media), (mut b, b_media)) = (call::phone(&cluster, 0, 2).await, call::phone(&cluster, 1, 1).await);
+    let ((mut a, a_media), (mut b, b_media)) = (call::phone(&cluster, 0, 2).await, call::phone(&cluster, 1, 1).await);
     b.register().await.unwrap();
     let identity = Identity::of(&Secret { bytes: [9; 32], ..Secret::default() }, 1);
-    a.protects("UDP/TLS/RTP/SAVP", &format!("a=fingerprint:{}\r\na=setup:actpass", identity.print()));
+    let lines = format!("a=fingerprint:{}\r\na=setup:{}", identity.print(), if calls { "actpass" } else { "active" });
     let callee = cluster.users[1].0.clone();
-    let (rtp, b_rtp) = tokio::join!(a.call(&callee), b.answer());
-    let (rtp, _) = (rtp.unwrap(), b_rtp.unwrap());
+    if calls {
+        a.protects("UDP/TLS/RTP/SAVP", &lines);
+    } else {
+        treat(&cluster, ["allow", "dtls"]).await;
+        b.protects("UDP/TLS/RTP/SAVPF", &lines);
+    }
+    let (a_rtp, b_rtp) = tokio::join!(a.call(&callee), b.answer());
+    let (a_rtp, b_rtp) = (a_rtp.unwrap(), b_rtp.unwrap());
+    let (phone, media, rtp) = if calls { (&mut a, a_media, a_rtp) } else { (&mut b, b_media, b_rtp) };
     let media = Arc::new(media);
     // ClientHello, and that with the cookie: its third flight waits.
     let mut client = Client::new(&identity, media.clone(), rtp);
@@ -293,7 +300,7 @@ async fn a_handshake_whose_first_half_is_lost_is_begun_anew() {
         }
     };
     let rtp = tokio::select! {
-        rtp = a.follow() => rtp.unwrap(),
+        rtp = phone.follow() => rtp.unwrap(),
         () = repeats => unreachable!(),
     };
     while media.try_recv(&mut [0; 2048]).is_ok() {}
@@ -301,5 +308,14 @@ async fn a_handshake_whose_first_half_is_lost_is_begun_anew() {
     let (_, has_keys) = client.talk(9).await;
     assert!(has_keys, "it has another handshake");
     assert_eq!(cluster.count(1, "/v1/calls", "total").await, 1);
-    drop(b_media);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_whose_handshake_is_lost_is_asked_for_another() {
+    a_lost_handshake_is_begun_anew(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callee_whose_handshake_is_lost_is_asked_for_another() {
+    a_lost_handshake_is_begun_anew(false).await;
 }

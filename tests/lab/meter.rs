@@ -62,6 +62,12 @@ impl Meter {
         let streams = self.streams.lock().unwrap();
         streams.values().filter(|stream| stream.count > STREAM).map(|stream| stream.longest).collect()
     }
+
+    /// Whether each stream of sound goes on: its last packet isn't longer ago than this.
+    pub fn goes_on(&self, within: Duration) -> bool {
+        let (streams, now) = (self.streams.lock().unwrap(), Instant::now());
+        streams.values().filter(|stream| stream.count > STREAM).all(|stream| now - stream.last < within)
+    }
 }
 
 impl Drop for Meter {

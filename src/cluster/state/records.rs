@@ -461,11 +461,19 @@ pub struct ProtectionRecord {
     pub marks: [Vec<(u32, u64)>; 2],
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub association: Option<AssociationRecord>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub may_associate: bool,
-    /// As `profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub beside: Option<String>,
+    pub offered: Option<OfferedRecord>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub feedback: bool,
+}
+
+/// What phones that ring were told beside the offer of an association.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::protection")]
+pub struct OfferedRecord {
+    pub profile: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
 }
 
 /// An association in DTLS.

@@ -43,6 +43,7 @@ const ITS_OWN: [&str; 10] = [
     "key-mgmt",
 ];
 const GROUP: &str = "group";
+const LITE: &str = "ice-lite";
 
 /// A certificate of a call's, and its key, which fit.
 #[derive(Clone, PartialEq, Eq)]
@@ -216,6 +217,8 @@ pub struct Keyed {
     pub ours: MasterKey,
     /// Our last flight, for a phone that has not heard it: by it the handshake ends there.
     pub last_flight: Vec<Bytes>,
+    /// They were agreed here: no other node has used them.
+    pub is_fresh: bool,
 }
 
 /// What the ends of a call that have an association need to know of it.
@@ -339,7 +342,7 @@ impl Association {
     /// A phone is stuck in a handshake that nobody here knows the keys of: it is to begin another, with another certificate, since it goes on with
     /// the one that it has begun otherwise, by another path. Tells whether it may.
     pub(super) fn renew(&mut self) -> bool {
-        let may = self.number < LAST;
+        let may = self.may_be_renewed();
         if may {
             self.number += 1;
             self.keyed = None;
@@ -353,9 +356,21 @@ impl Association {
         Self { ice: None, is_muxed: false, ..Self::default() }
     }
 
+    /// Whether a phone may be asked for another handshake.
+    pub fn may_be_renewed(&self) -> bool {
+        self.number < LAST
+    }
+
     /// ICE is to begin anew.
     pub(super) fn restart(&mut self) {
         self.ice.iter_mut().for_each(|ice| ice.generation += 1);
+    }
+
+    /// It is over; the phone may begin another by the same certificate.
+    pub(super) fn forget(&mut self) {
+        self.keyed = None;
+        self.prints.clear();
+        self.restart();
     }
 
     /// The same with another phone.
@@ -382,9 +397,10 @@ pub(super) fn bundle(attributes: &[Attribute]) -> Option<String> {
 
 /// What a description says of all streams, for such a phone.
 pub(super) fn write_of_all<'a>(attributes: &mut Vec<Attribute>, associations: impl Iterator<Item = &'a Association> + Clone) {
-    attributes.retain(|attribute| attribute.attribute != GROUP && !ITS_OWN.contains(&attribute.attribute.as_str()));
+    let is_of_all = |attribute: &Attribute| [GROUP, LITE].contains(&attribute.attribute.as_str());
+    attributes.retain(|attribute| !is_of_all(attribute) && !ITS_OWN.contains(&attribute.attribute.as_str()));
     if associations.clone().any(|association| association.ice.is_some()) {
-        attributes.push(Attribute { attribute: "ice-lite".into(), value: None });
+        attributes.push(Attribute { attribute: LITE.into(), value: None });
     }
     let begins = |association: &'a Association| association.mid.as_ref().filter(|_| association.begins_bundle);
     if let Some(mid) = associations.clone().find_map(begins) {

@@ -91,10 +91,19 @@ pub struct Protection {
     pub marks: [Vec<Mark>; 2],
     /// With a phone whose profile is [`Profile::Dtls`].
     pub association: Option<Association>,
-    /// It may turn out to be such a phone: it, or one that rings beside it, is offered that. Its handshake may be here before its answer.
-    pub may_associate: bool,
-    /// What was offered beside that. As long as phones ring, another one may still answer to it.
-    pub beside: Option<Profile>,
+    /// As long as phones ring that are offered an association, or something else: each of them may answer, and its handshake be here before that.
+    pub offered: Option<Offered>,
+    /// Its last description has a profile with feedback (RFC 4585).
+    pub feedback: bool,
+}
+
+/// What phones that ring were told beside the offer of an association.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offered {
+    /// As in [`Protection`].
+    pub profile: Profile,
+    /// As in [`Protection`].
+    pub number: Option<u32>,
 }
 
 /// What the relay does with the packets of an end.
@@ -186,19 +195,24 @@ impl Protection {
 
     /// Takes its phone's answer to what it was offered, which may have been made for another: its own policy counts.
     pub fn answered(&mut self, media: &Media, policy: Policy, bundle: Option<&str>) -> Result<(), ProtectionError> {
-        let is_secure = match kind(media) {
+        let kind = kind(media);
+        if let Some(Offered { profile, number }) = self.offered {
+            // What was said before may have been another phone's.
+            let former = std::mem::take(self);
+            let (association, marks) = match kind {
+                Some(Kind::Dtls) => (former.association, former.marks),
+                Some(Kind::Clear | Kind::Keys) | None => Default::default(),
+            };
+            *self = Self { profile, number, association, marks, offered: former.offered, ..Self::default() };
+        }
+        let is_secure = match kind {
             Some(Kind::Dtls) => return self.associate(media, policy, true, bundle),
-            Some(Kind::Clear | Kind::Keys) if policy == Policy::Dtls => return Err(ProtectionError::Missing),
-            Some(Kind::Clear | Kind::Keys) if self.association.is_some() => {
-                // That was another phone's.
-                let profile = self.beside.ok_or(ProtectionError::Missing)?;
-                *self = Self { profile, number: self.number, ..Self::default() };
-                return self.answered(media, policy, bundle);
+            Some(Kind::Clear | Kind::Keys) if policy == Policy::Dtls || self.association.is_some() => {
+                return Err(ProtectionError::Missing);
             }
             Some(kind) => kind == Kind::Keys,
             None => {
                 return match self.profile {
-                    _ if policy == Policy::Dtls => Err(ProtectionError::Missing),
                     Profile::Secure | Profile::Dtls => Err(ProtectionError::Missing),
                     Profile::Plain | Profile::Optional => {
                         self.is_none_of_ours();
@@ -234,7 +248,8 @@ impl Protection {
 
     /// The phone's keys are agreed in DTLS.
     fn associate(&mut self, media: &Media, policy: Policy, answers: bool, bundle: Option<&str>) -> Result<(), ProtectionError> {
-        if policy == Policy::Forbid {
+        let was_offered = self.association.is_some() || self.offered.is_some() || self.profile == Profile::Dtls;
+        if policy == Policy::Forbid || (answers && !was_offered) {
             return Err(ProtectionError::Forbidden);
         }
         let former = std::mem::take(self);
@@ -242,29 +257,39 @@ impl Protection {
         association.take(media, answers, bundle)?;
         // Other keys' sources begin anew.
         let marks = if association.keyed.is_some() { former.marks } else { Default::default() };
-        let beside = former.beside.or(Some(former.profile)).filter(|_| answers && (former.beside.is_some() || !former.is_agreed));
-        // Its keys are those of the handshake; who has been offered others has them by this number.
-        let number = former.number.filter(|_| beside.is_some());
-        *self = Self {
-            profile: Profile::Dtls,
-            is_agreed: true,
-            marks,
-            number,
-            beside,
-            association: Some(association),
-            ..Self::default()
-        };
+        let (profile, offered) = (Profile::Dtls, former.offered.filter(|_| answers));
+        *self = Self { profile, is_agreed: true, marks, offered, association: Some(association), ..Self::default() };
         Ok(())
+    }
+
+    /// Phones are offered an association, or what stands here.
+    pub(super) fn offers_both(&mut self) {
+        if self.association.is_none() && self.offered.is_none() {
+            self.offered = Some(Offered { profile: self.profile, number: self.number });
+        }
+    }
+
+    /// Nobody rings any more: what was said last counts.
+    pub(super) fn is_settled(&mut self) {
+        self.offered = None;
+    }
+
+    /// Its phone has no stream here any more; if it has one again, that is another.
+    pub(super) fn is_declined(&mut self) {
+        match (self.offered, &mut self.association) {
+            (Some(Offered { profile, number }), _) => *self = Self { profile, number, offered: self.offered, ..Self::default() },
+            (None, Some(association)) => association.forget(),
+            (None, None) => {}
+        }
     }
 
     /// Its phone is to be offered a stream that another offers; `dtls` if it has others whose keys are agreed so. What was agreed stays until it answers.
     pub fn will_be_offered(&mut self, media: &Media, policy: Policy, other: Profile, dtls: bool) {
-        self.beside = None;
         // Once it has agreed to something, it is offered that.
         let profile = match kind(media) {
             None => Profile::Plain,
-            Some(_) if self.is_agreed && (self.theirs.is_some() || policy != Policy::Require) => self.profile,
             Some(_) if dtls => Profile::Dtls,
+            Some(_) if self.is_agreed && (self.theirs.is_some() || policy != Policy::Require) => self.profile,
             Some(_) => Profile::to_offer(policy, other),
         };
         if profile != self.profile {
@@ -303,7 +328,7 @@ impl Protection {
 
     fn agree(&mut self, profile: Profile, theirs: (u32, MasterKey), is_answer: bool) {
         if self.association.is_some() {
-            *self = Self::default();
+            *self = self.anew();
         }
         if self.theirs.as_ref().is_none_or(|(_, key)| *key != theirs.1) {
             // Its sources begin anew with another key; ours go on with the same.
@@ -313,27 +338,33 @@ impl Protection {
                 self.number = self.number.filter(|_| is_answer);
             }
         }
-        (self.profile, self.theirs, self.is_agreed, self.may_associate) = (profile, Some(theirs), true, false);
+        (self.profile, self.theirs, self.is_agreed) = (profile, Some(theirs), true);
+    }
+
+    /// As if nothing had been said, but to phones that ring.
+    fn anew(&self) -> Self {
+        Self { offered: self.offered, ..Self::default() }
     }
 
     fn do_without(&mut self) {
-        *self = Self { is_agreed: true, ..Self::default() };
+        *self = Self { is_agreed: true, ..self.anew() };
     }
 
     /// It is of a kind that isn't protected by us: what it does when it is again isn't said.
     fn is_none_of_ours(&mut self) {
-        *self = Self::default();
+        *self = self.anew();
     }
 
     /// Writes the profile that its phone knows into a description for it.
-    pub fn write_profile(&self, media: &mut Media) {
+    pub fn write_profile(&self, media: &mut Media, answers: bool) {
         if kind(media).is_none() {
             return;
         }
         if let Some(association) = &self.association {
             return association.write_profile(media);
         }
-        let feedback = media.proto.ends_with(['F', 'f']) && kind(media) != Some(Kind::Dtls);
+        // RFC 3264 §6: an answer has the offer's, whatever the other phone has.
+        let feedback = if answers { self.feedback } else { has_feedback(media) && kind(media) != Some(Kind::Dtls) };
         let profile = if self.profile == Profile::Secure { "RTP/SAVP" } else { "RTP/AVP" };
         media.attributes.retain(|attribute| !OTHER_KEYS.contains(&attribute.attribute.as_str()));
         media.proto = format!("{profile}{}", if feedback { "F" } else { "" });
@@ -347,7 +378,7 @@ impl Protection {
         if let Some(association) = &self.association {
             return association.write(media, place, answers, secret);
         }
-        self.write_profile(media);
+        self.write_profile(media, answers);
         let lines: Vec<(u32, Suite)> = match (self.profile, self.agreed()) {
             (Profile::Plain | Profile::Dtls, _) => Vec::new(),
             (Profile::Optional | Profile::Secure, Some(agreed)) => vec![agreed],
@@ -376,7 +407,10 @@ impl Protection {
                 ours,
                 marks: self.marks.clone(),
                 since: secret.since,
-                restored: secret.restored,
+                restored: match self.association.as_ref().and_then(|association| association.keyed.as_ref()) {
+                    Some(keyed) => !keyed.is_fresh,
+                    None => secret.restored,
+                },
             })),
             (None, Profile::Plain) => Shield::Plain,
             (None, Profile::Optional) if self.is_agreed && self.theirs.is_none() => Shield::Plain,
@@ -418,6 +452,11 @@ pub(super) fn bring_down(sdp: &mut Session) {
             media.attributes.extend(missing);
         }
     }
+}
+
+/// Whether a stream's profile is one with feedback (RFC 4585, RFC 5124).
+pub(super) fn has_feedback(media: &Media) -> bool {
+    media.proto.ends_with(['F', 'f'])
 }
 
 /// How a stream's profile says that it is protected.

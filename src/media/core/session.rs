@@ -16,7 +16,7 @@ use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
 
 use super::dtls::{self, Association, Dtls, Keyed, Place};
-use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, kind};
+use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
 use super::srtp::Mark;
 use crate::families::Families;
 
@@ -304,7 +304,7 @@ impl Session {
         let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
         next.held[from] = everything.any(one_way);
         let is_somewhere = |(at, media): (usize, &Media)| {
-            let known = || self.streams.get(at).is_some_and(|stream| stream.legs[from].has_ice());
+            let known = || self.streams.iter().any(|stream| stream.legs[from].has_ice());
             let ip = match has_ice(media) {
                 // It was told one address of ours, of the family by which it is reached, and nothing that it says changes that.
                 true => self.reached[from].filter(|ip| !known() && self.ips.toward(*ip).is_some()),
@@ -323,7 +323,7 @@ impl Session {
         // A stream that it says nothing of it doesn't have.
         for stream in next.streams.iter_mut().skip(sdp.medias.len()) {
             stream.legs[from].signal(None, None);
-            stream.is_declined = true;
+            stream.decline();
         }
         let other = 1 - from;
         next.lines[from] = sdp.medias.len();
@@ -389,14 +389,21 @@ impl Session {
         for (at, (media, stream)) in sdp.medias.iter_mut().zip(&self.streams).enumerate() {
             let end = &stream.legs[leg];
             if let (Some(association), Some(local)) = (&end.protection.association, end.local.filter(|_| media.port != 0)) {
+                // It may have been told so by `toward` only.
+                dtls::take_its_own(media);
                 association.write(media, Place { leg, stream: at, local }, false, &self.secret);
             }
         }
+        self.write_of_all([leg; 2], sdp);
     }
 
     /// A leg's phone is stuck in a handshake by this certificate, of which nobody here knows the keys. Tells whether it is to be told something else
     /// ([`Session::tell_again`]).
     pub fn renew(&mut self, leg: usize, stream: usize, number: u32) -> bool {
+        // Who can't be told goes on as it is.
+        if self.told.get(leg).is_none_or(Option::is_none) {
+            return false;
+        }
         let association =
             self.streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg)?.protection.association.as_mut());
         let stuck = association.filter(|association| association.number == number && association.keyed.is_none());
@@ -406,9 +413,17 @@ impl Session {
     /// A leg's phone, or one of those that ring at its place, is offered to agree on keys in DTLS ([`Session::toward`]).
     pub fn certify(&mut self, leg: usize) {
         self.is_certified = true;
-        for end in self.streams.iter_mut().map(|stream| &mut stream.legs[leg].protection) {
-            end.may_associate |= !end.is_agreed && end.association.is_none();
-        }
+        self.streams.iter_mut().for_each(|stream| stream.legs[leg].protection.offers_both());
+    }
+
+    /// One of the phones that rang at a leg's place has it.
+    pub fn is_settled(&mut self, leg: usize) {
+        self.streams.iter_mut().for_each(|stream| stream.legs[leg].protection.is_settled());
+    }
+
+    /// Whether a leg's phone may have to be told once more what it was told, since a handshake can be lost.
+    pub fn may_be_renewed(&self, leg: usize) -> bool {
+        self.streams.iter().any(|stream| stream.legs[leg].protection.offered.is_some()) || self.awaits_keys(leg)
     }
 
     /// Whether a phone is to agree on keys yet.
@@ -439,10 +454,10 @@ impl Session {
         // Declined (RFC 3264 §6), or of a kind that this relay doesn't carry.
         if !is_carried(media) {
             media.port = 0;
-            stream.is_declined = true;
+            stream.decline();
             media.attributes.retain(is_end_to_end);
             stream.legs[from].signal(None, None);
-            stream.legs[other].protection.write_profile(media);
+            stream.legs[other].protection.write_profile(media, answers);
             return Ok(());
         }
         stream.is_declined = false;
@@ -458,6 +473,7 @@ impl Session {
             self.streams[at].legs[other].protection.will_be_offered(media, others, profile, is_dtls);
         }
         let stream = &mut self.streams[at];
+        stream.legs[from].protection.feedback = has_feedback(media);
         let has_ice = stream.legs[from].has_ice();
         media.attributes.retain(is_end_to_end);
         if has_ice && !had_ice {
@@ -577,7 +593,8 @@ impl Session {
         let plan = |(at, stream): (usize, &Stream)| {
             let end = &stream.legs[leg];
             // By the keys that are agreed, until others are.
-            let agreed = self.before.as_ref().and_then(|before| before.streams.get(at)).map(|stream| &stream.legs[leg]);
+            let former = self.before.as_ref().and_then(|before| before.streams.get(at));
+            let agreed = former.map(|stream| &stream.legs[leg]);
             let protection = &agreed.filter(|agreed| agreed.local.is_some()).unwrap_or(end).protection;
             Some(LegPlan {
                 local: end.local?,
@@ -585,11 +602,11 @@ impl Session {
                 signalled: [end.signalled, end.signalled_rtcp],
                 shield: protection.shield(&self.secret),
                 // An offer that takes it away doesn't count yet either.
-                dtls: [Some(end), agreed]
+                dtls: [Some(stream), former]
                     .into_iter()
                     .flatten()
-                    .filter(|_| !stream.is_declined)
-                    .find_map(|end| end.dtls(leg, at, &self.secret))
+                    .filter(|stream| !stream.is_declined)
+                    .find_map(|stream| stream.legs[leg].dtls(leg, at, &self.secret))
                     .map(Box::new),
             })
         };
@@ -604,10 +621,17 @@ impl Session {
     }
 }
 
+impl Stream {
+    fn decline(&mut self) {
+        self.is_declined = true;
+        self.legs.iter_mut().for_each(|leg| leg.protection.is_declined());
+    }
+}
+
 impl StreamLeg {
     /// What its ends need to know of an association.
     fn dtls(&self, leg: usize, at: usize, secret: &Secret) -> Option<Dtls> {
-        let provisional = || self.protection.may_associate.then(Association::provisional);
+        let provisional = || self.protection.offered.map(|_| Association::provisional());
         Some(self.protection.association.clone().or_else(provisional)?.plan(leg, at, secret))
     }
 

@@ -42,6 +42,17 @@ const EVENTS: usize = 16 << 10;
 /// How long [`Relay::settle`] waits for a thread.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// Who has sent something that shows nothing of that itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Where its checks come from the phone is (ICE).
+    Checked,
+    /// The phone is known to be there, or has said so.
+    Known,
+    /// It may be the phone.
+    Anybody,
+}
+
 /// What the relay tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -83,8 +94,8 @@ pub enum Event {
         stream: usize,
         /// From where.
         source: SocketAddr,
-        /// That is where the phone is known to be.
-        is_known: bool,
+        /// Who that is.
+        sender: Sender,
         /// What has come.
         datagram: Box<[u8]>,
     },

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::dtls::{Association, Heard, Kind};
 use super::shield::Shield;
 use super::wire::Wire;
-use super::{Command, Counters, Event, Open, Want};
+use super::{Command, Counters, Event, Open, Sender, Want};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
@@ -73,8 +73,8 @@ struct End {
     rtcp: bool,
     /// The end of the other leg that gets what comes here.
     partner: Option<usize>,
-    /// The one that gets its RTCP, if that is another: the phone here has it on the same port, and the other one hasn't.
-    rtcp_partner: Option<usize>,
+    /// Who gets the RTCP that comes here.
+    rtcp_to: RtcpTo,
     /// Of RTP; RTCP's end has that of its neighbour.
     shield: Shield,
     /// The same.
@@ -142,15 +142,19 @@ impl End {
             },
             // Without ICE whoever would be heard may be the phone; the keys will show it.
             Kind::Dtls if self.peer.would_hear(source, !association.has_ice(), now) => {
-                let is_known = association.has_ice() || self.peer.is_known(source);
-                match association.hear(datagram, is_known, now) {
+                let sender = match association.has_ice() {
+                    true => Sender::Checked,
+                    false if self.peer.is_known(source) => Sender::Known,
+                    false => Sender::Anybody,
+                };
+                match association.hear(datagram, sender != Sender::Anybody, now) {
                     Heard::Repeat(flight) => {
                         let flight = flight.to_vec();
                         flight.iter().for_each(|datagram| self.reply(datagram, source));
                     }
                     Heard::HandOn => {
                         let (call, leg, stream) = (self.call, self.leg, self.stream);
-                        let dtls = Event::Dtls { call, leg, stream, source, is_known, datagram: datagram.into() };
+                        let dtls = Event::Dtls { call, leg, stream, source, sender, datagram: datagram.into() };
                         let _ = events.try_send(dtls);
                     }
                     Heard::Nothing => count(&self.counters.dropped, 1),
@@ -169,6 +173,17 @@ impl End {
         let wire = self.wire.as_ref().filter(|_| !self.rtcp);
         wire.zip(self.peer.remote()).is_some_and(|(wire, peer)| wire.is_apart(peer))
     }
+}
+
+/// Where RTCP goes that has come on RTP's port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RtcpTo {
+    /// Where RTP goes.
+    Partner,
+    /// To this end: the phone there has it on a port of its own.
+    Other(usize),
+    /// Nowhere: the phone there has no keys for it.
+    Nobody,
 }
 
 struct Session {
@@ -342,7 +357,7 @@ impl Thread {
                     stream,
                     rtcp,
                     partner: None,
-                    rtcp_partner: None,
+                    rtcp_to: RtcpTo::Partner,
                     shield: Shield::Plain,
                     association: None,
                     pair: [0; 2],
@@ -390,9 +405,13 @@ impl Thread {
         // RFC 5764 §3: beside RTP it would have keys of its own, of another handshake.
         let has_none = association(to[0]).is_some_and(|association| association.is_certain() && !association.is_muxed());
         let toward_rtcp = if is_muxed(to[0]) { to[0] } else { to[1] };
-        let is_split = is_muxed(rtp) && toward_rtcp != to[0];
+        let rtcp_to = match is_muxed(rtp) {
+            true if has_none => RtcpTo::Nobody,
+            true if toward_rtcp != to[0] => RtcpTo::Other(toward_rtcp),
+            true | false => RtcpTo::Partner,
+        };
         if let Some(end) = &mut self.ends[rtp] {
-            (end.partner, end.rtcp_partner) = (Some(to[0]), is_split.then_some(toward_rtcp));
+            (end.partner, end.rtcp_to) = (Some(to[0]), rtcp_to);
         }
         if let Some(end) = &mut self.ends[rtcp] {
             end.partner = (!has_none).then_some(toward_rtcp);
@@ -512,7 +531,7 @@ impl Thread {
         let pair = end.partner.and_then(|partner| self.ends[partner].as_ref()).map(|partner| partner.pair);
         for at in pair.into_iter().flatten() {
             if let Some(partner) = self.ends[at].as_mut() {
-                (partner.partner, partner.rtcp_partner) = (None, None);
+                (partner.partner, partner.rtcp_to) = (None, RtcpTo::Partner);
             }
         }
         // Sockets that are closed are watched no more.
@@ -560,7 +579,12 @@ impl Thread {
         }
         let Some(end) = self.ends[at].as_mut() else { return };
         match end.peer.hear(source, is_media, now) {
-            From::Peer => end.steady = end.steady.saturating_add(1),
+            From::Peer => {
+                end.steady = end.steady.saturating_add(1);
+                if end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
+                    self.steady.push_back(at);
+                }
+            }
             From::NewPeer => {
                 end.steady = 1;
                 // A full queue loses the news, not the latch: it is only what a next owner would begin with.
@@ -569,12 +593,14 @@ impl Thread {
             From::Aside => {}
             From::Stranger => return,
         }
-        if end.steady > 0 && end.steady.is_multiple_of(STEADY) && end.may_be_connected() {
-            self.steady.push_back(at);
-        }
-        let rtcp_partner = end.rtcp_partner.filter(|_| is_rtcp(&buffer[..length]));
-        if let Some(partner) = rtcp_partner.or(end.partner) {
-            self.pass_on(partner, buffer, length);
+        let to = match end.rtcp_to {
+            RtcpTo::Partner => end.partner,
+            RtcpTo::Other(_) | RtcpTo::Nobody if !is_rtcp(&buffer[..length]) => end.partner,
+            RtcpTo::Other(other) => Some(other),
+            RtcpTo::Nobody => None,
+        };
+        if let Some(to) = to {
+            self.pass_on(to, buffer, length);
         }
     }
 

@@ -74,7 +74,7 @@ impl Call {
 
     fn keyed(&mut self, leg: usize, number: u32) -> bool {
         let key = |byte| MasterKey::new(Suite::AeadAes256Gcm, &[byte; 44]).unwrap();
-        let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: vec![Bytes::from_static(b"flight")] };
+        let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: vec![Bytes::from_static(b"flight")], is_fresh: true };
         self.session.has_keys(leg, 0, (number, &theirs(1).certificate), &keyed)
     }
 }
@@ -173,6 +173,7 @@ fn a_phone_calls_a_browser_beside_which_another_rings() {
         );
         let answer = if answers == "web" { web("them", "active", "") } else { desk("RTP/AVP") };
         let answer = call.answer(1, &answer).unwrap();
+        call.session.is_settled(1);
         if answers == "web" {
             is_for_desk(&answer, "RTP/AVP");
             assert!(call.plan(1).dtls.is_some_and(|dtls| dtls.association.number == 1 && dtls.agent.is_some()));
@@ -329,7 +330,6 @@ fn who_answers_in_the_end_is_told_what_it_knows() {
         call.answer(1, &web("them", "active", "")).unwrap();
         assert_eq!(call.plan(1).shield, Shield::Closed);
         call.answer(1, &format!("{}{more}", desk(proto))).unwrap();
-        assert!(call.plan(1).dtls.is_none());
         match (call.plan(1).shield, shield) {
             (is, Some(expected)) => assert_eq!(is, expected),
             (Shield::Srtp(own), None) => {
@@ -339,11 +339,13 @@ fn who_answers_in_the_end_is_told_what_it_knows() {
             }
             (other, None) => panic!("{other:?}"),
         }
-        // Once it has the call, it may not go back by itself.
-        call.offer(0, &desk("RTP/AVP")).unwrap();
+        // Once it has the call, it may not go back by itself; nor may one that has had something else.
         call.answer(1, &web("them", "active", "")).unwrap();
+        call.session.is_settled(1);
+        assert!(call.answer(1, &format!("{}{more}", desk(proto))).is_err());
         call.offer(0, &desk("RTP/AVP")).unwrap();
         assert!(call.answer(1, &format!("{}{more}", desk(proto))).is_err());
+        call.answer(1, &web("them", "active", "")).unwrap();
     }
 }
 
@@ -353,7 +355,7 @@ fn nobody_is_taken_for_another_by_the_number_of_our_certificate() {
     call.offer(0, &web("them", "actpass", "")).unwrap();
     call.answer(1, &desk("RTP/AVP")).unwrap();
     let key = |byte| MasterKey::new(Suite::AeadAes256Gcm, &[byte; 44]).unwrap();
-    let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: Vec::new() };
+    let keyed = Keyed { theirs: key(1), ours: key(2), last_flight: Vec::new(), is_fresh: true };
     assert!(!call.session.has_keys(0, 0, (1, &theirs(2).certificate), &keyed));
     assert!(call.session.awaits_keys(0) && call.session.has_keys(0, 0, (1, &theirs(1).certificate), &keyed));
 }
@@ -408,4 +410,86 @@ fn nothing_passes_toward_who_is_to_agree_on_keys() {
     call.session.dtls = [true, false];
     let told = call.offer(1, &desk("RTP/AVP")).unwrap();
     is_for_web(&told, "actpass", 10_000, 1, 0, 0);
+}
+
+/// A called browser was told what it is told by what was made of the offer for it alone: told again, it is told all of it.
+#[test]
+fn a_called_browser_is_told_again_as_it_was() {
+    let mut call = Call::new([Policy::Prefer, Policy::Prefer]);
+    let told = call.offer(0, &desk("RTP/AVP")).unwrap();
+    assert!(told.contains("crypto"));
+    call.toward_web(&told);
+    assert!(call.session.may_be_renewed(1));
+    call.answer(1, &web("them", "active", "")).unwrap();
+    call.session.is_settled(1);
+    assert!(call.session.may_be_renewed(1) && call.session.renew(1, 0, 1));
+    let again = String::from_utf8(call.session.tell_again(1).unwrap().to_vec()).unwrap();
+    is_for_web(&again, "actpass", 10_002, 2, 1, 1);
+    // Who can't be told goes on as it is, and nobody is asked for ever.
+    assert!(call.session.renew(1, 0, 2) && call.session.renew(1, 0, 3) && !call.session.renew(1, 0, 4));
+    call.session.told[1] = None;
+    call.session.streams[0].legs[1].protection.association.as_mut().unwrap().number = 2;
+    assert!(!call.session.renew(1, 0, 2));
+    assert!(call.keyed(1, 2) && !call.session.may_be_renewed(1));
+}
+
+/// A stream that is dropped and comes back is another: its keys are to be agreed on anew, by other credentials.
+#[test]
+fn a_stream_that_comes_back_has_other_keys() {
+    let mut call = Call::new([Policy::Allow, Policy::Allow]);
+    call.offer(0, &web("them", "actpass", "")).unwrap();
+    call.answer(1, &desk("RTP/AVP")).unwrap();
+    assert!(call.keyed(0, 1));
+    let had = call.session.clone();
+    call.session.offer(1, desk("RTP/AVP").replace("m=audio 4000", "m=audio 0").as_bytes(), &mut |_| None).unwrap();
+    assert_eq!(call.plan(0).dtls, had.plan(0)[0].as_ref().unwrap().dtls, "an offer changes nothing");
+    call.answer(0, &web("them", "active", "").replace("m=audio 9", "m=audio 0")).unwrap();
+    call.session.accepted();
+    assert!(call.plan(0).dtls.is_none() && !call.session.awaits_keys(0));
+    let told = call.offer(1, &desk("RTP/AVP")).unwrap();
+    is_for_web(&told, "actpass", 10_000, 1, 2, 0);
+    call.answer(0, &web("anew", "active", "")).unwrap();
+    assert!(call.plan(0).shield == Shield::Closed && call.session.awaits_keys(0) && call.keyed(0, 1));
+}
+
+/// RFC 3264 §6: an answer has the profile of the offer; what is no sound has none of ours.
+#[test]
+fn an_answer_has_the_offers_profile() {
+    for proto in ["RTP/AVP", "RTP/AVPF"] {
+        let mut call = Call::new([Policy::Allow, Policy::Allow]);
+        let told = call.offer(0, &desk(proto)).unwrap();
+        call.toward_web(&told);
+        let answer = call.answer(1, &web("them", "active", "")).unwrap();
+        assert!(answer.contains(&format!(" {proto} ")), "{answer}");
+    }
+    let mut call = Call::new([Policy::Dtls, Policy::Allow]);
+    call.session.dtls = [true, false];
+    call.offer(0, &web("them", "actpass", "")).unwrap();
+    call.answer(1, &desk("RTP/AVP")).unwrap();
+    call.offer(1, &desk("udptl")).unwrap();
+    call.answer(0, &desk("udptl")).unwrap();
+    assert_eq!(call.plan(0).shield, Shield::Plain);
+    assert!(call.offer(1, &desk("RTP/AVP")).unwrap().contains("UDP/TLS/RTP/SAVPF"));
+}
+
+/// Phones ring: one in clear is heard before it answers, then one by DTLS, and the first takes the call.
+#[test]
+fn what_a_phone_says_while_it_rings_binds_no_other() {
+    let mut call = Call::new([Policy::Allow, Policy::Allow]);
+    let told = call.offer(0, &desk("RTP/AVP")).unwrap();
+    call.toward_web(&told);
+    for _ in 0..2 {
+        call.answer(1, &desk("RTP/AVP")).unwrap();
+        assert_eq!(call.plan(1).shield, Shield::Plain);
+        assert!(call.plan(1).dtls.is_some(), "another's handshake may still come");
+        call.answer(1, &web("them", "active", "")).unwrap();
+        assert_eq!(call.plan(1).shield, Shield::Closed);
+    }
+    call.answer(1, &desk("RTP/AVP")).unwrap();
+    call.session.is_settled(1);
+    assert!(call.plan(1).shield == Shield::Plain && call.plan(1).dtls.is_none());
+    // Nobody else was offered that.
+    let mut call = Call::new([Policy::Allow, Policy::Allow]);
+    call.offer(0, &desk("RTP/AVP")).unwrap();
+    assert!(call.answer(1, &web("them", "active", "")).is_err());
 }
