@@ -203,6 +203,25 @@ pub enum SrtpPolicy {
     Forbid,
 }
 
+/// What we can code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// G.711, µ-law.
+    Pcmu,
+    /// G.711, A-law.
+    Pcma,
+    /// G.722 at 64 kbit/s.
+    G722,
+    /// RFC 6716.
+    Opus,
+}
+
+impl Codec {
+    /// All of them, the best first.
+    pub const ALL: [Self; 4] = [Self::Opus, Self::G722, Self::Pcma, Self::Pcmu];
+}
+
 /// `[sip.tls]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -258,7 +277,7 @@ impl Default for Guard {
 }
 
 /// `[media]`
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "config/tandem.toml says what each key is")]
 pub struct Media {
@@ -269,6 +288,9 @@ pub struct Media {
     pub dscp: u8,
     #[serde(default)]
     pub srtp: SrtpPolicy,
+    pub codecs: Vec<Codec>,
+    pub opus_complexity: u8,
+    pub opus_bitrate: u32,
 }
 
 /// `[api]`
@@ -310,7 +332,17 @@ impl Default for Registration {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { first_port: 10_000, last_port: 29_999, workers: 0, timeout: 300, dscp: 46, srtp: SrtpPolicy::Allow }
+        Self {
+            first_port: 10_000,
+            last_port: 29_999,
+            workers: 0,
+            timeout: 300,
+            dscp: 46,
+            srtp: SrtpPolicy::Allow,
+            codecs: Codec::ALL.to_vec(),
+            opus_complexity: 5,
+            opus_bitrate: 24_000,
+        }
     }
 }
 
@@ -489,6 +521,12 @@ impl Config {
         }
         if self.media.dscp > 63 {
             return Err(("media.dscp", format!("is {}, and must be 63 at most", self.media.dscp)));
+        }
+        if self.media.opus_complexity > 10 {
+            return Err(("media.opus_complexity", format!("is {}, and must be 10 at most", self.media.opus_complexity)));
+        }
+        if !(6_000..=64_000).contains(&self.media.opus_bitrate) {
+            return Err(("media.opus_bitrate", format!("is {}, and must be 6000 to 64000", self.media.opus_bitrate)));
         }
         self.check_ports()
     }

@@ -20,6 +20,7 @@ use crate::cluster::storage::Place;
 use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
 use crate::cluster::{Cluster, Settings, StartError};
 use crate::config::{self, AddressMode, Config};
+use crate::media::core::sound::Quality;
 use crate::media::relay::Relay;
 
 /// Why a node did not start.
@@ -108,7 +109,8 @@ impl Node {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
         let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
-        let (relay, events) = Relay::start(workers, timeout, config.media.dscp).map_err(NodeError::Media)?;
+        let quality = Quality { complexity: config.media.opus_complexity, bitrate: config.media.opus_bitrate };
+        let (relay, events) = Relay::start(workers, timeout, config.media.dscp, quality).map_err(NodeError::Media)?;
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };

@@ -11,6 +11,7 @@ use super::media_leg::Learned;
 
 use crate::clock;
 use crate::ids::{CallId, LegId};
+use crate::media::core::formats::Codec;
 use crate::media::core::{LegPlan, Policy, SdpError, Secret, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
@@ -211,6 +212,11 @@ impl CallMedia {
     /// describe themselves.
     pub fn treats(&mut self, policies: [Policy; 2], dtls: [bool; 2], reached: [Option<IpAddr>; 2]) {
         (self.session.policies, self.session.dtls, self.session.reached) = (policies, dtls, reached);
+    }
+
+    /// What a side may be offered besides what the other has.
+    pub fn may_code(&mut self, codecs: &[Codec]) {
+        self.session.codecs = codecs.into();
     }
 
     /// The session is committed, and the relay knows: what isn't needed any more is free.

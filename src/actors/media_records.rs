@@ -1,15 +1,18 @@
 //! The media of a call as they are stored, and as they are. Layer: shell.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::records::Site;
 use crate::cluster::state::records::{
-    AssociationRecord, BeforeRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord, OfferedRecord, ProtectionRecord,
-    SecretRecord, StreamLegRecord, StreamRecord,
+    AssociationRecord, BeforeRecord, FormatRecord, FormatsRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord,
+    OfferedRecord, ProtectionRecord, SecretRecord, StreamLegRecord, StreamRecord,
 };
 use crate::media::core::dtls::{Fingerprint, Hash, Ice};
+use crate::media::core::formats::Format;
+use crate::media::core::negotiation::Formats;
 use crate::media::core::protection::{Offered, Profile, Protection, Secret};
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
 use crate::media::core::{Association, Before, Keyed, Session, Stream, StreamLeg};
@@ -48,7 +51,32 @@ fn stream_record(stream: &Stream) -> StreamRecord {
         latched_rtcp: leg.latched_rtcp,
         protection: protection_record(&leg.protection),
     };
-    StreamRecord { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])], declined: stream.is_declined }
+    StreamRecord {
+        legs: [leg(&stream.legs[0]), leg(&stream.legs[1])],
+        declined: stream.is_declined,
+        formats: stream.formats.as_deref().map(formats_record),
+    }
+}
+
+fn formats_record(formats: &Formats) -> FormatsRecord {
+    let list = |list: &Vec<Format>| -> Vec<FormatRecord> {
+        list.iter().map(|Format { payload, name, parameters, .. }| (*payload, name.clone(), parameters.clone())).collect()
+    };
+    let Formats { theirs, told, has_answered } = formats;
+    FormatsRecord {
+        theirs: theirs.each_ref().map(list),
+        told: told.each_ref().map(list),
+        answered: *has_answered,
+        needed: formats.is_needed(),
+    }
+}
+
+fn formats_of(record: &FormatsRecord) -> Formats {
+    let list = |list: &Vec<FormatRecord>| {
+        list.iter().map(|(payload, name, parameters)| Format::named(*payload, name, parameters.clone())).collect()
+    };
+    let FormatsRecord { theirs, told, answered, .. } = record;
+    Formats { theirs: theirs.each_ref().map(list), told: told.each_ref().map(list), has_answered: *answered }
 }
 
 /// None of a stream of which nothing was said: as all were before there was protection.
@@ -129,7 +157,11 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
     let streams = |records: &[StreamRecord]| {
         records
             .iter()
-            .map(|stream| Stream { legs: [leg(&stream.legs[0]), leg(&stream.legs[1])], is_declined: stream.declined })
+            .map(|stream| Stream {
+                legs: [leg(&stream.legs[0]), leg(&stream.legs[1])],
+                is_declined: stream.declined,
+                formats: stream.formats.as_ref().map(|formats| Arc::new(formats_of(formats))),
+            })
             .collect()
     };
     let mut session = Session::new(site.ips, id);

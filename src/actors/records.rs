@@ -590,7 +590,9 @@ pub fn decode_bindings(bytes: &[u8]) -> Result<Vec<Binding>, RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::call_media::Part;
     use crate::actors::descriptions::tests::ringing;
+    use crate::cluster::state::records::{VERSION, version_of};
 
     #[test]
     fn what_is_open_on_a_call_is_read_as_it_was_written_and_as_earlier_releases_wrote_it() {
@@ -617,5 +619,29 @@ mod tests {
         assert_eq!((&read.legs[0].updated, &read.relays), (&state.legs[0].updated, &state.relays));
         record.relays.iter_mut().for_each(|relay| relay.to = None);
         assert_eq!(restore(&encode(&record), site).unwrap().0.relays, state.relays);
+    }
+
+    /// Whoever takes a call over makes the same of its packets, and of an answer that is to come; who knows nothing of that can't read it.
+    #[test]
+    fn what_is_made_over_is_read_as_it_was_written() {
+        let (call, mut media) = ringing();
+        media.may_code(&[crate::media::core::formats::Codec::Opus]);
+        let offer = "v=0\r\no=a 1 2 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+        media.translate(0, Part::Offer, &offer.into()).unwrap();
+        let opus =
+            offer.replace("10.0.0.1", "10.0.0.2").replace("AVP 0", "AVP 99") + "a=rtpmap:99 opus/48000/2\r\na=fmtp:99 cbr=1\r\n";
+        let g711 = opus.replace("AVP 99", "AVP 0");
+        let site = Site::of(call.state().legs[0].dialog.flow.local);
+        for answer in [None, Some((opus, true)), Some((g711, false))] {
+            if let Some((answer, _)) = &answer {
+                media.translate(1, Part::Answer, &answer.clone().into()).unwrap();
+            }
+            let record = encode_call(&call_record(call.state(), media.session()));
+            let (_, read) = restore(&record, site).unwrap();
+            assert_eq!(read.streams, media.session().streams);
+            assert_eq!([0, 1].map(|leg| read.plan(leg)), [0, 1].map(|leg| media.session().plan(leg)));
+            let is_needed = answer.is_none_or(|(_, is_needed)| is_needed);
+            assert_eq!(version_of(&record), if is_needed { VERSION } else { 1 });
+        }
     }
 }

@@ -7,6 +7,7 @@ mod lab;
 
 mod calls;
 mod clock;
+mod codecs;
 mod comeback;
 mod connections;
 mod disk;

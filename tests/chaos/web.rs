@@ -45,7 +45,8 @@ fn goes_on(browser: &Browser) {
     assert!(!ice.iter().any(|state| state.contains("disconnected") || state.contains("failed")), "{ice:?}");
 }
 
-/// The first user's phone is a browser, and the second's another; node 2 owns the call and is killed.
+/// The first user's phone is a browser that has nothing but Opus, and the second's another that has nothing but PCMU; node 2 owns the call and is
+/// killed.
 async fn a_browser_talks_on_with(by: &str, policy: &str, browser_calls: bool) {
     let mut cluster = Cluster::start(2);
     treat(&cluster, ["allow", policy]).await;
@@ -53,7 +54,7 @@ async fn a_browser_talks_on_with(by: &str, policy: &str, browser_calls: bool) {
     let web = browser(&cluster, 0, nodes[0]).await;
     let mut phone = phone(&cluster, 1, nodes[1], by);
     let meter = Meter::start();
-    web.tell("codec PCMU");
+    web.tell("codec opus");
     if browser_calls {
         web.tell(&format!("dial {}", cluster.users[1].0));
     } else {

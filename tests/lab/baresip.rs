@@ -18,6 +18,7 @@ const MODULES: [&str; 3] =
     ["/usr/lib/baresip/modules", "/usr/lib/x86_64-linux-gnu/baresip/modules", "/usr/lib/aarch64-linux-gnu/baresip/modules"];
 /// Where it takes commands.
 const CONTROL: u16 = 4444;
+const PCMU: &str = "PCMU/8000/1";
 /// So long the phone may take for anything that it does at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -36,15 +37,21 @@ impl Baresip {
 
     /// The same over `udp`, `tcp` or `tls`.
     pub fn by(transport: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
-        Self::with(transport, "", (user, password), server, tone)
+        Self::with(transport, PCMU, "", (user, password), server, tone)
     }
 
     /// The same that protects its media: `srtp-mand` has to, `srtp` may, with keys in its descriptions; `dtls_srtp` has to, with keys of a handshake.
     pub fn protected(by: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
-        Self::with("udp", &format!(";mediaenc={by}"), (user, password), server, tone)
+        Self::coding(PCMU, by, user, password, server, tone)
     }
 
-    fn with(transport: &str, more: &str, (user, password): (&str, &str), server: SocketAddr, tone: u32) -> Self {
+    /// The same that has this codec alone (`opus/48000/2`), and protects its media unless `by` is empty.
+    pub fn coding(codec: &str, by: &str, user: &str, password: &str, server: SocketAddr, tone: u32) -> Self {
+        let by = if by.is_empty() { String::new() } else { format!(";mediaenc={by}") };
+        Self::with("udp", codec, &by, (user, password), server, tone)
+    }
+
+    fn with(transport: &str, codec: &str, more: &str, (user, password): (&str, &str), server: SocketAddr, tone: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let own = own_address();
         let modules =
@@ -63,14 +70,14 @@ impl Baresip {
         let config = format!(
             "poll_method epoll\nnet_interface {spoken}\nsip_listen {bound}\n{prefers}audio_path {path}\naudio_source ausine,{tone}\naudio_player aubridge,sink\n\
              audio_alert aubridge,alert\nausrc_srate 48000\nausrc_channels 2\naudio_buffer 20-160\naudio_txmode thread\n\
-             rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule sndfile.so\n\
+             rtp_ports 40000-49999\njitter_buffer_delay 1-5\nmodule_path {modules}\nmodule g711.so\nmodule g722.so\nmodule opus.so\nmodule sndfile.so\n\
              module srtp.so\n{dtls}module ausine.so\nmodule aubridge.so\nmodule_tmp uuid.so\nmodule_tmp account.so\nmodule_app menu.so\n\
              module_app ctrl_tcp.so\nctrl_tcp_listen {own}:{CONTROL}\nringback_disabled yes\nmenu_bell no\nstatmode_default off\n\
              snd_path {path}\n"
         );
         let account = format!(
             "<sip:{user}@{DOMAIN};transport={transport}>;auth_user={user};auth_pass={password};regint=3600;answermode=auto;\
-             audio_codecs=PCMU/8000/1{more};outbound1=\"sip:{server};transport={transport}\"\n"
+             audio_codecs={codec}{more};outbound1=\"sip:{server};transport={transport}\"\n"
         );
         for (name, text) in [("config", config.as_str()), ("accounts", &account), ("contacts", ""), ("uuid", &uuid)] {
             std::fs::write(dir.path().join(name), text).unwrap();

@@ -17,10 +17,11 @@ use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
 
 /// The latest version that this release writes. A record of a later one is refused, not guessed at.
-pub const VERSION: u16 = 3;
-/// The version of a record that releases without SRTP read rightly, and that of one which those without DTLS do.
+pub const VERSION: u16 = 4;
+/// The version of a record that releases without SRTP read rightly, that of one which those without DTLS do, and which those without codecs do.
 const PLAIN: u16 = 1;
 const KEYS: u16 = 2;
+const CERTIFIED: u16 = 3;
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +62,29 @@ pub fn encode<T: Serialize>(record: &T) -> Bytes {
     encode_as(PLAIN, record)
 }
 
-/// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected: he can't read it.
+/// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected, and who doesn't know of codecs what a phone can't hear: he
+/// can't read it.
 pub fn encode_call(record: &CallRecord) -> Bytes {
-    let version = record.media.secret.as_ref().map_or(PLAIN, |secret| if secret.certified { VERSION } else { KEYS });
+    let before = record.media.before.iter().flat_map(|before| &before.streams);
+    let is_coded = |stream: &StreamRecord| stream.formats.as_ref().is_some_and(|formats| formats.needed);
+    let version = match &record.media.secret {
+        _ if record.media.streams.iter().chain(before).any(is_coded) => VERSION,
+        Some(secret) if secret.certified => CERTIFIED,
+        Some(_) => KEYS,
+        None => PLAIN,
+    };
     encode_as(version, record)
 }
 
 fn encode_as<T: Serialize>(version: u16, record: &T) -> Bytes {
     let written = rmp_serde::to_vec_named(&Written { version, record });
     dense::pack(&written.expect("a record holds nothing that MessagePack can't say"))
+}
+
+/// The version of a record.
+#[cfg(test)]
+pub(crate) fn version_of(bytes: &[u8]) -> u16 {
+    rmp_serde::from_slice::<VersionOf>(&dense::unpack(bytes).unwrap()).unwrap().version
 }
 
 /// Reads a record of this or an earlier version.
@@ -552,7 +567,24 @@ pub struct StreamRecord {
     pub legs: [StreamLegRecord; 2],
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub declined: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formats: Option<FormatsRecord>,
 }
+
+/// What was said of a stream's formats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in media::core::negotiation")]
+pub struct FormatsRecord {
+    pub theirs: [Vec<FormatRecord>; 2],
+    pub told: [Vec<FormatRecord>; 2],
+    pub answered: [bool; 2],
+    /// Who passed everything on as it is would be wrong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needed: bool,
+}
+
+/// Payload type, name, parameters.
+pub type FormatRecord = (u8, String, Option<String>);
 
 /// One end of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,11 +11,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
+use smallvec::SmallVec;
 
 use super::dtls::{self, Association, Dtls, Keyed, Place};
+use super::formats::Codec;
+use super::negotiation::{self, FormatError, Formats, Rule};
 use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
 use super::srtp::Mark;
 use crate::families::Families;
@@ -52,6 +56,9 @@ pub enum SdpError {
     /// By policy, or since there is no key to protect a stream by.
     #[error(transparent)]
     Protection(#[from] ProtectionError),
+    /// The two sides have no format in common, and nothing can be made of those that they have.
+    #[error(transparent)]
+    Formats(#[from] FormatError),
 }
 
 /// The media of a call.
@@ -81,6 +88,8 @@ pub struct Session {
     pub dtls: [bool; 2],
     /// Where each side's phone is reached that describes itself.
     pub reached: [Option<IpAddr>; 2],
+    /// What a side may be offered besides what the other has.
+    pub codecs: SmallVec<[Codec; 4]>,
     /// What our keys are made of.
     pub secret: Secret,
     /// So many of them were made.
@@ -117,6 +126,8 @@ pub struct Stream {
     pub legs: [StreamLeg; 2],
     /// One of the two doesn't want it.
     pub is_declined: bool,
+    /// Where one side was told more of formats than the other has said.
+    pub formats: Option<Arc<Formats>>,
 }
 
 /// One end of a stream. RTCP is on the port above, ours always, the peer's unless it says otherwise.
@@ -149,6 +160,8 @@ pub struct LegPlan {
     pub shield: Shield,
     /// With a phone whose keys are agreed in DTLS.
     pub dtls: Option<Box<Dtls>>,
+    /// What becomes of its packets ([`Formats::rules`]).
+    pub rules: Vec<Rule>,
 }
 
 impl Session {
@@ -168,6 +181,7 @@ impl Session {
             policies: [Policy::default(); 2],
             dtls: [false; 2],
             reached: [None; 2],
+            codecs: SmallVec::new(),
             secret: Secret::default(),
             keys_made: 0,
             is_certified: false,
@@ -281,8 +295,14 @@ impl Session {
     pub fn answer_again(&mut self, from: usize, sdp: &[u8], take_port: TakePort<'_>) -> Result<Vec<u8>, SdpError> {
         let other = 1 - from;
         let (told, version, lines) = (self.told[other].clone(), self.versions[other], self.lines);
+        let formats: Vec<_> = self.streams.iter().map(|stream| stream.formats.clone()).collect();
         let ours = self.answer(from, sdp, take_port)?;
         (self.told[other], self.versions[other], self.lines) = (told, version, lines);
+        for (stream, former) in self.streams.iter_mut().zip(formats) {
+            if let Some((formats, former)) = stream.formats.as_mut().zip(former) {
+                Arc::make_mut(formats).told[other].clone_from(&former.told[other]);
+            }
+        }
         Ok(ours)
     }
 
@@ -476,6 +496,15 @@ impl Session {
         stream.legs[from].protection.feedback = has_feedback(media);
         let has_ice = stream.legs[from].has_ice();
         media.attributes.retain(is_end_to_end);
+        stream.formats = match &stream.formats {
+            _ if media.media != "audio" || kind(media).is_none() => None,
+            former if !answers => {
+                let policy = negotiation::Policy { codecs: &self.codecs, keys: false };
+                Formats::offer(former.as_deref(), from, media, policy).map(Arc::new)
+            }
+            Some(formats) => Some(Arc::new(formats.answer(from, media)?)),
+            None => None,
+        };
         if has_ice && !had_ice {
             // What came before was no check of its.
             stream.legs[from].latched = None;
@@ -608,6 +637,8 @@ impl Session {
                     .filter(|stream| !stream.is_declined)
                     .find_map(|stream| stream.legs[leg].dtls(leg, at, &self.secret))
                     .map(Box::new),
+                // As it is agreed, until something else is.
+                rules: former.unwrap_or(stream).formats.as_ref().map_or_else(Vec::new, |formats| formats.rules(leg)),
             })
         };
         streams.iter().enumerate().map(plan).collect()
@@ -623,7 +654,7 @@ impl Session {
 
 impl Stream {
     fn decline(&mut self) {
-        self.is_declined = true;
+        (self.is_declined, self.formats) = (true, None);
         self.legs.iter_mut().for_each(|leg| leg.protection.is_declined());
     }
 }

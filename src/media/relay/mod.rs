@@ -7,7 +7,7 @@
 //!  callee ◀── socket (leg 1) ─┘      └─ socket (leg 1) ◀── callee
 //! ```
 //!
-//! A call lives on one thread. Actors say what a leg needs ([`Relay::apply`]), which may be said twice;
+//! A call lives on one thread; one whose packets are made over (transcoding) on one of those that do only that. Actors say what a leg needs ([`Relay::apply`]), which may be said twice;
 //! the relay says where packets come from ([`Event::Latched`]) and when there are none ([`Event::Idle`]).
 //!
 //! Who the peer of a port is says [`Latch`](super::core::Latch); packets from others are dropped and counted.
@@ -21,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{self as mpsc_std, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
 use super::core::LegPlan;
+use super::core::sound::Quality;
 use super::core::srtp::Mark;
 use super::ports::Pair;
 use crate::fence::Fence;
@@ -129,16 +130,36 @@ pub struct Want {
 }
 
 enum Command {
-    Apply { call: CallId, leg: LegId, streams: Vec<Option<Want>>, counters: Arc<Counters>, fence: Fence },
-    Close { call: CallId },
-    Send { call: CallId, leg: LegId, stream: usize, to: SocketAddr, datagrams: Vec<Bytes> },
-    Settle { done: tokio::sync::oneshot::Sender<()> },
+    Apply {
+        call: CallId,
+        leg: LegId,
+        streams: Vec<Option<Want>>,
+        counters: Arc<Counters>,
+        fence: Fence,
+    },
+    Close {
+        call: CallId,
+    },
+    Send {
+        call: CallId,
+        leg: LegId,
+        stream: usize,
+        to: SocketAddr,
+        datagrams: Vec<Bytes>,
+    },
+    /// A call comes from another thread.
+    TakeIn(Box<thread::Moved>),
+    Settle {
+        done: tokio::sync::oneshot::Sender<()>,
+    },
 }
 
 /// The handle.
 #[derive(Debug)]
 pub struct Relay {
     workers: Vec<Worker>,
+    /// Those of calls that are made over: each has what one of the workers gives it.
+    coders: Vec<Arc<Worker>>,
     open: Arc<Open>,
     running: Arc<AtomicBool>,
 }
@@ -153,41 +174,64 @@ struct Open {
 
 #[derive(Debug)]
 struct Worker {
-    commands: SyncSender<Command>,
+    commands: Commands,
     bell: Arc<EventFd>,
     /// The thread has been told that there are commands, and hasn't looked yet.
     told: Arc<AtomicBool>,
 }
 
+#[derive(Debug)]
+enum Commands {
+    /// Who speaks waits when the thread is far behind: commands are few for each call.
+    Bounded(SyncSender<Command>),
+    /// From another thread of ours, which waits for nobody.
+    Passed(mpsc_std::Sender<Command>),
+}
+
 impl Worker {
-    /// Waits when the thread is far behind: commands are few for each call.
     fn tell(&self, command: Command) {
-        if self.commands.send(command).is_ok() && !self.told.swap(true, Ordering::AcqRel) {
+        let told = match &self.commands {
+            Commands::Bounded(commands) => commands.send(command).is_ok(),
+            Commands::Passed(commands) => commands.send(command).is_ok(),
+        };
+        if told && !self.told.swap(true, Ordering::AcqRel) {
             let _ = self.bell.write(1);
         }
     }
 }
 
 impl Relay {
-    /// Starts `workers` threads. A call without packets for `timeout` is reported idle; what is sent is marked by `dscp` (RFC 2474).
-    pub fn start(workers: usize, timeout: Option<Duration>, dscp: u8) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+    /// Starts `workers` threads, and as many for calls that are made over by `quality`. A call without packets for `timeout` is reported idle; what is
+    /// sent is marked by `dscp` (RFC 2474).
+    pub fn start(
+        workers: usize,
+        timeout: Option<Duration>,
+        dscp: u8,
+        quality: Quality,
+    ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENTS);
         if let Err(error) = super::dtls::prepare() {
             tracing::error!(%error, "no browser can be called");
         }
         let open = Arc::<Open>::default();
         let running = Arc::new(AtomicBool::new(true));
-        let start = |number: usize| {
+        let start = |name: String, (commands, queue), coder| {
             let bell = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            let (commands, queue) = sync_channel(COMMANDS);
             let told = Arc::new(AtomicBool::new(false));
             let inbox = thread::Inbox { bell: bell.clone(), queue, told: told.clone(), running: running.clone() };
-            let thread = thread::Thread::new(inbox, events.clone(), timeout, dscp, open.clone())?;
-            std::thread::Builder::new().name(format!("media{number}")).spawn(move || thread.run())?;
+            let thread = thread::Thread::new(inbox, events.clone(), timeout, (dscp, quality), open.clone(), coder)?;
+            std::thread::Builder::new().name(name).spawn(move || thread.run())?;
             Ok::<_, io::Error>(Worker { commands, bell, told })
         };
-        let workers = (0..workers.max(1)).map(start).collect::<io::Result<_>>()?;
-        Ok((Self { workers, open, running }, receiver))
+        let (mut plain, mut coders) = (Vec::new(), Vec::new());
+        for number in 0..workers.max(1) {
+            let (commands, queue) = mpsc_std::channel();
+            let coder = Arc::new(start(format!("codec{number}"), (Commands::Passed(commands), queue), None)?);
+            let (commands, queue) = sync_channel(COMMANDS);
+            plain.push(start(format!("media{number}"), (Commands::Bounded(commands), queue), Some(coder.clone()))?);
+            coders.push(coder);
+        }
+        Ok((Self { workers: plain, coders, open, running }, receiver))
     }
 
     /// Makes a leg's sockets and addresses as wanted; saying the same twice changes nothing. Nothing is sent that `fence`
@@ -209,7 +253,8 @@ impl Relay {
     /// Waits until everything that was said before is done and what had come has been passed on, or half a second has passed. A thread whose sockets
     /// are never all empty has done enough after a twentieth of a second.
     pub async fn settle(&self) {
-        let settled = self.workers.iter().map(|worker| {
+        let coders = self.coders.iter().map(Arc::as_ref);
+        let settled = self.workers.iter().chain(coders).map(|worker| {
             let (done, settled) = tokio::sync::oneshot::channel();
             worker.tell(Command::Settle { done });
             tokio::time::timeout(SETTLE, settled)
@@ -235,7 +280,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
-        for worker in &self.workers {
+        for worker in self.workers.iter().chain(self.coders.iter().map(Arc::as_ref)) {
             let _ = worker.bell.write(1);
         }
     }

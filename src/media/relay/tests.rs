@@ -1,5 +1,7 @@
 //! Datagrams through real sockets.
 
+mod coding;
+
 use super::*;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -37,13 +39,19 @@ fn local(port: u16) -> SocketAddr {
 
 impl World {
     fn new(timeout: Option<Duration>) -> Self {
-        let (relay, events) = Relay::start(1, timeout, 46).unwrap();
+        let (relay, events) = Relay::start(1, timeout, 46, Quality::default()).unwrap();
         Self { relay, events, counters: Arc::default(), fence: Fence::open() }
     }
 
     fn leg(&self, leg: LegId, port: u16, remote: Option<SocketAddr>) {
-        let plan =
-            LegPlan { local: local(port), remote: [remote, None], signalled: [None; 2], shield: Shield::Plain, dtls: None };
+        let plan = LegPlan {
+            local: local(port),
+            remote: [remote, None],
+            signalled: [None; 2],
+            shield: Shield::Plain,
+            dtls: None,
+            rules: Vec::new(),
+        };
         self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
     }
 
@@ -109,8 +117,14 @@ fn packets_pass_and_the_peer_is_where_they_come_from() {
 fn what_a_leg_has_no_more_is_closed() {
     let world = World::new(None);
     let wants = |ports: &[Option<u16>]| {
-        let plan =
-            |port| LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield: Shield::Plain, dtls: None };
+        let plan = |port| LegPlan {
+            local: local(port),
+            remote: [None; 2],
+            signalled: [None; 2],
+            shield: Shield::Plain,
+            dtls: None,
+            rules: Vec::new(),
+        };
         let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port), sockets: None })).collect();
         world.relay.apply(CALL, LegId::CALLER, wants, world.counters.clone(), world.fence.clone());
     };
@@ -187,7 +201,7 @@ fn who_has_the_key_is_the_peer() {
     let wants = |world: &World, port: u16, marks: [Vec<Mark>; 2]| {
         let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now(), restored: false };
         let shield = Shield::Srtp(Box::new(keys));
-        let plan = LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: None };
+        let plan = LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: None, rules: Vec::new() };
         let streams = vec![Some(Want { plan, sockets: None })];
         world.relay.apply(CALL, LegId::CALLER, streams, world.counters.clone(), world.fence.clone());
         world.leg(LegId::CALLEE, port + 2, bob.local_addr().ok());
@@ -284,7 +298,14 @@ fn silence_is_not_told_of_what_stands_by() {
     world.fence.pass(crate::fence::Pass::Shut);
     world.leg(LegId::CALLER, 21_400, None);
     let other = CallId(8);
-    let plan = LegPlan { local: local(21_402), remote: [None; 2], signalled: [None; 2], shield: Shield::Plain, dtls: None };
+    let plan = LegPlan {
+        local: local(21_402),
+        remote: [None; 2],
+        signalled: [None; 2],
+        shield: Shield::Plain,
+        dtls: None,
+        rules: Vec::new(),
+    };
     let wants = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(other, LegId::CALLER, wants, world.counters.clone(), Fence::open());
     for _ in 0..2 {
@@ -310,7 +331,7 @@ const SECRET: Secret = Secret { bytes: [7; 32], since: crate::clock::Timestamp(5
 fn web(port: u16, association: Association, shield: Shield) -> LegPlan {
     let agent = Agent { ours: [1, 0].map(|generation| Credentials::of(&SECRET, 0, 0, generation)), theirs: Some("them".into()) };
     let dtls = Dtls { secret: SECRET, association, agent: Some(agent) };
-    LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: Some(Box::new(dtls)) }
+    LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: Some(Box::new(dtls)), rules: Vec::new() }
 }
 
 fn applied(world: &World, plan: LegPlan) {
@@ -449,7 +470,7 @@ fn rtcp_finds_its_port_on_each_side() {
     let world = World::new(None);
     let (alice, bob, bobs_rtcp) = (phone(), phone(), phone());
     let remote = [bob.local_addr().ok(), bobs_rtcp.local_addr().ok()];
-    let plan = LegPlan { local: local(21_952), remote, signalled: remote, shield: Shield::Plain, dtls: None };
+    let plan = LegPlan { local: local(21_952), remote, signalled: remote, shield: Shield::Plain, dtls: None, rules: Vec::new() };
     let streams = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(CALL, LegId::CALLEE, streams, world.counters.clone(), world.fence.clone());
     applied(&world, web(21_950, Association::default(), Shield::Plain));

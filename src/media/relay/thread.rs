@@ -3,7 +3,10 @@
 //! Nothing that is done for a packet takes a lock or memory. Each socket that has something to read has one datagram read in a turn, however many
 //! wait: nobody's flood keeps the others waiting.
 
-use std::collections::{HashMap, VecDeque};
+mod coder;
+mod guests;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
@@ -21,13 +24,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::dtls::{Association, Heard, Kind};
 use super::shield::Shield;
 use super::wire::Wire;
-use super::{Command, Counters, Event, Open, Sender, Want};
+use super::{Command, Counters, Event, Open, Sender, Want, Worker};
 use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 use crate::media::core::ice::{ANSWER, Check};
+use crate::media::core::sound::Quality;
 use crate::media::core::srtp::{MOST_ADDED, is_rtcp};
 use crate::media::core::{Dtls, From, Latch};
+
+pub(super) use guests::Moved;
 
 /// Sockets that are looked at in one turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -48,6 +54,8 @@ const STEADY: u32 = 50;
 const CONNECTED_AT_ONCE: usize = 4;
 /// Where a peer's checks have moved it is told so often at most.
 const MOVES: Duration = Duration::from_secs(1);
+/// What epoll can wait for at least: it knows no less than a millisecond.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// So many second sockets are given up in a tick.
 const GIVEN_UP_AT_ONCE: usize = 256;
 
@@ -82,6 +90,8 @@ struct End {
     /// The ends of RTP and of RTCP, of which this is one.
     pair: [usize; 2],
     peer: Latch,
+    /// Of RTP: what becomes of what comes here.
+    coder: coder::Coder,
     /// When it was told that checks have moved the peer, and whether they have since.
     moved: (Uptime, bool),
     /// Packets of the peer's in a row.
@@ -211,6 +221,14 @@ pub(super) struct Thread {
     unbound: [VecDeque<usize>; 2],
     /// Ends whose peers are steady.
     steady: VecDeque<usize>,
+    /// Where calls go that are made over; none if it is here.
+    coder: Option<Arc<Worker>>,
+    /// Those that are there.
+    guests: HashSet<CallId>,
+    /// How it is done here.
+    quality: Quality,
+    /// Ends of which something is missing that may have to be made up.
+    gaps: VecDeque<usize>,
     /// Who waits until all sockets have been read, and until when at most.
     settling: Vec<(Uptime, oneshot::Sender<()>)>,
 }
@@ -220,8 +238,9 @@ impl Thread {
         inbox: Inbox,
         events: mpsc::Sender<Event>,
         timeout: Option<Duration>,
-        dscp: u8,
+        (dscp, quality): (u8, Quality),
         open: Arc<Open>,
+        coder: Option<Arc<Worker>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // Each time it is rung, and nobody reads it: what is rung while commands are taken would be read away.
@@ -239,6 +258,10 @@ impl Thread {
             calls: HashMap::new(),
             unbound: Default::default(),
             steady: VecDeque::new(),
+            coder,
+            guests: HashSet::new(),
+            quality,
+            gaps: VecDeque::new(),
             settling: Vec::new(),
         })
     }
@@ -250,12 +273,13 @@ impl Thread {
         let mut buffer = [0; DATAGRAM + MOST_ADDED];
         let (mut ticked, mut ticks) = (clock::uptime(), 0_u32);
         let mut busy = false;
+        let mut gap = None;
         while self.inbox.running.load(Ordering::Relaxed) {
             let unbound = self.unbound.iter().any(|ends| !ends.is_empty());
             let pause = match busy || !self.settling.is_empty() {
                 true => Duration::ZERO,
                 false if unbound => REBIND,
-                false => TICK,
+                false => gap.map_or(TICK, |gap: Duration| TICK.min(gap + SHORTEST)),
             };
             let count = match self.epoll.wait(&mut events, EpollTimeout::try_from(pause).unwrap_or(EpollTimeout::ZERO)) {
                 Ok(count) => count,
@@ -286,6 +310,7 @@ impl Thread {
                     let _ = done.send(());
                 }
             }
+            gap = if self.gaps.is_empty() { None } else { self.fill_gaps() };
             busy |= self.bind_again(busy);
             self.connect_the_steady();
             if now.since(ticked) >= TICK {
@@ -305,13 +330,15 @@ impl Thread {
         // Before looking: whoever says something from here on rings again.
         self.inbox.told.swap(false, Ordering::AcqRel);
         for _ in 0..TURN {
-            match self.inbox.queue.try_recv() {
-                Ok(Command::Apply { call, leg, streams, counters, fence }) => {
+            match self.inbox.queue.try_recv().map(|command| self.forward(command)) {
+                Ok(None) => {}
+                Ok(Some(Command::Apply { call, leg, streams, counters, fence })) => {
                     self.apply(call, leg, streams, &counters, &fence, now);
                 }
-                Ok(Command::Close { call }) => self.close(call),
-                Ok(Command::Send { call, leg, stream, to, datagrams }) => self.send(call, leg, stream, to, &datagrams),
-                Ok(Command::Settle { done }) => self.settling.push((now + SETTLING, done)),
+                Ok(Some(Command::Close { call })) => self.close(call),
+                Ok(Some(Command::Send { call, leg, stream, to, datagrams })) => self.send(call, leg, stream, to, &datagrams),
+                Ok(Some(Command::TakeIn(moved))) => self.take_in(*moved),
+                Ok(Some(Command::Settle { done })) => self.settling.push((now + SETTLING, done)),
                 Err(TryRecvError::Empty) => return Some(false),
                 Err(TryRecvError::Disconnected) => return None,
             }
@@ -362,6 +389,7 @@ impl Thread {
                     association: None,
                     pair: [0; 2],
                     peer: Latch::default(),
+                    coder: coder::Coder::default(),
                     moved: Default::default(),
                     steady: 0,
                     counters: counters.clone(),
@@ -373,6 +401,7 @@ impl Thread {
             if let Some(end) = self.ends[pair[0]].as_mut() {
                 end.shield.set(want.plan.shield);
                 end.associate(want.plan.dtls.map(|dtls| *dtls));
+                end.coder.set(want.plan.rules);
             }
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
@@ -389,12 +418,17 @@ impl Thread {
         }
         if let Some(session) = self.calls.get_mut(&call) {
             session.legs[side] = ends;
-            let [a, b] = &session.legs;
-            let joined: Vec<_> = a.iter().zip(b).filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
-            for (a, b) in joined {
-                self.join(a, b);
-                self.join(b, a);
-            }
+            self.join_all(call);
+        }
+    }
+
+    /// The ends of a call's two legs are each other's.
+    fn join_all(&mut self, call: CallId) {
+        let Some(Session { legs: [a, b], .. }) = self.calls.get(&call) else { return };
+        let joined: Vec<_> = a.iter().zip(b).filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
+        for (a, b) in joined {
+            self.join(a, b);
+            self.join(b, a);
         }
     }
 
@@ -429,16 +463,21 @@ impl Thread {
     }
 
     fn add(&mut self, end: End, socket: Option<UdpSocket>) -> usize {
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.ends.push(None);
-            self.ends.len() - 1
-        });
         let rtcp = end.rtcp;
-        self.ends[at] = Some(end);
+        let at = self.place(end);
         // RTCP waits until every call has its sound.
         if !self.give(at, socket.map(|socket| Wire::new(socket, self.dscp))) && (rtcp || !self.bind(at)) {
             self.unbound[usize::from(rtcp)].push_back(at);
         }
+        at
+    }
+
+    fn place(&mut self, end: End) -> usize {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.ends.push(None);
+            self.ends.len() - 1
+        });
+        self.ends[at] = Some(end);
         at
     }
 
@@ -504,6 +543,7 @@ impl Thread {
             let stands_by = !end.fence.may_send(now);
             if stands_by {
                 end.peer.forget();
+                end.coder.forget();
                 end.steady = 0;
             }
             let is_scarce = self.open.sockets.load(Ordering::Relaxed) >= self.spare;
@@ -592,6 +632,9 @@ impl Thread {
             }
             From::Aside => {}
             From::Stranger => return,
+        }
+        if !end.coder.passes() && !is_rtcp(&buffer[..length]) {
+            return self.translate(at, &buffer[..length], now);
         }
         let to = match end.rtcp_to {
             RtcpTo::Partner => end.partner,

@@ -44,6 +44,11 @@ impl Wire {
         self.socket.as_fd()
     }
 
+    /// What it watches besides, if the port is connected.
+    pub(super) fn twin(&self) -> Option<BorrowedFd<'_>> {
+        self.connected.as_ref().map(|(_, twin)| twin.as_fd())
+    }
+
     fn of(&self, twin: bool) -> Option<&UdpSocket> {
         match (twin, &self.connected) {
             (false, _) => Some(&self.socket),

@@ -1,5 +1,7 @@
 //! What each leg is told, and where its media go.
 
+mod coding;
+
 use super::*;
 use proptest::prelude::*;
 

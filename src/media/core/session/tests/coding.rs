@@ -1,0 +1,116 @@
+//! Offers that are made longer, and what becomes of the answers.
+
+use super::*;
+use crate::media::core::negotiation::How;
+
+fn sdp(who: u8, formats: &str) -> String {
+    let fmt: Vec<_> = formats.split(',').map(|format| format.split(' ').next().unwrap()).collect();
+    let maps: String = formats.split(',').map(|format| format!("a=rtpmap:{format}\r\n")).collect();
+    format!(
+        "v=0\r\no=x 1 1 IN IP4 10.0.0.{who}\r\ns=-\r\nc=IN IP4 10.0.0.{who}\r\nt=0 0\r\nm=audio 4000 RTP/AVP {}\r\n{maps}",
+        fmt.join(" ")
+    )
+}
+
+const PCMU: &str = "0 PCMU/8000";
+const OPUS: &str = "107 opus/48000/2";
+
+fn coding() -> Session {
+    Session { codecs: [Codec::Opus, Codec::Pcma][..].into(), ..session() }
+}
+
+fn formats(sdp: &str) -> &str {
+    sdp.lines().find_map(|line| line.strip_prefix("m=audio ")?.split_once("RTP/AVP ")).unwrap().1
+}
+
+/// What becomes of each side's packets.
+fn ways(session: &Session) -> [Vec<(u8, u8)>; 2] {
+    [0, 1].map(|leg| session.plan(leg)[0].as_ref().unwrap().rules.iter().map(|rule| (rule.from, rule.to)).collect())
+}
+
+fn offer(session: &mut Session, from: usize, sdp: &str) -> String {
+    String::from_utf8(session.offer(from, sdp.as_bytes(), &mut |_| None).unwrap()).unwrap()
+}
+
+fn answer(session: &mut Session, from: usize, sdp: &str) -> String {
+    String::from_utf8(session.answer(from, sdp.as_bytes(), &mut |_| None).unwrap()).unwrap()
+}
+
+#[test]
+fn phones_without_a_codec_in_common_are_told_of_one_each() {
+    let mut session = coding();
+    let told = describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    assert_eq!(formats(&told), "0 96 8");
+    assert_eq!(ways(&session), [vec![], vec![]], "nobody has answered");
+    let told = describe(&mut session, 1, &sdp(2, OPUS)).unwrap();
+    assert_eq!(formats(&told), "0");
+    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
+    assert_eq!(session.plan(0)[0].as_ref().unwrap().rules[0].how, How::Code(Codec::Pcmu, Codec::Opus));
+
+    // What is offered later counts when it is answered; what is refused never does.
+    let held = format!("{}a=sendonly\r\n", sdp(2, OPUS));
+    let told = offer(&mut session, 1, &held);
+    assert_eq!(formats(&told), "107 8");
+    assert_eq!(ways(&session)[0], [(0, 107)]);
+    let mut refused = session.clone();
+    assert!(refused.take_back());
+    assert_eq!(ways(&refused), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
+    assert_eq!(formats(&answer(&mut session, 0, &sdp(1, PCMU))), "107");
+    session.accepted();
+    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0)]]);
+
+    // Both have this one.
+    assert_eq!(formats(&offer(&mut session, 0, &sdp(1, "8 PCMA/8000,0 PCMU/8000"))), "8 0 107");
+    assert_eq!(formats(&answer(&mut session, 1, &sdp(2, "8 PCMA/8000"))), "8");
+    session.accepted();
+    assert_eq!(ways(&session), [vec![], vec![]]);
+
+    // And another, to whom all of it is new.
+    offer(&mut session, 0, &sdp(1, PCMU));
+    let image = sdp(2, PCMU).replace("m=audio 4000 RTP/AVP 0", "m=image 4000 udptl t38");
+    let told = answer(&mut session, 1, &image);
+    assert!(told.contains("udptl t38"), "{told}");
+    session.accepted();
+    assert_eq!((ways(&session), session.streams[0].formats.clone()), ([vec![], vec![]], None));
+}
+
+/// Several ring: each answers the same offer, and the last counts.
+#[test]
+fn whoever_answers_last_is_understood() {
+    let mut session = coding();
+    describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    assert_eq!(formats(&describe(&mut session, 1, &sdp(2, OPUS)).unwrap()), "0");
+    assert_eq!(formats(&describe(&mut session, 1, &sdp(3, PCMU)).unwrap()), "0");
+    assert_eq!(ways(&session), [vec![], vec![]]);
+    assert_eq!(formats(&describe(&mut session, 1, &sdp(2, OPUS)).unwrap()), "0");
+    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
+}
+
+/// A phone is told once more what it was told, and the other one isn't.
+#[test]
+fn what_is_told_again_changes_nothing() {
+    for told_again in [0, 1] {
+        let mut session = Session { keeps: true, ..coding() };
+        describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+        describe(&mut session, 1, &sdp(2, OPUS)).unwrap();
+        let before = session.clone();
+        session.tell_again(told_again);
+        let says = if told_again == 0 { sdp(1, PCMU) } else { sdp(2, OPUS) };
+        session.answer_again(told_again, says.as_bytes(), &mut |_| None).unwrap();
+        assert_eq!(ways(&session), ways(&before));
+        assert_eq!(session.streams[0].formats.as_ref().unwrap().told, before.streams[0].formats.as_ref().unwrap().told);
+    }
+}
+
+#[test]
+fn what_nobody_can_make_anything_of_is_refused() {
+    let mut session = coding();
+    describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    let before = session.clone();
+    assert!(matches!(describe(&mut session, 1, &sdp(2, "18 G729/8000")), Err(SdpError::Formats(_))));
+    assert_eq!(session, before);
+    // Without codecs of ours it is none of our business.
+    let mut session = self::session();
+    describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    assert_eq!(formats(&describe(&mut session, 1, &sdp(2, "18 G729/8000")).unwrap()), "18");
+}

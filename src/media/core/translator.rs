@@ -1,0 +1,467 @@
+//! The packets of one side of a stream, made over for the other (RFC 3550 §7.2). Layer: pure.
+//!
+//! ```text
+//!  in order ───────────────────────▶ made over, with its own source, sequence number and time
+//!  ahead of others ──▶ held ──▶ those come, or 40 ms pass: what is missing is made up
+//!  behind others, or once more ──▶ nothing
+//! ```
+//!
+//! A packet in order waits for nothing: what its way has done to its time is for the other phone to smooth, which has to do that anyway. So there is one
+//! packet out for one in, by the same number, and who takes the call over goes on with the next.
+//!
+//! Invariant: no sequence number of a source is sent twice, and they only grow.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::codec::g711::Law;
+use super::dtmf::{Detector, Event, Heard, Key, Signal, Tone};
+use super::formats::Codec;
+use super::keys::Keys;
+use super::negotiation::{How, Rule};
+use super::sound::{Lane, Quality, Sound};
+use crate::clock::Uptime;
+
+/// How long what is ahead waits for what is missing.
+pub const WAIT: Duration = Duration::from_millis(40);
+/// So many packets are held, and so many are made up in a row.
+const HELD: usize = 5;
+/// A source whose numbers are so far from where it was has begun anew.
+const FAR: u16 = 1000;
+/// The longest packet that is made over, and that is made.
+const MOST: usize = 1500;
+const HEADER: usize = 12;
+/// Keys that are pressed and not told yet.
+const PRESSED: usize = 16;
+
+/// One direction of a stream.
+pub struct Translator {
+    rules: Vec<(Rule, Option<Lane>)>,
+    source: Option<Source>,
+    /// What is ahead; buffers are used again and again.
+    held: Vec<Held>,
+    spare: Vec<Box<[u8]>>,
+    out: Box<[u8]>,
+    /// Of sound that is coded anew.
+    clocks: Option<(u32, u32)>,
+    /// Those that go to the other phone as events.
+    keys: Option<Keys>,
+    /// What is heard in sound.
+    detector: Box<Detector>,
+    /// The event that is being said as sound: when it began, and so many samples of it were.
+    said: Option<(u32, usize, Tone)>,
+    /// What the phone has pressed, once it is over: for whoever is told by INFO.
+    pressed: VecDeque<Signal>,
+}
+
+/// Where a source is.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    ssrc: u32,
+    /// The number that is to come.
+    next: u16,
+    /// Of the last packet: when it was, how long in its own ticks, and by which rule.
+    time: u32,
+    step: u32,
+    rule: usize,
+    /// Times that were, without their bounds: they can't be divided otherwise.
+    extended: u64,
+    /// The first that is ahead came then.
+    waits: Option<Uptime>,
+    /// The last event whose end was told.
+    told: Option<u32>,
+}
+
+struct Held {
+    sequence: u16,
+    length: usize,
+    packet: Box<[u8]>,
+}
+
+/// What a packet is.
+#[derive(Clone, Copy)]
+struct Header {
+    marker: bool,
+    sequence: u16,
+    time: u32,
+    ssrc: u32,
+    rule: usize,
+    /// Where its payload is.
+    payload: (usize, usize),
+}
+
+impl Translator {
+    /// By these rules.
+    pub fn new(rules: &[Rule], quality: Quality) -> Self {
+        let lane = |rule: &Rule| match rule.how {
+            How::Code(from, to) => Lane::new(from, to, quality),
+            How::Pass | How::Events(..) | How::Tone(..) | How::Listen(..) => None,
+        };
+        let buffer = || vec![0; MOST].into_boxed_slice();
+        Self {
+            rules: rules.iter().map(|rule| (*rule, lane(rule))).collect(),
+            source: None,
+            held: Vec::with_capacity(HELD),
+            spare: (0..HELD).map(|_| buffer()).collect(),
+            out: buffer(),
+            clocks: rules.iter().find_map(|rule| match rule.how {
+                How::Code(from, to) => Some((from.clock(), to.clock())),
+                How::Pass | How::Events(..) | How::Tone(..) | How::Listen(..) => None,
+            }),
+            keys: None,
+            detector: Box::default(),
+            said: None,
+            pressed: VecDeque::with_capacity(PRESSED),
+        }
+    }
+
+    /// Keys go to the other phone as events of this payload type and clock.
+    #[must_use]
+    pub fn with_events(mut self, payload_type: u8, clock: u32) -> Self {
+        self.keys = Some(Keys::new(payload_type, clock));
+        self
+    }
+
+    /// A key is to go to the other phone. Tells whether it can.
+    pub fn press(&mut self, Signal { key, duration }: Signal) -> bool {
+        self.keys.as_mut().is_some_and(|keys| keys.press(key, Some(duration)))
+    }
+
+    /// The next of the keys that the phone has pressed.
+    pub fn pressed(&mut self) -> Option<Signal> {
+        self.pressed.pop_front()
+    }
+
+    /// Takes a packet, and gives what is to be sent. Tells whether it was of any use.
+    pub fn hear(&mut self, packet: &[u8], now: Uptime, mut send: impl FnMut(&[u8])) -> bool {
+        let Some(header) = self.parse(packet) else { return false };
+        let source = match &mut self.source {
+            Some(source) if source.ssrc == header.ssrc && is_near(header.sequence, source.next) => source,
+            Some(_) | None => self.begin(&header),
+        };
+        let ahead = header.sequence.wrapping_sub(source.next);
+        match ahead {
+            0 => {
+                self.make(&header, packet, &mut send);
+                self.go_on(&mut send);
+            }
+            1..FAR => {
+                source.waits.get_or_insert(now);
+                if self.held.len() == HELD || usize::from(ahead) > HELD {
+                    // What is missing won't come any more.
+                    self.skip(&mut send);
+                    return self.hear_after(packet, now, &mut send);
+                }
+                return self.hold(&header, packet);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// When [`Translator::wake`] has something to do.
+    pub fn due(&self) -> Option<Uptime> {
+        self.source.and_then(|source| source.waits).map(|since| since + WAIT)
+    }
+
+    /// Time has passed.
+    pub fn wake(&mut self, now: Uptime, mut send: impl FnMut(&[u8])) {
+        while self.due().is_some_and(|due| due <= now) {
+            self.skip(&mut send);
+        }
+    }
+
+    /// After a gap that is given up: in order now, ahead of yet another, or far away.
+    fn hear_after(&mut self, packet: &[u8], now: Uptime, send: &mut dyn FnMut(&[u8])) -> bool {
+        let (Some(header), Some(source)) = (self.parse(packet), &mut self.source) else { return false };
+        match usize::from(header.sequence.wrapping_sub(source.next)) {
+            0 => {
+                self.make(&header, packet, send);
+                self.go_on(send);
+                true
+            }
+            ahead if ahead <= HELD && self.held.len() < HELD => {
+                source.waits.get_or_insert(now);
+                self.hold(&header, packet)
+            }
+            _ => {
+                while !self.held.is_empty() {
+                    self.skip(send);
+                }
+                let rule = self.source.as_ref().map_or(0, |source| source.rule);
+                let source = self.begin_at(&header);
+                source.rule = rule;
+                self.make(&header, packet, send);
+                true
+            }
+        }
+    }
+
+    fn parse(&self, packet: &[u8]) -> Option<Header> {
+        let fixed: &[u8; HEADER] = packet.first_chunk().filter(|fixed| fixed[0] >> 6 == 2 && packet.len() <= MOST)?;
+        let mut begin = HEADER + 4 * usize::from(fixed[0] & 0xf);
+        if fixed[0] & 0x10 != 0 {
+            let words: &[u8; 4] = packet.get(begin..)?.first_chunk()?;
+            begin += 4 + 4 * usize::from(u16::from_be_bytes([words[2], words[3]]));
+        }
+        let padding = if fixed[0] & 0x20 != 0 { usize::from(*packet.last()?) } else { 0 };
+        let end = packet.len().checked_sub(padding).filter(|end| *end >= begin)?;
+        let rule = self.rules.iter().position(|(rule, _)| rule.from == fixed[1] & 0x7f)?;
+        Some(Header {
+            marker: fixed[1] & 0x80 != 0,
+            sequence: u16::from_be_bytes([fixed[2], fixed[3]]),
+            time: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+            ssrc: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
+            rule,
+            payload: (begin, end),
+        })
+    }
+
+    /// Another source, or one that has begun anew.
+    fn begin(&mut self, header: &Header) -> &mut Source {
+        self.spare.extend(self.held.drain(..).map(|held| held.packet));
+        self.source = None;
+        self.begin_at(header)
+    }
+
+    fn begin_at(&mut self, header: &Header) -> &mut Source {
+        let extended =
+            self.source.filter(|source| source.ssrc == header.ssrc).map_or(u64::from(header.time), |source| source.extended);
+        let Header { sequence, time, ssrc, rule, .. } = *header;
+        self.source.insert(Source { ssrc, next: sequence, time, step: 0, rule, extended, waits: None, told: None })
+    }
+
+    fn hold(&mut self, header: &Header, packet: &[u8]) -> bool {
+        if self.held.iter().any(|held| held.sequence == header.sequence) {
+            return false;
+        }
+        let Some(mut buffer) = self.spare.pop() else { return false };
+        buffer[..packet.len()].copy_from_slice(packet);
+        self.held.push(Held { sequence: header.sequence, length: packet.len(), packet: buffer });
+        true
+    }
+
+    /// The one that comes next of those that are held.
+    fn first(&self) -> Option<usize> {
+        let next = self.source?.next;
+        let distance = |held: &Held| held.sequence.wrapping_sub(next);
+        self.held.iter().enumerate().min_by_key(|(_, held)| distance(held)).map(|(at, _)| at)
+    }
+
+    /// Those that are in order now.
+    fn go_on(&mut self, send: &mut dyn FnMut(&[u8])) {
+        while let Some(at) = self.first() {
+            if self.source.is_none_or(|source| source.next != self.held[at].sequence) {
+                return;
+            }
+            let held = self.held.swap_remove(at);
+            self.make_held(held, send);
+        }
+        if let Some(source) = &mut self.source {
+            source.waits = None;
+        }
+    }
+
+    /// What is missing before the first that is held is made up.
+    fn skip(&mut self, send: &mut dyn FnMut(&[u8])) {
+        let Some(at) = self.first() else {
+            self.source.iter_mut().for_each(|source| source.waits = None);
+            return;
+        };
+        let waits = self.source.and_then(|source| source.waits);
+        let held = self.held.swap_remove(at);
+        self.make_up(&held, send);
+        if let Some(source) = &mut self.source {
+            source.next = held.sequence;
+        }
+        self.make_held(held, send);
+        self.go_on(send);
+        // Those behind another gap have waited already.
+        if let Some(source) = self.source.as_mut().filter(|_| !self.held.is_empty()) {
+            source.waits = waits;
+        }
+    }
+
+    fn make_held(&mut self, Held { length, packet, .. }: Held, send: &mut dyn FnMut(&[u8])) {
+        if let Some(header) = self.parse(&packet[..length]) {
+            self.make(&header, &packet[..length], send);
+        }
+        self.spare.push(packet);
+    }
+
+    /// Only what was sound from end to end: nobody misses what wasn't said.
+    fn make_up(&mut self, before: &Held, send: &mut dyn FnMut(&[u8])) {
+        let packet = &before.packet[..before.length];
+        let Some((header, source)) = self.parse(packet).zip(self.source) else { return };
+        let lost = header.sequence.wrapping_sub(source.next);
+        let is_whole = header.time == source.time.wrapping_add(source.step.wrapping_mul(u32::from(lost) + 1));
+        if !is_whole || header.rule != source.rule || source.step == 0 || usize::from(lost) > HELD {
+            return;
+        }
+        for number in 1..=lost {
+            let made = Header {
+                marker: false,
+                sequence: source.next.wrapping_add(number - 1),
+                time: source.time.wrapping_add(source.step.wrapping_mul(number.into())),
+                ..header
+            };
+            // Opus may have the last one in the next.
+            let payload = &packet[header.payload.0..header.payload.1];
+            self.code(&made, if number == lost { Sound::Before(payload) } else { Sound::Lost }, send);
+        }
+    }
+
+    fn make(&mut self, header: &Header, packet: &[u8], send: &mut dyn FnMut(&[u8])) {
+        let payload = &packet[header.payload.0..header.payload.1];
+        let rule = self.rules[header.rule].0;
+        match rule.how {
+            How::Listen(law) => {
+                self.listen(law, payload);
+                if !self.say_key(header, payload.len(), send) {
+                    self.pass(rule, packet, send);
+                }
+            }
+            How::Pass => self.pass(rule, packet, send),
+            How::Tone(clock, law) => {
+                if let Some(event) = Event::parse(payload) {
+                    self.hear_event(header, event, clock);
+                    self.say_tone(header, event, (clock, law), rule.to, send);
+                }
+            }
+            How::Code(from @ (Codec::Pcmu | Codec::Pcma), _) if self.keys.is_some() => {
+                self.listen(if from == Codec::Pcmu { Law::Mu } else { Law::A }, payload);
+                if !self.say_key(header, payload.len(), send) {
+                    self.code(header, Sound::Heard(payload), send);
+                }
+            }
+            How::Code(..) => self.code(header, Sound::Heard(payload), send),
+            How::Events(from, to) => {
+                if let Some(event) = Event::parse(payload) {
+                    self.hear_event(header, event, from);
+                    let (sound, other) = self.clocks.unwrap_or((from, to));
+                    let time = self.time(header, sound, other);
+                    self.out[HEADER..HEADER + 4].copy_from_slice(&event.by_clock(from, to).write());
+                    self.send(header, rule.to, time, 4, send);
+                }
+            }
+        }
+        if let Some(source) = &mut self.source {
+            let step = header.time.wrapping_sub(source.time);
+            // From one to the next, of the same kind, without a pause.
+            let is_next = source.rule == header.rule && (1..=48_000 / 8).contains(&step) && source.next == header.sequence;
+            source.step = if is_next { step } else { source.step };
+            (source.time, source.rule, source.next) = (header.time, header.rule, header.sequence.wrapping_add(1));
+        }
+    }
+
+    fn pass(&mut self, rule: Rule, packet: &[u8], send: &mut dyn FnMut(&[u8])) {
+        self.out[..packet.len()].copy_from_slice(packet);
+        self.out[1] = packet[1] & 0x80 | rule.to;
+        send(&self.out[..packet.len()]);
+    }
+
+    /// Keys in sound.
+    fn listen(&mut self, law: Law, payload: &[u8]) {
+        let mut samples = [0; MOST];
+        let count = law.decode(payload, &mut samples);
+        let (keys, pressed) = (&mut self.keys, &mut self.pressed);
+        self.detector.hear(&samples[..count], |heard| match (heard, &mut *keys) {
+            (Heard::Down(key), Some(keys)) => drop(keys.press(key, None)),
+            (Heard::Down(_), None) => {}
+            (Heard::Up(key, duration), keys) => {
+                keys.iter_mut().for_each(|keys| keys.let_go(key, duration));
+                push(pressed, Signal { key, duration });
+            }
+        });
+    }
+
+    /// Says a key in the place of sound of so many samples at 8 kHz.
+    fn say_key(&mut self, header: &Header, samples: usize, send: &mut dyn FnMut(&[u8])) -> bool {
+        let (clock, from) = (self.keys.as_ref().map_or(8000, Keys::clock), 8000);
+        let time = self.time(header, from, clock);
+        let length = u32::try_from(samples).unwrap_or(0) * (clock / from);
+        let Some(keys) = &mut self.keys else { return false };
+        let Some(slot) = keys.slot(time, length) else { return false };
+        self.out[HEADER..HEADER + 4].copy_from_slice(&slot.event.write());
+        let (payload_type, marked) = (keys.payload_type, Header { marker: slot.marker, ..*header });
+        self.send(&marked, payload_type, slot.time, 4, send);
+        true
+    }
+
+    /// A key that is over is told once, however often its end is.
+    fn hear_event(&mut self, header: &Header, event: Event, clock: u32) {
+        let Some(key) = Key::new(event.event).filter(|_| event.end) else { return };
+        let Some(source) = self.source.as_mut().filter(|source| source.told != Some(header.time)) else { return };
+        source.told = Some(header.time);
+        let duration = Duration::from_millis(u64::from(event.duration) * 1000 / u64::from(clock.max(1)));
+        push(&mut self.pressed, Signal { key, duration });
+    }
+
+    /// As much of an event as wasn't said yet, in one packet.
+    fn say_tone(&mut self, header: &Header, event: Event, (clock, law): (u32, Law), to: u8, send: &mut dyn FnMut(&[u8])) {
+        let Some(key) = Key::new(event.event) else { return };
+        if self.said.as_ref().is_none_or(|said| said.0 != header.time) {
+            self.said = Some((header.time, 0, Tone::new(key, 8000, event.volume)));
+        }
+        let Some((_, said, tone)) = &mut self.said else { return };
+        let all = usize::from(event.by_clock(clock, 8000).duration);
+        let before = *said;
+        let count = all.saturating_sub(before).min(MOST - HEADER);
+        if count == 0 {
+            return;
+        }
+        let mut samples = [0; MOST];
+        tone.fill(&mut samples[..count]);
+        *said += count;
+        law.encode(&samples[..count], &mut self.out[HEADER..]);
+        let time = self.time(header, clock, 8000).wrapping_add(u32::try_from(before).unwrap_or(0));
+        self.send(&Header { marker: before == 0, ..*header }, to, time, count, send);
+    }
+
+    fn code(&mut self, header: &Header, sound: Sound<'_>, send: &mut dyn FnMut(&[u8])) {
+        let (rule, lane) = &mut self.rules[header.rule];
+        let (How::Code(from, to), payload_type) = (rule.how, rule.to) else { return };
+        let Some(made) = lane.as_mut().and_then(|lane| lane.make(sound, &mut self.out[HEADER..])) else { return };
+        let time = self.time(header, from.clock(), to.clock()).wrapping_sub(made.early);
+        self.send(header, payload_type, time, made.length, send);
+    }
+
+    fn send(&mut self, header: &Header, payload_type: u8, time: u32, length: usize, send: &mut dyn FnMut(&[u8])) {
+        let out = &mut self.out;
+        out[0] = 0x80;
+        out[1] = u8::from(header.marker) << 7 | payload_type;
+        out[2..4].copy_from_slice(&header.sequence.to_be_bytes());
+        out[4..8].copy_from_slice(&time.to_be_bytes());
+        out[8..12].copy_from_slice(&header.ssrc.to_be_bytes());
+        send(&out[..HEADER + length]);
+    }
+
+    /// By another clock. Times that grow by a factor wrap where they should; those that shrink need to know how often theirs have.
+    fn time(&mut self, header: &Header, from: u32, to: u32) -> u32 {
+        if from <= to {
+            return header.time.wrapping_mul(to / from.max(1));
+        }
+        let Some(source) = &mut self.source else { return header.time / (from / to.max(1)) };
+        #[allow(clippy::cast_possible_truncation, reason = "its lower half")]
+        let step = header.time.wrapping_sub(source.extended as u32).cast_signed();
+        source.extended = source.extended.wrapping_add_signed(step.into());
+        #[allow(clippy::cast_possible_truncation, reason = "as timestamps are")]
+        let time = (source.extended / u64::from(from / to.max(1))) as u32;
+        time
+    }
+}
+
+fn push(pressed: &mut VecDeque<Signal>, signal: Signal) {
+    if pressed.len() < PRESSED {
+        pressed.push_back(signal);
+    }
+}
+
+/// Whether a number may be of the same run.
+fn is_near(sequence: u16, next: u16) -> bool {
+    let ahead = sequence.wrapping_sub(next);
+    !(FAR..=u16::MAX - FAR).contains(&ahead)
+}
+
+#[cfg(test)]
+mod tests;
