@@ -1,9 +1,11 @@
 //! What a packet costs the relay: CPU seconds for a million, beside rtpengine in user space and the least that a relay of sockets can cost, in one
-//! run; what it adds to the packet's way, and what is lost. As it is (RTP), with keys on one side of the call, and with keys of their own on both.
+//! run; what it adds to the packet's way, and what is lost. As it is (RTP), with keys on one side of the call, and with keys of their own on both. Then
+//! what calls cost that are made over, beside their codecs alone.
 //!
 //! `cargo bench --bench media`. 2,000 streams of 50 packets a second, both ways of 1,000 calls. The floor is a program that does nothing but read a
 //! packet from a connected socket, when epoll says that there is one, and send it on by another. All relays have as many threads; what one takes
-//! without any packet is measured before and taken off. STREAMS says how many, REPEATS how often.
+//! without any packet is measured before and taken off. STREAMS says how many, REPEATS how often;
+//! ONLY is `relay` or `coding`.
 //!
 //! On loopback whoever sends pays for the kernel's work on both sides, so what it takes to find a socket is in nobody's figure. All phones have the same
 //! few addresses: the ways there are always known, and what a connected socket saves is less than elsewhere.
@@ -11,6 +13,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a bench")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::wildcard_enum_match_arm, reason = "a bench")]
 
+#[path = "media/coding.rs"]
+mod coding;
 #[path = "media/floor.rs"]
 mod floor;
 #[path = "../tests/lab/mod.rs"]
@@ -20,6 +24,7 @@ mod rtpengine;
 #[path = "media/streams.rs"]
 mod streams;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use base64::Engine;
@@ -52,19 +57,27 @@ fn main() {
         return floor::run();
     }
     let (calls, repeats) = (number("STREAMS", 2000) / 2, number("REPEATS", 3));
+    let (phones, runtime) = (Phones::new(), tokio::runtime::Runtime::new().unwrap());
+    if std::env::var_os("ONLY").is_none_or(|only| only == "relay") {
+        relay(&phones, &runtime, calls, repeats);
+    }
+    if std::env::var_os("ONLY").is_none_or(|only| only == "coding") {
+        coding::compare(&phones, &runtime, repeats);
+    }
+}
+
+fn relay(phones: &Phones, runtime: &tokio::runtime::Runtime, calls: usize, repeats: usize) {
     println!(
         "{} streams of 50 packets/s          CPU s for a million packets (each run)   idle CPU/s   lost  p50 us  p99 us",
         calls * 2
     );
-    let phones = Phones::new();
     let straight = |n| phones.pair(n);
     let straight = (0..calls).map(straight).map(|[a, b]| Session { phones: [a, b], relay: [b, a], keys: [None, None] }).collect();
-    let (floor, through_floor) = floor::Floor::start(&phones, calls);
+    let (floor, through_floor) = floor::Floor::start(phones, calls);
     let peer = rtpengine::Rtpengine::start();
     if peer.is_none() {
         eprintln!("rtpengine is not installed: no peer");
     }
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut before = vec![
         Relay { name: "no relay".into(), calls: Calls::new(straight), pids: Vec::new() },
         Relay { name: FLOOR.into(), calls: Calls::new(through_floor), pids: vec![floor.pid()] },
@@ -72,7 +85,7 @@ fn main() {
     for kind in Kind::ALL {
         // Each has a server of its own, and the machine to itself.
         let cluster = Cluster::of(1, calls);
-        let (sessions, _talking) = runtime.block_on(set_up(&cluster, &phones, calls, kind));
+        let (sessions, _talking) = runtime.block_on(set_up(&cluster, phones, 0..calls, kind, |_, _| ()));
         let mut relays = std::mem::take(&mut before);
         if let Some(peer) = &peer {
             let sessions = (0..calls).map(|n| peer.session(n, phones.pair(n), kind)).collect();
@@ -83,7 +96,7 @@ fn main() {
             calls: Calls::new(sessions),
             pids: cluster.pids().to_vec(),
         });
-        compare(&phones, &relays, repeats);
+        compare(phones, &relays, repeats);
     }
 }
 
@@ -174,16 +187,24 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Has phones call each other through a node. The calls last as long as the phones.
-async fn set_up(cluster: &Cluster, phones: &Phones, calls: usize, kind: Kind) -> (Vec<Session>, Vec<Phone>) {
+/// Has phones call each other through a node, made ready by `prepare`. The calls last as long as the phones.
+async fn set_up(
+    cluster: &Cluster,
+    phones: &Phones,
+    calls: Range<usize>,
+    kind: Kind,
+    prepare: fn(&mut Phone, usize),
+) -> (Vec<Session>, Vec<Phone>) {
     let server = cluster.sip_of(1);
     let (mut sessions, mut talking) = (Vec::new(), Vec::new());
-    for first in (0..calls).step_by(AT_ONCE) {
-        let some = (first..calls.min(first + AT_ONCE)).map(|n| {
+    for first in calls.clone().step_by(AT_ONCE) {
+        let some = (first..calls.end.min(first + AT_ONCE)).map(|n| {
             let ((user, password), pair) = (cluster.users[n].clone(), phones.pair(n));
             tokio::spawn(async move {
                 let mut caller = Phone::new(&user, &password, DOMAIN, server, pair[0]).await.unwrap();
                 let mut callee = Phone::new(&user, &password, DOMAIN, server, pair[1]).await.unwrap();
+                prepare(&mut caller, 0);
+                prepare(&mut callee, 1);
                 callee.register().await.unwrap();
                 let [ours, theirs] = [0, 1].map(|side| kind.key(n, side));
                 if let Some(key) = &ours {

@@ -69,7 +69,7 @@ pub struct Figure {
 
 /// The phones.
 pub struct Phones {
-    sockets: [Vec<UdpSocket>; 2],
+    pub sockets: [Vec<UdpSocket>; 2],
 }
 
 impl Phones {
@@ -91,7 +91,7 @@ impl Phones {
 }
 
 /// Which of a side's sockets call `n` has: those of one tick are spread over all.
-fn socket_of(n: usize) -> usize {
+pub fn socket_of(n: usize) -> usize {
     n / (TICKS / 2) % SOCKETS
 }
 

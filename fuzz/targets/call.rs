@@ -269,7 +269,7 @@ impl World {
             match effect {
                 Effect::Leg(leg, command) => self.leg(leg, LegInput::Command(command)),
                 Effect::Locate(contacts) => self.input(CallInput::Located { contacts, targets: Vec::new() }),
-                Effect::CloseMedia => {}
+                Effect::CloseMedia | Effect::Press(..) => {}
                 Effect::Close => {
                     self.call = None;
                     self.legs.clear();

@@ -22,6 +22,7 @@ use super::calls::CallsMsg;
 use super::comeback;
 use super::descriptions::{self, Refused, is_sdp};
 use super::dialog::{self, DialogActor, DialogMsg};
+use super::keys;
 use super::media_leg::{self, Learned, MediaLegActor, MediaLegMsg};
 use super::records;
 use super::router;
@@ -514,7 +515,8 @@ impl Running {
         };
         match translated {
             Ok(event) => {
-                let step = self.core.as_mut().map(|core| core.handle(CallInput::Leg(leg, event), clock::now()));
+                let input = keys::input(&self.media, self.core.as_ref().map(Call::state), leg, event);
+                let step = self.core.as_mut().map(|core| core.handle(input, clock::now()));
                 let Some(mut step) = step else { return true };
                 let state = self.core.as_ref().map(Call::state).filter(|_| step.commit.is_some());
                 if !state.is_some_and(|state| descriptions::is_made_of(state, offer.as_ref())) {
@@ -706,6 +708,9 @@ impl Running {
                     self.tell(leg, command);
                 }
                 Effect::Locate(contacts) => router::locate(&self.services, self.vnode, contacts, myself.clone()),
+                Effect::Press(leg, info) => {
+                    keys::press(&self.services.relay, &self.media, self.core.as_ref().map(Call::state), leg, &info);
+                }
                 Effect::CloseMedia => {
                     // First those who may still have something to tell the relay, then the relay.
                     for media in &self.media_legs {

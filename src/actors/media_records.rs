@@ -62,11 +62,13 @@ fn formats_record(formats: &Formats) -> FormatsRecord {
     let list = |list: &Vec<Format>| -> Vec<FormatRecord> {
         list.iter().map(|Format { payload, name, parameters, .. }| (*payload, name.clone(), parameters.clone())).collect()
     };
-    let Formats { theirs, told, has_answered } = formats;
+    let Formats { theirs, told, given, has_answered, keys } = formats;
     FormatsRecord {
         theirs: theirs.each_ref().map(list),
-        told: told.each_ref().map(list),
+        told: [0, 1].map(|side| Some(&told[side]).filter(|told| **told != theirs[1 - side]).map(list)),
+        given: given.each_ref().map(list),
         answered: *has_answered,
+        keys: *keys,
         needed: formats.is_needed(),
     }
 }
@@ -75,8 +77,10 @@ fn formats_of(record: &FormatsRecord) -> Formats {
     let list = |list: &Vec<FormatRecord>| {
         list.iter().map(|(payload, name, parameters)| Format::named(*payload, name, parameters.clone())).collect()
     };
-    let FormatsRecord { theirs, told, answered, .. } = record;
-    Formats { theirs: theirs.each_ref().map(list), told: told.each_ref().map(list), has_answered: *answered }
+    let FormatsRecord { theirs, told, given, answered, keys, .. } = record;
+    let theirs: [Vec<_>; 2] = theirs.each_ref().map(list);
+    let told = [0, 1].map(|side| told[side].as_ref().map_or_else(|| theirs[1 - side].clone(), list));
+    Formats { theirs, told, given: given.each_ref().map(list), has_answered: *answered, keys: *keys }
 }
 
 /// None of a stream of which nothing was said: as all were before there was protection.

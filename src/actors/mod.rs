@@ -30,6 +30,7 @@ pub mod edge;
 pub mod elsewhere;
 pub mod gateway;
 pub mod keepalive;
+mod keys;
 pub mod lookup;
 pub mod media;
 pub mod media_leg;

@@ -14,6 +14,7 @@ mod disk;
 mod elsewhere;
 mod forking;
 mod hosts;
+mod keys;
 mod load;
 mod majority;
 mod membership;

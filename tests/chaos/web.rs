@@ -81,7 +81,7 @@ async fn a_browser_talks_on_with(by: &str, policy: &str, browser_calls: bool) {
     goes_on(&web);
     let gaps = meter.gaps();
     println!("gaps of a browser, which calls: {browser_calls}, and {by:?}: {gaps:?}");
-    assert!(gaps.len() >= 2 && gaps.iter().all(|gap| *gap < GAP) && meter.goes_on(GAP), "{gaps:?}");
+    assert!(gaps.len() >= 2 && gaps.iter().all(|gap| *gap < GAP) && meter.goes_on(GAP), "{:?}", meter.all());
     web.tell("hangup");
     phone.wait_for("CALL_CLOSED");
     let heard = tone::heard(&phone.recording(), HZ[0].into());

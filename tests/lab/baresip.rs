@@ -122,6 +122,11 @@ impl Baresip {
         self.send("dial", &format!("sip:{user}@{DOMAIN}"));
     }
 
+    /// Presses keys.
+    pub fn sends_keys(&mut self, keys: &str) {
+        self.send("sndcode", keys);
+    }
+
     /// Hangs up.
     pub fn hang_up(&mut self) {
         self.send("hangup", "");

@@ -63,6 +63,11 @@ impl Meter {
         streams.values().filter(|stream| stream.count > STREAM).map(|stream| stream.longest).collect()
     }
 
+    /// How many packets each stream has had, and how long it was without any.
+    pub fn all(&self) -> Vec<(SocketAddrV4, u64, Duration)> {
+        self.streams.lock().unwrap().iter().map(|(to, stream)| (*to, stream.count, stream.longest)).collect()
+    }
+
     /// Whether each stream of sound goes on: its last packet isn't longer ago than this.
     pub fn goes_on(&self, within: Duration) -> bool {
         let (streams, now) = (self.streams.lock().unwrap(), Instant::now());

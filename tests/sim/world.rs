@@ -476,6 +476,7 @@ impl World {
             match (effect, &mut self.owner) {
                 (_, None) => return,
                 (Effect::Leg(leg, command), _) => self.command(leg, command),
+                (Effect::Press(..), _) => {}
                 (Effect::CloseMedia, Some(owner)) => owner.media = leaks,
                 (Effect::Locate(contacts), _) => self.call_input(CallInput::Located { contacts, targets: referred.clone() }),
                 (Effect::Close, Some(owner)) => *owner = Owner { media: leaks, ..Owner::new() },

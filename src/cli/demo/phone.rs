@@ -70,6 +70,8 @@ pub struct Phone {
     went_back: u64,
     /// The profile of its media, and its key.
     protection: Option<(String, String)>,
+    /// Payload type and name.
+    format: (u8, String),
 }
 
 /// A call that rings.
@@ -147,6 +149,7 @@ impl Phone {
             patience: None,
             went_back: 0,
             protection: None,
+            format: (0, "PCMU/8000".into()),
         })
     }
 
@@ -667,9 +670,15 @@ impl Phone {
             Some((profile, lines)) => (profile.as_str(), format!("{lines}\r\n")),
             None => ("RTP/AVP", String::new()),
         };
+        let (number, name) = &self.format;
         format!(
-            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{lines}"
+            "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} {profile} {number}\r\na=rtpmap:{number} {name}\r\n{lines}"
         )
+    }
+
+    /// Says from now on that it has this format alone: its payload type, and its name as `a=rtpmap` has it.
+    pub fn speaks(&mut self, number: u8, name: &str) {
+        self.format = (number, name.into());
     }
 
     /// Says from now on that its media are of this profile, and protected as these lines say.

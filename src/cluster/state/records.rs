@@ -576,11 +576,20 @@ pub struct StreamRecord {
 #[allow(missing_docs, reason = "as in media::core::negotiation")]
 pub struct FormatsRecord {
     pub theirs: [Vec<FormatRecord>; 2],
-    pub told: [Vec<FormatRecord>; 2],
+    /// None where it is what the other side has said.
+    pub told: [Option<Vec<FormatRecord>>; 2],
+    #[serde(default, skip_serializing_if = "none_given")]
+    pub given: [Vec<FormatRecord>; 2],
     pub answered: [bool; 2],
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keys: bool,
     /// Who passed everything on as it is would be wrong.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needed: bool,
+}
+
+fn none_given(given: &[Vec<FormatRecord>; 2]) -> bool {
+    given.iter().all(Vec::is_empty)
 }
 
 /// Payload type, name, parameters.

@@ -54,9 +54,8 @@ impl Key {
     }
 
     fn frequencies(self) -> [f32; 2] {
-        let place = KEYS.iter().enumerate().find_map(|(row, keys)| Some((row, keys.iter().position(|key| *key == self.0)?)));
-        let (row, column) = place.expect("all sixteen are there");
-        [LOW[row], HIGH[column]]
+        let of = |row: usize, column: usize| (KEYS[row][column] == self.0).then(|| [LOW[row], HIGH[column]]);
+        (0..16).find_map(|place| of(place / 4, place % 4)).unwrap_or([LOW[0], HIGH[0]])
     }
 }
 

@@ -124,7 +124,10 @@ impl Format {
         match (self.kind, other.kind) {
             (Kind::Coded(a), Kind::Coded(b)) => a == b,
             (Kind::Events, Kind::Events) | (Kind::Noise, Kind::Noise) => self.clock == other.clock,
-            (Kind::Repair | Kind::Other, Kind::Repair | Kind::Other) => plain_name(&self.name) == plain_name(&other.name),
+            (Kind::Repair | Kind::Other, Kind::Repair | Kind::Other) => {
+                // One that nobody has named is its number.
+                plain_name(&self.name) == plain_name(&other.name) && (!self.name.is_empty() || self.payload == other.payload)
+            }
             (Kind::Coded(_) | Kind::Events | Kind::Noise | Kind::Repair | Kind::Other, _) => false,
         }
     }

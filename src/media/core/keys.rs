@@ -60,6 +60,11 @@ impl Keys {
         self.clock
     }
 
+    /// No key waits or is down.
+    pub fn is_idle(&self) -> bool {
+        self.down.is_none() && self.waiting.is_empty()
+    }
+
     /// A key is pressed, for so long; or until it is let go. Tells whether there is room for it.
     pub fn press(&mut self, key: Key, duration: Option<Duration>) -> bool {
         let has_room = self.waiting.len() < MOST;
@@ -79,8 +84,8 @@ impl Keys {
         }
     }
 
-    /// A packet of sound would be sent, of this time and length in ticks. Gives what is sent instead.
-    pub fn slot(&mut self, time: u32, length: u32) -> Option<Slot> {
+    /// A packet of sound would be sent, of this time and length in ticks, of which a second has so many. Gives what is sent instead.
+    pub fn slot(&mut self, time: u32, length: u32, second: u32) -> Option<Slot> {
         let is_before = |when: u32| time.wrapping_sub(when).cast_signed() < 0;
         if self.down.is_none() {
             if self.rests.is_some_and(is_before) {
@@ -90,10 +95,11 @@ impl Keys {
             let most = duration.map(|duration| self.ticks(duration));
             self.down = Some(Down { key, most, begin: time, ends: ENDS, last: 0 });
         }
-        let gap = self.ticks(GAP);
+        let clock = self.clock;
         let down = self.down.as_mut()?;
         let marker = down.begin == time;
         let so_far = time.wrapping_sub(down.begin).wrapping_add(length);
+        let so_far = u32::try_from(u64::from(so_far) * u64::from(clock) / u64::from(second.max(1))).unwrap_or(u32::MAX);
         let whole = down.most.filter(|most| *most <= so_far);
         // What is longer than its field can say is over.
         let whole = whole.or_else(|| (so_far > u16::MAX.into()).then_some(u16::MAX.into()));
@@ -107,15 +113,19 @@ impl Keys {
             down.ends -= 1;
             if down.ends == 0 {
                 self.down = None;
-                self.rests = Some(time.wrapping_add(gap));
+                self.rests = Some(time.wrapping_add(ticks(GAP, second)));
             }
         }
         Some(slot)
     }
 
     fn ticks(&self, duration: Duration) -> u32 {
-        u32::try_from(duration.as_millis() * u128::from(self.clock) / 1000).unwrap_or(u32::MAX)
+        ticks(duration, self.clock)
     }
+}
+
+fn ticks(duration: Duration, second: u32) -> u32 {
+    u32::try_from(duration.as_millis() * u128::from(second) / 1000).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -130,10 +140,10 @@ mod tests {
     #[test]
     fn a_key_takes_the_place_of_packets() {
         let mut keys = Keys::new(101, 8000);
-        assert_eq!(keys.slot(u32::MAX - 159, 160), None);
+        assert_eq!(keys.slot(u32::MAX - 159, 160, 8000), None);
         keys.press(key('5'), Some(Duration::from_millis(50)));
         keys.press(key('6'), Some(Duration::from_millis(40)));
-        let slots: Vec<_> = (0..14).map(|at| keys.slot(u32::MAX.wrapping_add(at * 160), 160)).collect();
+        let slots: Vec<_> = (0..14).map(|at| keys.slot(u32::MAX.wrapping_add(at * 160), 160, 8000)).collect();
         let said =
             |at: usize| slots[at].map(|slot| (slot.event.event, slot.event.duration, slot.event.end, slot.time, slot.marker));
         let begin = u32::MAX;
@@ -158,15 +168,16 @@ mod tests {
         let mut keys = Keys::new(101, 8000);
         keys.press(key('*'), None);
         for at in 0..5 {
-            assert!(keys.slot(at * 160, 160).is_some_and(|slot| !slot.event.end));
+            assert!(keys.slot(at * 160, 160, 8000).is_some_and(|slot| !slot.event.end));
         }
         keys.let_go(key('*'), Duration::from_millis(90));
-        let ends: Vec<_> = (5..9).map(|at| keys.slot(at * 160, 160).map(|slot| (slot.event.end, slot.event.duration))).collect();
+        let ends: Vec<_> =
+            (5..9).map(|at| keys.slot(at * 160, 160, 8000).map(|slot| (slot.event.end, slot.event.duration))).collect();
         assert_eq!(ends, [Some((true, 720)), Some((true, 720)), Some((true, 720)), None]);
         // Nobody presses for more than the field has room for.
         let mut keys = Keys::new(101, 48_000);
         keys.press(key('1'), None);
-        let long: Vec<_> = (0..100).map_while(|at| keys.slot(at * 960, 960)).collect();
+        let long: Vec<_> = (0..100).map_while(|at| keys.slot(at * 960, 960, 48_000)).collect();
         assert!(long.len() < 80 && long.last().is_some_and(|slot| slot.event.end && slot.event.duration == u16::MAX));
     }
 

@@ -61,6 +61,8 @@ pub struct Rule {
     pub to: u8,
     /// What is done.
     pub how: How,
+    /// Ticks of its time in a second; none if it is no sound.
+    pub clock: Option<u32>,
 }
 
 /// What is done to a packet.
@@ -78,25 +80,49 @@ pub enum How {
     Listen(Law),
 }
 
-/// What was said of a stream's formats, of which one side was told more than the other has said.
+/// What becomes of one side's packets. Without rules they pass as they are, and with some no others do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// By payload type.
+    pub rules: Vec<Rule>,
+    /// By which payload type and clock keys in its sound go to the other.
+    pub events: Option<(u8, u32)>,
+}
+
+impl Rules {
+    /// Packets pass as they are.
+    pub fn pass(&self) -> bool {
+        self.rules.iter().all(|rule| rule.how == How::Pass && rule.from == rule.to)
+    }
+}
+
+/// What was said of a stream's formats.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Formats {
     /// What each side has said last.
     pub theirs: [Vec<Format>; 2],
     /// What each was told last.
     pub told: [Vec<Format>; 2],
+    /// Those that we have given a number toward each: it is theirs for the call (RFC 3264 §8.3.2).
+    pub given: [Vec<Format>; 2],
     /// Whether what it has said was an answer.
     pub has_answered: [bool; 2],
+    /// See [`Policy::keys`].
+    pub keys: bool,
 }
 
 impl Formats {
-    /// A side's offer, made over for the other. None if that is told the same.
-    pub fn offer(former: Option<&Self>, from: usize, media: &mut Media, policy: Policy<'_>) -> Option<Self> {
-        let given = former.map_or(&[][..], |former| &former.told[1 - from]);
-        let Offered { theirs, told, .. } = offer(media, policy, given);
-        let mut formats = former.cloned().filter(|_| told != theirs).or_else(|| (told != theirs).then(Self::default))?;
-        (formats.theirs[from], formats.told[1 - from], formats.has_answered) = (theirs, told, [false; 2]);
-        Some(formats)
+    /// A side's offer, made over for the other.
+    #[must_use]
+    pub fn offer(&self, from: usize, media: &mut Media, policy: Policy<'_>) -> Self {
+        let to = 1 - from;
+        let Offered { theirs, told, keys } = offer(media, policy, &self.given[to]);
+        let mut formats = Self { has_answered: [false; 2], keys, ..self.clone() };
+        let is_ours = |format: &&Format| theirs.iter().all(|own| own.payload != format.payload);
+        let is_new = |format: &&Format| self.given[to].iter().all(|given| given.payload != format.payload);
+        formats.given[to].extend(told.iter().filter(is_ours).filter(is_new).cloned());
+        (formats.theirs[from], formats.told[to]) = (theirs, told);
+        formats
     }
 
     /// A side's answer, made over for the other.
@@ -105,38 +131,65 @@ impl Formats {
         let mut formats = self.clone();
         formats.theirs[from] = read(media, &self.told[from]);
         formats.has_answered[from] = true;
-        let offered = Offered { theirs: self.theirs[other].clone(), told: self.told[from].clone(), keys: false };
-        answer(media, &offered)?;
+        let offered = Offered { theirs: self.theirs[other].clone(), told: self.told[from].clone(), keys: self.keys };
+        match answer(media, &offered) {
+            // Who was told no more than the other has said is between those two.
+            Err(FormatError::NothingInCommon) if self.told[from] == self.theirs[other] => {}
+            answered => drop(answered?),
+        }
         formats.told[other] = read(media, &self.theirs[other]);
         Ok(formats)
     }
 
-    /// What becomes of a side's packets, by their payload types. Without rules they pass as they are, and with some no others do.
-    pub fn rules(&self, from: usize) -> Vec<Rule> {
-        // What a side and we go by: its answer, or ours to it.
-        let agreed = |side: usize| if self.has_answered[side] { &self.theirs[side] } else { &self.told[side] };
-        if !self.has_answered.contains(&true) {
-            return Vec::new();
+    /// What a side and we go by: its answer, or ours to it.
+    fn agreed(&self, side: usize) -> &[Format] {
+        if self.has_answered[side] { &self.theirs[side] } else { &self.told[side] }
+    }
+
+    /// What becomes of a side's packets.
+    pub fn rules(&self, from: usize) -> Rules {
+        let mut rules = self.all_rules(from);
+        if rules.pass() {
+            return Rules::default();
         }
-        let (here, there) = (agreed(from), agreed(1 - from));
-        let mut rules = rules(here, there);
-        if rules.iter().all(|rule| rule.how == How::Pass && rule.from == rule.to) {
-            return Vec::new();
-        }
-        // RFC 3264 §6.1: who answers by numbers of its own may send by those that it was told.
-        for told in &self.told[from] {
-            let like = here.iter().find(|format| format.is_like(told)).map(|format| format.payload);
-            let rule = rules.iter().find(|rule| Some(rule.from) == like).copied();
-            if let Some(rule) = rule.filter(|_| rules.iter().all(|rule| rule.from != told.payload)) {
-                rules.push(Rule { from: told.payload, ..rule });
+        // RFC 3264 §6.1 is not everybody's: who answers may send what it was told and has not said, and by the numbers that it was told.
+        for more in rules_of(&self.told[from], self.agreed(1 - from)) {
+            if rules.rules.iter().all(|rule| rule.from != more.from) {
+                rules.rules.push(more);
             }
         }
         rules
     }
 
+    /// The same where all pass, and by which payload type and clock a key of a side's goes to the other. None if that knows no events.
+    pub fn press(&self, from: usize) -> Option<Rules> {
+        let is_event = |format: &&Format| format.kind == Kind::Events;
+        let events = self.agreed(1 - from).iter().find(is_event).map(|format| (format.payload, format.clock));
+        let rules = Some(self.rules(from)).filter(|rules| !rules.pass()).unwrap_or_else(|| self.all_rules(from));
+        events.map(|events| Rules { events: Some(events), ..rules })
+    }
+
+    fn all_rules(&self, from: usize) -> Rules {
+        if !self.has_answered.contains(&true) {
+            return Rules::default();
+        }
+        let (here, there) = (self.agreed(from), self.agreed(1 - from));
+        let mut rules = [rules_of(here, there), rules_of(there, here)];
+        let mut events = None;
+        if self.keys {
+            let [out, back] = &mut rules;
+            events = make_keys_over(here, there, back, out);
+            make_keys_over(there, here, out, back);
+        }
+        let [rules, _] = rules;
+        Rules { rules, events }
+    }
+
     /// Whether somebody who passed everything on as it is would be wrong.
     pub fn is_needed(&self) -> bool {
-        !self.has_answered.contains(&true) || (0..2).any(|side| !self.rules(side).is_empty())
+        let has_answered = self.has_answered.contains(&true);
+        let was_told_more = (0..2).any(|side| self.told[side] != self.theirs[1 - side]);
+        if has_answered { (0..2).any(|side| !self.rules(side).pass()) } else { was_told_more }
     }
 }
 
@@ -212,7 +265,7 @@ pub fn answer(media: &mut Media, offered: &Offered) -> Result<Agreed, FormatErro
             theirs.iter().find(|format| format.kind == Kind::Events).map(|known| Format::events(known.clock, known.payload)),
         );
     }
-    let mut rules = [rules(&list, &answered), rules(&answered, &list)];
+    let mut rules = [rules_of(&list, &answered), rules_of(&answered, &list)];
     let mut events = [None; 2];
     if offered.keys {
         let [theirs, others] = &mut rules;
@@ -237,7 +290,7 @@ fn make_keys_over(here: &[Format], there: &[Format], out: &mut Vec<Rule>, back: 
     let of_events = |format: &&Format| format.kind == Kind::Events;
     let events = there.iter().find(of_events).filter(|_| !here.iter().any(|format| of_events(&format)))?;
     let (to, tones) = law_of(there, here)?;
-    out.push(Rule { from: events.payload, to, how: How::Tone(events.clock, tones) });
+    out.push(Rule { from: events.payload, to, how: How::Tone(events.clock, tones), clock: None });
     for rule in back.iter_mut().filter(|rule| rule.how == How::Pass) {
         let format = here.iter().find(|format| format.payload == rule.from);
         rule.how = format.and_then(Format::codec).and_then(law).map_or(How::Pass, How::Listen);
@@ -261,7 +314,7 @@ fn law(codec: Codec) -> Option<Law> {
 }
 
 /// What one side's packets become for the other.
-fn rules(from: &[Format], to: &[Format]) -> Vec<Rule> {
+fn rules_of(from: &[Format], to: &[Format]) -> Vec<Rule> {
     let rule = |format: &Format| {
         let pass = to.iter().find(|other| other.is_like(format)).map(|other| (other, How::Pass));
         let (other, how) = pass.or_else(|| match format.kind {
@@ -272,7 +325,7 @@ fn rules(from: &[Format], to: &[Format]) -> Vec<Rule> {
             }
             Kind::Noise | Kind::Repair | Kind::Other => None,
         })?;
-        Some(Rule { from: format.payload, to: other.payload, how })
+        Some(Rule { from: format.payload, to: other.payload, how, clock: Some(format.clock).filter(|_| format.is_sound()) })
     };
     let mut rules: Vec<_> = from.iter().filter_map(rule).collect();
     let changes_clock = |rule: &Rule| matches!(rule.how, How::Code(from, to) if from.clock() != to.clock());

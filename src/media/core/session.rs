@@ -9,6 +9,7 @@
 //!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::dtls::{self, Association, Dtls, Keyed, Place};
 use super::formats::Codec;
-use super::negotiation::{self, FormatError, Formats, Rule};
+use super::negotiation::{self, FormatError, Formats, Rules};
 use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
 use super::srtp::Mark;
 use crate::families::Families;
@@ -126,7 +127,7 @@ pub struct Stream {
     pub legs: [StreamLeg; 2],
     /// One of the two doesn't want it.
     pub is_declined: bool,
-    /// Where one side was told more of formats than the other has said.
+    /// What was said of its formats, if it is sound by RTP that may be made over.
     pub formats: Option<Arc<Formats>>,
 }
 
@@ -160,8 +161,8 @@ pub struct LegPlan {
     pub shield: Shield,
     /// With a phone whose keys are agreed in DTLS.
     pub dtls: Option<Box<Dtls>>,
-    /// What becomes of its packets ([`Formats::rules`]).
-    pub rules: Vec<Rule>,
+    /// What becomes of its packets.
+    pub rules: Rules,
 }
 
 impl Session {
@@ -498,9 +499,12 @@ impl Session {
         media.attributes.retain(is_end_to_end);
         stream.formats = match &stream.formats {
             _ if media.media != "audio" || kind(media).is_none() => None,
+            // What both say passes as they say it.
+            _ if !answers && self.codecs.is_empty() => None,
             former if !answers => {
-                let policy = negotiation::Policy { codecs: &self.codecs, keys: false };
-                Formats::offer(former.as_deref(), from, media, policy).map(Arc::new)
+                let policy = negotiation::Policy { codecs: &self.codecs, keys: true };
+                let former = former.as_deref().map_or_else(Cow::default, Cow::Borrowed);
+                Some(Arc::new(former.offer(from, media, policy)))
             }
             Some(formats) => Some(Arc::new(formats.answer(from, media)?)),
             None => None,
@@ -564,6 +568,12 @@ impl Session {
             dtls::write_of_all(&mut attributes, associations(to));
             sdp.attributes = attributes;
         }
+    }
+
+    /// How a key of a leg's phone goes to the other's as an event, in the first stream of sound that they have. None if that one knows no events.
+    pub fn press(&self, leg: usize) -> Option<(usize, Rules)> {
+        let mut streams = self.streams.iter().enumerate();
+        streams.find_map(|(at, stream)| Some((at, stream.formats.as_ref()?.press(leg)?)))
     }
 
     /// A leg's packets come from somewhere. Tells whether that is new to us, and not what its SDP said anyway.
@@ -638,7 +648,7 @@ impl Session {
                     .find_map(|stream| stream.legs[leg].dtls(leg, at, &self.secret))
                     .map(Box::new),
                 // As it is agreed, until something else is.
-                rules: former.unwrap_or(stream).formats.as_ref().map_or_else(Vec::new, |formats| formats.rules(leg)),
+                rules: former.unwrap_or(stream).formats.as_ref().map_or_else(Rules::default, |formats| formats.rules(leg)),
             })
         };
         streams.iter().enumerate().map(plan).collect()

@@ -11,16 +11,19 @@
 //!
 //! Invariant: no sequence number of a source is sent twice, and they only grow.
 
+mod telephone;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::codec::g711::Law;
-use super::dtmf::{Detector, Event, Heard, Key, Signal, Tone};
+use super::dtmf::{Detector, Event, Signal};
 use super::formats::Codec;
 use super::keys::Keys;
 use super::negotiation::{How, Rule};
 use super::sound::{Lane, Quality, Sound};
 use crate::clock::Uptime;
+use telephone::Saying;
 
 /// How long what is ahead waits for what is missing.
 pub const WAIT: Duration = Duration::from_millis(40);
@@ -44,12 +47,13 @@ pub struct Translator {
     out: Box<[u8]>,
     /// Of sound that is coded anew.
     clocks: Option<(u32, u32)>,
-    /// Those that go to the other phone as events.
+    /// Those that go to the other phone as events, and whether they are looked for in sound.
     keys: Option<Keys>,
+    listens: bool,
     /// What is heard in sound.
     detector: Box<Detector>,
-    /// The event that is being said as sound: when it began, and so many samples of it were.
-    said: Option<(u32, usize, Tone)>,
+    /// The event that is being said as sound.
+    saying: Option<Saying>,
     /// What the phone has pressed, once it is over: for whoever is told by INFO.
     pressed: VecDeque<Signal>,
 }
@@ -109,8 +113,9 @@ impl Translator {
                 How::Pass | How::Events(..) | How::Tone(..) | How::Listen(..) => None,
             }),
             keys: None,
+            listens: false,
             detector: Box::default(),
-            said: None,
+            saying: None,
             pressed: VecDeque::with_capacity(PRESSED),
         }
     }
@@ -118,13 +123,18 @@ impl Translator {
     /// Keys go to the other phone as events of this payload type and clock.
     #[must_use]
     pub fn with_events(mut self, payload_type: u8, clock: u32) -> Self {
-        self.keys = Some(Keys::new(payload_type, clock));
+        (self.keys, self.listens) = (Some(Keys::new(payload_type, clock)), true);
         self
     }
 
-    /// A key is to go to the other phone. Tells whether it can.
-    pub fn press(&mut self, Signal { key, duration }: Signal) -> bool {
-        self.keys.as_mut().is_some_and(|keys| keys.press(key, Some(duration)))
+    /// A key that nothing in the packets says is to go to the other phone, as an event of this payload type and clock. Tells whether there is room for it.
+    pub fn press(&mut self, Signal { key, duration }: Signal, (payload_type, clock): (u8, u32)) -> bool {
+        self.keys.get_or_insert_with(|| Keys::new(payload_type, clock)).press(key, Some(duration))
+    }
+
+    /// No key waits or is down.
+    pub fn is_idle(&self) -> bool {
+        self.keys.as_ref().is_none_or(Keys::is_idle)
     }
 
     /// The next of the keys that the phone has pressed.
@@ -315,26 +325,35 @@ impl Translator {
         let payload = &packet[header.payload.0..header.payload.1];
         let rule = self.rules[header.rule].0;
         match rule.how {
+            _ if rule.clock.is_some() && self.make_way(header, send) => {}
             How::Listen(law) => {
                 self.listen(law, payload);
-                if !self.say_key(header, payload.len(), send) {
+                if !self.say_key(header, send) {
                     self.pass(rule, packet, send);
                 }
             }
-            How::Pass => self.pass(rule, packet, send),
+            How::Pass => {
+                if rule.clock.is_none() || !self.say_key(header, send) {
+                    self.pass(rule, packet, send);
+                }
+            }
             How::Tone(clock, law) => {
                 if let Some(event) = Event::parse(payload) {
                     self.hear_event(header, event, clock);
                     self.say_tone(header, event, (clock, law), rule.to, send);
                 }
             }
-            How::Code(from @ (Codec::Pcmu | Codec::Pcma), _) if self.keys.is_some() => {
-                self.listen(if from == Codec::Pcmu { Law::Mu } else { Law::A }, payload);
-                if !self.say_key(header, payload.len(), send) {
+            How::Code(from, _) => {
+                match from {
+                    Codec::Pcmu if self.listens => self.listen(Law::Mu, payload),
+                    Codec::Pcma if self.listens => self.listen(Law::A, payload),
+                    Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus => {}
+                }
+                // It says nothing meanwhile, and is all the same ready for what comes after.
+                if !self.say_key(header, send) {
                     self.code(header, Sound::Heard(payload), send);
                 }
             }
-            How::Code(..) => self.code(header, Sound::Heard(payload), send),
             How::Events(from, to) => {
                 if let Some(event) = Event::parse(payload) {
                     self.hear_event(header, event, from);
@@ -358,64 +377,6 @@ impl Translator {
         self.out[..packet.len()].copy_from_slice(packet);
         self.out[1] = packet[1] & 0x80 | rule.to;
         send(&self.out[..packet.len()]);
-    }
-
-    /// Keys in sound.
-    fn listen(&mut self, law: Law, payload: &[u8]) {
-        let mut samples = [0; MOST];
-        let count = law.decode(payload, &mut samples);
-        let (keys, pressed) = (&mut self.keys, &mut self.pressed);
-        self.detector.hear(&samples[..count], |heard| match (heard, &mut *keys) {
-            (Heard::Down(key), Some(keys)) => drop(keys.press(key, None)),
-            (Heard::Down(_), None) => {}
-            (Heard::Up(key, duration), keys) => {
-                keys.iter_mut().for_each(|keys| keys.let_go(key, duration));
-                push(pressed, Signal { key, duration });
-            }
-        });
-    }
-
-    /// Says a key in the place of sound of so many samples at 8 kHz.
-    fn say_key(&mut self, header: &Header, samples: usize, send: &mut dyn FnMut(&[u8])) -> bool {
-        let (clock, from) = (self.keys.as_ref().map_or(8000, Keys::clock), 8000);
-        let time = self.time(header, from, clock);
-        let length = u32::try_from(samples).unwrap_or(0) * (clock / from);
-        let Some(keys) = &mut self.keys else { return false };
-        let Some(slot) = keys.slot(time, length) else { return false };
-        self.out[HEADER..HEADER + 4].copy_from_slice(&slot.event.write());
-        let (payload_type, marked) = (keys.payload_type, Header { marker: slot.marker, ..*header });
-        self.send(&marked, payload_type, slot.time, 4, send);
-        true
-    }
-
-    /// A key that is over is told once, however often its end is.
-    fn hear_event(&mut self, header: &Header, event: Event, clock: u32) {
-        let Some(key) = Key::new(event.event).filter(|_| event.end) else { return };
-        let Some(source) = self.source.as_mut().filter(|source| source.told != Some(header.time)) else { return };
-        source.told = Some(header.time);
-        let duration = Duration::from_millis(u64::from(event.duration) * 1000 / u64::from(clock.max(1)));
-        push(&mut self.pressed, Signal { key, duration });
-    }
-
-    /// As much of an event as wasn't said yet, in one packet.
-    fn say_tone(&mut self, header: &Header, event: Event, (clock, law): (u32, Law), to: u8, send: &mut dyn FnMut(&[u8])) {
-        let Some(key) = Key::new(event.event) else { return };
-        if self.said.as_ref().is_none_or(|said| said.0 != header.time) {
-            self.said = Some((header.time, 0, Tone::new(key, 8000, event.volume)));
-        }
-        let Some((_, said, tone)) = &mut self.said else { return };
-        let all = usize::from(event.by_clock(clock, 8000).duration);
-        let before = *said;
-        let count = all.saturating_sub(before).min(MOST - HEADER);
-        if count == 0 {
-            return;
-        }
-        let mut samples = [0; MOST];
-        tone.fill(&mut samples[..count]);
-        *said += count;
-        law.encode(&samples[..count], &mut self.out[HEADER..]);
-        let time = self.time(header, clock, 8000).wrapping_add(u32::try_from(before).unwrap_or(0));
-        self.send(&Header { marker: before == 0, ..*header }, to, time, count, send);
     }
 
     fn code(&mut self, header: &Header, sound: Sound<'_>, send: &mut dyn FnMut(&[u8])) {
@@ -448,12 +409,6 @@ impl Translator {
         #[allow(clippy::cast_possible_truncation, reason = "as timestamps are")]
         let time = (source.extended / u64::from(from / to.max(1))) as u32;
         time
-    }
-}
-
-fn push(pressed: &mut VecDeque<Signal>, signal: Signal) {
-    if pressed.len() < PRESSED {
-        pressed.push_back(signal);
     }
 }
 

@@ -30,6 +30,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
 use super::core::LegPlan;
+use super::core::dtmf::Signal;
+use super::core::negotiation::Rules;
 use super::core::sound::Quality;
 use super::core::srtp::Mark;
 use super::ports::Pair;
@@ -147,6 +149,13 @@ enum Command {
         to: SocketAddr,
         datagrams: Vec<Bytes>,
     },
+    Press {
+        call: CallId,
+        leg: LegId,
+        stream: usize,
+        rules: Rules,
+        signal: Signal,
+    },
     /// A call comes from another thread.
     TakeIn(Box<thread::Moved>),
     Settle {
@@ -243,6 +252,12 @@ impl Relay {
     /// Sends datagrams out of the RTP port of a leg's stream, if its fence lets them pass.
     pub fn send(&self, call: CallId, leg: LegId, stream: usize, to: SocketAddr, datagrams: Vec<Bytes>) {
         self.tell(call, Command::Send { call, leg, stream, to, datagrams });
+    }
+
+    /// A key of a leg's phone goes to the other's as an event, by [`Formats::press`](super::core::negotiation::Formats::press): it takes the place of
+    /// what the phone says next.
+    pub fn press(&self, call: CallId, leg: LegId, stream: usize, rules: Rules, signal: Signal) {
+        self.tell(call, Command::Press { call, leg, stream, rules, signal });
     }
 
     /// Closes all sockets of a call.

@@ -50,7 +50,7 @@ impl World {
             signalled: [None; 2],
             shield: Shield::Plain,
             dtls: None,
-            rules: Vec::new(),
+            rules: Rules::default(),
         };
         self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
     }
@@ -123,7 +123,7 @@ fn what_a_leg_has_no_more_is_closed() {
             signalled: [None; 2],
             shield: Shield::Plain,
             dtls: None,
-            rules: Vec::new(),
+            rules: Rules::default(),
         };
         let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port), sockets: None })).collect();
         world.relay.apply(CALL, LegId::CALLER, wants, world.counters.clone(), world.fence.clone());
@@ -201,7 +201,8 @@ fn who_has_the_key_is_the_peer() {
     let wants = |world: &World, port: u16, marks: [Vec<Mark>; 2]| {
         let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now(), restored: false };
         let shield = Shield::Srtp(Box::new(keys));
-        let plan = LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: None, rules: Vec::new() };
+        let plan =
+            LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: None, rules: Rules::default() };
         let streams = vec![Some(Want { plan, sockets: None })];
         world.relay.apply(CALL, LegId::CALLER, streams, world.counters.clone(), world.fence.clone());
         world.leg(LegId::CALLEE, port + 2, bob.local_addr().ok());
@@ -304,7 +305,7 @@ fn silence_is_not_told_of_what_stands_by() {
         signalled: [None; 2],
         shield: Shield::Plain,
         dtls: None,
-        rules: Vec::new(),
+        rules: Rules::default(),
     };
     let wants = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(other, LegId::CALLER, wants, world.counters.clone(), Fence::open());
@@ -331,7 +332,14 @@ const SECRET: Secret = Secret { bytes: [7; 32], since: crate::clock::Timestamp(5
 fn web(port: u16, association: Association, shield: Shield) -> LegPlan {
     let agent = Agent { ours: [1, 0].map(|generation| Credentials::of(&SECRET, 0, 0, generation)), theirs: Some("them".into()) };
     let dtls = Dtls { secret: SECRET, association, agent: Some(agent) };
-    LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: Some(Box::new(dtls)), rules: Vec::new() }
+    LegPlan {
+        local: local(port),
+        remote: [None; 2],
+        signalled: [None; 2],
+        shield,
+        dtls: Some(Box::new(dtls)),
+        rules: Rules::default(),
+    }
 }
 
 fn applied(world: &World, plan: LegPlan) {
@@ -470,7 +478,8 @@ fn rtcp_finds_its_port_on_each_side() {
     let world = World::new(None);
     let (alice, bob, bobs_rtcp) = (phone(), phone(), phone());
     let remote = [bob.local_addr().ok(), bobs_rtcp.local_addr().ok()];
-    let plan = LegPlan { local: local(21_952), remote, signalled: remote, shield: Shield::Plain, dtls: None, rules: Vec::new() };
+    let plan =
+        LegPlan { local: local(21_952), remote, signalled: remote, shield: Shield::Plain, dtls: None, rules: Rules::default() };
     let streams = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(CALL, LegId::CALLEE, streams, world.counters.clone(), world.fence.clone());
     applied(&world, web(21_950, Association::default(), Shield::Plain));

@@ -337,6 +337,7 @@ impl Thread {
                 }
                 Ok(Some(Command::Close { call })) => self.close(call),
                 Ok(Some(Command::Send { call, leg, stream, to, datagrams })) => self.send(call, leg, stream, to, &datagrams),
+                Ok(Some(Command::Press { call, leg, stream, rules, signal })) => self.press((call, leg, stream), rules, signal),
                 Ok(Some(Command::TakeIn(moved))) => self.take_in(*moved),
                 Ok(Some(Command::Settle { done })) => self.settling.push((now + SETTLING, done)),
                 Err(TryRecvError::Empty) => return Some(false),

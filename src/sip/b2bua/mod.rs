@@ -72,6 +72,8 @@ pub enum Effect {
     Leg(LegId, LegCommand),
     /// Find out whom these contacts mean ([`CallInput::Located`]): somebody sends the caller on to them.
     Locate(Vec<Text>),
+    /// The key that this INFO of a leg's says goes to the other side with its media.
+    Press(LegId, Bytes),
     /// The media may go: the call is over.
     CloseMedia,
     /// The actors may go too.
@@ -87,6 +89,8 @@ pub type Step = step::Step<Mutation, Effect>;
 pub enum CallInput {
     /// A leg's event.
     Leg(LegId, LegEvent),
+    /// The same, but an INFO says a key that goes to the other side with its media ([`Effect::Press`]).
+    Keyed(LegId, LegEvent),
     /// Somebody who is no phone ends the call: an operator, or tandem itself.
     HangUp {
         /// What a caller who is still waiting gets.
@@ -248,8 +252,9 @@ impl Call {
     /// Advances by one input.
     pub fn handle(&mut self, input: CallInput, now: Timestamp) -> Step {
         match input {
-            CallInput::Leg(leg, event) if self.state.has_leg(leg) => self.leg_event(leg, event, now),
-            CallInput::Leg(leg, event) => Self::leg_is_over(leg, event),
+            CallInput::Leg(leg, event) if self.state.has_leg(leg) => self.leg_event(leg, event, false, now),
+            CallInput::Keyed(leg, event) if self.state.has_leg(leg) => self.leg_event(leg, event, true, now),
+            CallInput::Leg(leg, event) | CallInput::Keyed(leg, event) => Self::leg_is_over(leg, event),
             CallInput::HangUp { status, by } => self.end(status, by, now, Vec::new()),
             CallInput::Timeout => self.timeout(now),
             CallInput::Located { contacts, targets } => self.located(&contacts, targets, now),
@@ -315,11 +320,14 @@ impl Call {
         Step::promise(Mutation::Forget(self.state.id), vec![Effect::Close])
     }
 
-    fn leg_event(&mut self, leg: LegId, event: LegEvent, now: Timestamp) -> Step {
+    fn leg_event(&mut self, leg: LegId, event: LegEvent, keyed: bool, now: Timestamp) -> Step {
         match event {
             LegEvent::Request(key, request, flow) => {
                 let came_back = self.comes_back(leg, &request, flow);
-                let step = self.request(leg, key, request, flow, now);
+                let step = match keyed {
+                    true => self.keyed(leg, key, &request),
+                    false => self.request(leg, key, request, flow, now),
+                };
                 if came_back { self.and_rebind(leg, flow, step) } else { step }
             }
             LegEvent::Cancelled { invite, cancel } => self.cancelled(leg, invite, cancel, now),

@@ -29,23 +29,40 @@ fn subscription_state(said: &str) -> String {
 }
 
 impl Call {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
-    pub(super) fn request(&mut self, leg: LegId, key: TxKey, request: Request, flow: Flow, now: Timestamp) -> Step {
-        let is_first = self.state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == key);
+    /// What there is to say to a request that is out of order, or of a leg that has gone.
+    fn is_answered_at_once(&mut self, leg: LegId, key: &TxKey, request: &Request) -> Option<Step> {
+        let is_first = self.state.leg(leg).inbound.as_ref().is_some_and(|inbound| inbound.key == *key);
         if is_first {
             // The INVITE that made this call, told again by a leg that was made anew.
-            return Step::default();
+            return Some(Step::default());
         }
-        match self.state.leg_mut(leg).dialog.accept(&request) {
+        match self.state.leg_mut(leg).dialog.accept(request) {
             Ok(()) => self.state.leg_mut(leg).updated = None,
-            Err(DialogError::OutOfOrder) if self.was_answered(leg, &request) => return self.answer_again(leg, key, &request),
+            Err(DialogError::OutOfOrder) if self.was_answered(leg, request) => {
+                return Some(self.answer_again(leg, key.clone(), request));
+            }
             // A BYE come again because a former owner's 200 was lost.
             Err(DialogError::OutOfOrder) if self.state.has_left(leg) && request.method == Method::Bye => {}
-            Err(error) => return respond(leg, key, &request, error.into()),
+            Err(error) => return Some(respond(leg, key.clone(), request, error.into())),
         }
-        if self.state.has_left(leg) {
+        self.state.has_left(leg).then(|| {
             let status = if request.method == Method::Bye { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
-            return respond(leg, key, &request, status);
+            respond(leg, key.clone(), request, status)
+        })
+    }
+
+    /// A key goes to the other phone with its media: nobody there is asked.
+    pub(super) fn keyed(&mut self, leg: LegId, key: TxKey, request: &Request) -> Step {
+        self.is_answered_at_once(leg, &key, request).unwrap_or_else(|| {
+            let answer = Effect::Leg(leg, LegCommand::Respond(key, request.response(StatusCode::OK, None)));
+            Step::free(vec![answer, Effect::Press(leg, request.body.clone())])
+        })
+    }
+
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other method is treated alike")]
+    pub(super) fn request(&mut self, leg: LegId, key: TxKey, request: Request, flow: Flow, now: Timestamp) -> Step {
+        if let Some(answered) = self.is_answered_at_once(leg, &key, &request) {
+            return answered;
         }
         if let Some(least) = too_often(&request, self.state.session) {
             let refused = request.response(StatusCode::SESSION_INTERVAL_TOO_SMALL, None).with(Name::MinSe, least.to_string());

@@ -255,33 +255,43 @@ fn what_both_have_passes_and_the_rest_is_made_over() {
         }
         assert!(here.attributes.iter().any(|attribute| attribute.attribute == "ptime"), "{what}");
 
-        // As a session has it, where the other side is told more.
+        // As a session has it.
         let (mut there, mut here) = (media(offered), media(answered));
-        let formats = Formats::offer(None, 0, &mut there, Policy { codecs: ours, keys: false });
-        assert_eq!(formats.is_some(), offered != told, "{what}");
-        let Some(offered) = formats else { continue };
-        assert!(offered.is_needed() && offered.rules(0).is_empty() && offered.rules(1).is_empty(), "{what}");
-        let Ok(agreed) = offered.answer(1, &mut here) else { continue };
-        assert_eq!(list(&here), *back, "{what}");
-        let got = [0, 1].map(|side| text(&agreed.rules(side)));
+        let offered = Formats::default().offer(0, &mut there, Policy { codecs: ours, keys: false });
+        assert_eq!(offered.is_needed(), offered.told[1] != offered.theirs[0], "{what}");
+        assert!(offered.rules(0).pass() && offered.rules(1).pass(), "{what}");
+        let Ok(agreed) = offered.answer(1, &mut here) else {
+            assert!(back.is_empty(), "{what}");
+            continue;
+        };
+        let is_its_business = !back.is_empty();
+        assert!(!is_its_business || list(&here) == *back, "{what}");
+        let got = [0, 1].map(|side| text(&agreed.rules(side).rules));
         for (got, rules) in got.iter().zip(rules) {
             // Those that change nothing aren't there; what it was told is known besides what it has said.
-            let is_there = |rule: &str| rule.split_once('>').is_none_or(|(from, to)| from != to);
-            let wanted = Some(rules).filter(|rules| rules.split(' ').any(|rule| !rule.is_empty() && is_there(rule)));
+            let changes = |rule: &str| rule.split_once('>').is_none_or(|(from, to)| from != to);
+            let wanted = Some(rules).filter(|rules| rules.split(' ').any(|rule| !rule.is_empty() && changes(rule)));
             assert!(got.starts_with(*wanted.unwrap_or(&"")) && got.is_empty() == wanted.is_none(), "{what}: {got}");
         }
         assert_eq!(agreed.is_needed(), got.iter().any(|rules| !rules.is_empty()), "{what}");
     }
 }
 
+/// Of formats that nobody names each is its own.
+#[test]
+fn a_format_without_a_name_is_its_number() {
+    let [five, six] = ["5", "6"].map(|number| read(&media(&[number]), &[]));
+    assert!(five[0].is_like(&five[0]) && !five[0].is_like(&six[0]));
+}
+
 /// RFC 3264 §6.1: the answerer sends by the offer's numbers, and some do by their own.
 #[test]
 fn who_answers_by_other_numbers_is_understood_by_both() {
     let mut there = media(&["0 PCMU/8000"]);
-    let formats = Formats::offer(None, 0, &mut there, ONLY_OPUS).unwrap();
+    let formats = Formats::default().offer(0, &mut there, ONLY_OPUS);
     assert_eq!(list(&there), ["0 PCMU/8000", "96 opus/48000/2"]);
     let agreed = formats.answer(1, &mut media(&["107 opus/48000/2"])).unwrap();
-    assert_eq!(["0~107", "107~0 96~0"], [0, 1].map(|side| text(&agreed.rules(side))).each_ref().map(String::as_str));
+    assert_eq!(["0~107", "107~0 0>0 96~0"], [0, 1].map(|side| text(&agreed.rules(side).rules)).each_ref().map(String::as_str));
 }
 
 /// RFC 3264 §8.3.2: the same number all the time, although another has come to be free.
@@ -292,6 +302,19 @@ fn a_number_stays_a_formats() {
     let mut again = media(&["0 PCMU/8000"]);
     offer(&mut again, ONLY_OPUS, &given);
     assert_eq!(list(&again), ["0 PCMU/8000", "97 opus/48000/2"]);
+    // In a session, whatever was answered and offered meanwhile.
+    let mut formats = Formats::default();
+    for (mut offered, told) in [
+        (media(&["0 PCMU/8000", "96 speex/8000"]), "97 opus/48000/2"),
+        (media(&["0 PCMU/8000", "98 opus/48000/2"]), "98 opus/48000/2"),
+        (media(&["0 PCMU/8000"]), "97 opus/48000/2"),
+    ] {
+        formats = formats.offer(0, &mut offered, ONLY_OPUS);
+        assert!(list(&offered).contains(&told.to_owned()), "{:?}", list(&offered));
+        formats = formats.answer(1, &mut media(&["0 PCMU/8000"])).unwrap();
+        formats = formats.offer(1, &mut media(&["0 PCMU/8000"]), ONLY_OPUS);
+        formats = formats.answer(0, &mut media(&["0 PCMU/8000"])).unwrap();
+    }
 }
 
 /// RFC 7587 §7: what a phone says of its receiver is passed on where the format passes, and what we say where we receive.

@@ -15,7 +15,12 @@ fn packet(payload_type: u8, sequence: u16, time: u32, payload: &[u8]) -> Vec<u8>
 }
 
 fn rule(from: u8, to: u8, how: How) -> Rule {
-    Rule { from, to, how }
+    let clock = match how {
+        How::Code(from, _) => Some(from.clock()),
+        How::Pass | How::Listen(_) => Some(8000),
+        How::Events(..) | How::Tone(..) => None,
+    };
+    Rule { from, to, how, clock }
 }
 
 /// Of what was sent: payload type, number, time, payload.
@@ -50,7 +55,7 @@ impl World {
     }
 }
 
-const PCMU_PCMA: Rule = Rule { from: 0, to: 8, how: How::Code(Codec::Pcmu, Codec::Pcma) };
+const PCMU_PCMA: Rule = Rule { from: 0, to: 8, how: How::Code(Codec::Pcmu, Codec::Pcma), clock: Some(8000) };
 
 #[test]
 fn a_packet_is_made_over_with_its_own_number_and_time() {
@@ -218,7 +223,7 @@ fn keys_come_through_in_every_form() {
     assert!(events.windows(2).all(|pair| pair[0].2 == pair[1].2 && pair[0].1 < pair[1].1));
     assert!((1100..1500).contains(&said.last().unwrap().duration), "{said:?}");
     // By INFO.
-    assert!(here.translator.press(Signal::parse(b"Signal=#\r\nDuration=100").unwrap()));
+    assert!(here.translator.press(Signal::parse(b"Signal=#\r\nDuration=100").unwrap(), (96, 8000)));
     here.sent.clear();
     for at in 60..80_u32 {
         here.hear(&packet(0, sequence, at * 160, &[0xff; 160]));
@@ -232,7 +237,74 @@ fn keys_come_through_in_every_form() {
         .map(|parts| Event::parse(parts.3).unwrap())
         .collect();
     assert_eq!(said.iter().map(|event| event.duration).collect::<Vec<_>>(), [160, 320, 480, 640, 800, 800, 800]);
-    assert!(!here.translator.press(signal) || here.sent.len() == 20);
+    assert!(!here.translator.press(signal, (96, 8000)) || here.sent.len() == 20);
+}
+
+/// A key of a phone that says it by INFO alone: it takes the place of sound that passes, by whatever clock, and then all is as before.
+#[test]
+fn a_key_takes_the_place_of_sound_that_passes() {
+    let opus = Rule { clock: Some(48_000), ..rule(111, 111, How::Pass) };
+    let coded = rule(111, 0, How::Code(Codec::Opus, Codec::Pcmu));
+    for (sound, clock, out) in [(opus, 8000, 48_000), (opus, 48_000, 48_000), (coded, 8000, 8000)] {
+        let mut world = World::new(&[sound]);
+        let signal = Signal { key: Key::of('5').unwrap(), duration: Duration::from_millis(80) };
+        let silence = [0xf8, 0xff, 0xfe];
+        for at in 0..12_u16 {
+            if at == 3 {
+                assert!(world.translator.press(signal, (101, clock)));
+            }
+            assert!(world.hear(&packet(111, at, u32::from(at) * 960, &silence)));
+        }
+        assert!(world.translator.is_idle());
+        let sent: Vec<_> = world.sent.iter().map(|packet| parts(packet)).collect();
+        assert_eq!(sent.iter().map(|parts| parts.1).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
+        let of_key: Vec<_> = sent.iter().filter(|parts| parts.0 == 101).collect();
+        // Four of 20 ms, the last of which ends it, and twice more.
+        assert_eq!(of_key.iter().map(|parts| parts.1).collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8]);
+        assert!(of_key.iter().all(|parts| parts.2 == 3 * out / 50));
+        let durations: Vec<_> = of_key.iter().map(|parts| u32::from(Event::parse(parts.3).unwrap().duration)).collect();
+        assert_eq!(durations, [1, 2, 3, 4, 4, 4].map(|frames| frames * clock / 50));
+    }
+}
+
+/// Some phones go on with their sound while they say an event (baresip): the other hears the tone alone, in as many packets as there were of sound.
+#[test]
+fn sound_makes_way_for_a_tone() {
+    for ends in [true, false] {
+        let mut world = World::new(&[rule(0, 0, How::Pass), rule(101, 0, How::Tone(8000, Law::Mu))]);
+        let mut detector = Detector::default();
+        let (mut sequence, mut heard) = (0, Vec::new());
+        let mut hear = |world: &mut World, kind: u8, time: u32, payload: &[u8]| {
+            assert!(world.hear(&packet(kind, sequence, time, payload)));
+            sequence += 1;
+        };
+        let noise = [0x10; 160];
+        for at in 0..40_u16 {
+            hear(&mut world, 0, u32::from(at) * 160, &noise);
+            if (10..15).contains(&at) {
+                let event = Event { event: 4, end: ends && at == 14, volume: 10, duration: (at - 9) * 160 };
+                hear(&mut world, 101, 1600, &event.write());
+            }
+        }
+        let sent = world.sent.iter().map(|packet| parts(packet));
+        for (kind, _, _, payload) in sent.clone() {
+            assert_eq!(kind, 0);
+            let mut samples = [0; 999];
+            let count = Law::Mu.decode(payload, &mut samples);
+            detector.hear(&samples[..count], |key| {
+                if let Heard::Down(key) = key {
+                    heard.push(key)
+                }
+            });
+        }
+        assert_eq!(heard, [Key::of('4').unwrap()]);
+        let is_noise = |payload: &[u8]| payload == noise;
+        let made: Vec<_> = sent.clone().enumerate().filter(|(_, parts)| !is_noise(parts.3)).map(|(at, _)| at).collect();
+        // Once the event is over, or nothing is heard of it any more, the sound is as before.
+        assert_eq!((made[0], made.len()), (11, if ends { 5 } else { 16 }), "{made:?}");
+        let times: Vec<_> = sent.map(|parts| parts.2).collect();
+        assert!(times.windows(2).all(|pair| pair[0] <= pair[1]), "{times:?}");
+    }
 }
 
 mod whatever_comes {

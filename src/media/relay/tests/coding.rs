@@ -1,10 +1,11 @@
 //! Packets that are made over on their way.
 
 use super::*;
+use crate::media::core::dtmf::{Key, Signal};
 use crate::media::core::formats::Codec;
 use crate::media::core::negotiation::{How, Rule};
 
-const TO_A_LAW: Rule = Rule { from: 0, to: 8, how: How::Code(Codec::Pcmu, Codec::Pcma) };
+const TO_A_LAW: Rule = Rule { from: 0, to: 8, how: How::Code(Codec::Pcmu, Codec::Pcma), clock: Some(8000) };
 
 impl World {
     /// As [`World::leg`], and what comes from there is made over.
@@ -15,7 +16,7 @@ impl World {
             signalled: [None; 2],
             shield: Shield::Plain,
             dtls: None,
-            rules: rules.to_vec(),
+            rules: Rules { rules: rules.to_vec(), events: None },
         };
         self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
     }
@@ -119,4 +120,31 @@ fn nobody_has_more_made_over_than_a_phone_can_say() {
         }
         world.counters.dropped.load(Ordering::Relaxed) > 0
     });
+}
+
+/// Sound that passes makes way for the key, and passes again.
+#[test]
+fn a_key_goes_to_the_other_phone_in_the_place_of_sound() {
+    let world = World::new(None);
+    let (alice, bob) = (phone(), phone());
+    world.coded(LegId::CALLER, 21_760, &alice, &[]);
+    world.coded(LegId::CALLEE, 21_762, &bob, &[]);
+    wait_until(|| world.relay.open_sockets() == 4);
+    alice.send_to(&said(0), local(21_760)).unwrap();
+    assert_eq!(heard(&bob), (0, 0));
+    let passes = Rule { how: How::Pass, to: 0, ..TO_A_LAW };
+    let signal = Signal { key: Key::of('9').unwrap(), duration: Duration::from_millis(40) };
+    world.relay.press(CALL, LegId::CALLER, 0, Rules { rules: vec![passes], events: Some((101, 8000)) }, signal);
+    let (mut number, mut kinds) = (1, Vec::new());
+    let mut buffer = [0; 999];
+    // What comes before the key is pressed there passes.
+    wait_until(|| {
+        alice.send_to(&said(number), local(21_760)).unwrap();
+        let length = bob.recv(&mut buffer).unwrap();
+        assert_eq!(u16::from_be_bytes([buffer[2], buffer[3]]), number);
+        number += 1;
+        kinds.push((buffer[1] & 0x7f, length));
+        kinds.iter().filter(|kind| kind.0 == 101).count() == 4 && kinds.last() == Some(&(0, 172))
+    });
+    assert!(kinds.iter().all(|kind| [(0, 172), (101, 16)].contains(kind)), "{kinds:?}");
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{DATAGRAM, Thread, count};
 use crate::clock::{self, Uptime};
-use crate::media::core::negotiation::Rule;
+use crate::ids::{CallId, LegId};
+use crate::media::core::dtmf::Signal;
+use crate::media::core::negotiation::Rules;
 use crate::media::core::sound::Quality;
 use crate::media::core::srtp::MOST_ADDED;
 use crate::media::core::translator::Translator;
@@ -16,7 +18,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What becomes of the packets that come to a port.
 #[derive(Default)]
 pub(super) struct Coder {
-    rules: Vec<Rule>,
+    rules: Rules,
+    /// Where they pass as they are, and a key is on its way.
+    press: Option<Rules>,
     /// Made by the first packet: who stands by hears none.
     translator: Option<Box<Translator>>,
     /// When the second began, and so many packets it has had.
@@ -27,15 +31,27 @@ pub(super) struct Coder {
 
 impl Coder {
     /// As an actor wants it. By the same rules it goes on where it is.
-    pub(super) fn set(&mut self, rules: Vec<Rule>) {
+    pub(super) fn set(&mut self, rules: Rules) {
         if self.rules != rules {
-            (self.rules, self.translator) = (rules, None);
+            (self.rules, self.press, self.translator) = (rules, None, None);
         }
+    }
+
+    /// A key takes the place of what comes next. Tells whether there is room for it.
+    fn press(&mut self, rules: Rules, signal: Signal, quality: Quality) -> bool {
+        let Some(events) = rules.events else { return false };
+        if self.rules.rules.is_empty() && self.press.as_ref() != Some(&rules) {
+            (self.press, self.translator) = (Some(rules), None);
+        }
+        let mut translator = self.take(quality);
+        let has_room = translator.press(signal, events);
+        self.translator = Some(translator);
+        has_room
     }
 
     /// Nothing is made over: packets pass as they are.
     pub(super) fn passes(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.rules.is_empty() && self.press.is_none()
     }
 
     /// Nobody is heard here for now.
@@ -52,7 +68,13 @@ impl Coder {
     }
 
     fn take(&mut self, quality: Quality) -> Box<Translator> {
-        self.translator.take().unwrap_or_else(|| Box::new(Translator::new(&self.rules, quality)))
+        self.translator.take().unwrap_or_else(|| {
+            let translator = Translator::new(&self.press.as_ref().unwrap_or(&self.rules).rules, quality);
+            Box::new(match self.rules.events {
+                Some((payload_type, clock)) => translator.with_events(payload_type, clock),
+                None => translator,
+            })
+        })
     }
 }
 
@@ -73,6 +95,18 @@ impl Thread {
         }
         // Others may have something to send that takes less time.
         std::thread::yield_now();
+    }
+
+    /// A key of a leg's phone that nothing in its packets says.
+    pub(super) fn press(&mut self, (call, leg, stream): (CallId, LegId, usize), rules: Rules, signal: Signal) {
+        let Some(session) = self.calls.get(&call) else { return };
+        let Some([rtp, _]) = session.legs[usize::from(leg.0 != 0)].get(stream).copied().flatten() else { return };
+        let quality = self.quality;
+        if let Some(end) = self.ends[rtp].as_mut().filter(|end| end.fence.may_send(clock::uptime()))
+            && !end.coder.press(rules, signal, quality)
+        {
+            count(&end.counters.dropped, 1);
+        }
     }
 
     /// What is missing for too long is made up. Gives how long there is until the next.
@@ -102,7 +136,11 @@ impl Thread {
         if translator.due().is_some() && !std::mem::replace(&mut end.coder.waits, true) {
             self.gaps.push_back(at);
         }
-        end.coder.translator = Some(translator);
+        end.coder.translator = Some(translator).filter(|translator| {
+            let is_over = end.coder.press.is_some() && translator.is_idle() && translator.due().is_none();
+            end.coder.press.take_if(|_| is_over);
+            !is_over
+        });
     }
 
     fn pass_on_made(&mut self, to: Option<usize>, packet: &[u8]) {

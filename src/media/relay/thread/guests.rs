@@ -24,25 +24,27 @@ impl Thread {
     /// Passes a command on if its call is at the codec thread, or is to be. Gives back what is to be done here.
     pub(super) fn forward(&mut self, command: Command) -> Option<Command> {
         let Some(coder) = self.coder.clone() else { return Some(command) };
-        let call = match &command {
+        let (call, moves) = match &command {
             Command::Apply { call, streams, .. } => {
-                let is_coded = streams.iter().flatten().any(|want| !want.plan.rules.is_empty());
-                if is_coded
-                    && self.guests.insert(*call)
-                    && let Some(moved) = self.give_out(*call)
-                {
-                    coder.tell(Command::TakeIn(moved));
-                }
-                *call
+                (*call, streams.iter().flatten().any(|want| !want.plan.rules.rules.is_empty()))
             }
-            Command::Close { call } | Command::Send { call, .. } => *call,
+            Command::Press { call, .. } => (*call, self.calls.contains_key(call)),
+            Command::Close { call } | Command::Send { call, .. } => (*call, false),
             Command::TakeIn(_) | Command::Settle { .. } => return Some(command),
         };
+        if moves
+            && self.guests.insert(call)
+            && let Some(moved) = self.give_out(call)
+        {
+            coder.tell(Command::TakeIn(moved));
+        }
         let is_guest = match &command {
             Command::Close { .. } => self.guests.remove(&call),
-            Command::Apply { .. } | Command::Send { .. } | Command::TakeIn(_) | Command::Settle { .. } => {
-                self.guests.contains(&call)
-            }
+            Command::Apply { .. }
+            | Command::Send { .. }
+            | Command::Press { .. }
+            | Command::TakeIn(_)
+            | Command::Settle { .. } => self.guests.contains(&call),
         };
         if !is_guest {
             return Some(command);

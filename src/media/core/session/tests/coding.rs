@@ -25,7 +25,7 @@ fn formats(sdp: &str) -> &str {
 
 /// What becomes of each side's packets.
 fn ways(session: &Session) -> [Vec<(u8, u8)>; 2] {
-    [0, 1].map(|leg| session.plan(leg)[0].as_ref().unwrap().rules.iter().map(|rule| (rule.from, rule.to)).collect())
+    [0, 1].map(|leg| session.plan(leg)[0].as_ref().unwrap().rules.rules.iter().map(|rule| (rule.from, rule.to)).collect())
 }
 
 fn offer(session: &mut Session, from: usize, sdp: &str) -> String {
@@ -40,27 +40,31 @@ fn answer(session: &mut Session, from: usize, sdp: &str) -> String {
 fn phones_without_a_codec_in_common_are_told_of_one_each() {
     let mut session = coding();
     let told = describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
-    assert_eq!(formats(&told), "0 96 8");
+    assert_eq!(formats(&told), "0 96 8 97");
     assert_eq!(ways(&session), [vec![], vec![]], "nobody has answered");
     let told = describe(&mut session, 1, &sdp(2, OPUS)).unwrap();
     assert_eq!(formats(&told), "0");
-    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
-    assert_eq!(session.plan(0)[0].as_ref().unwrap().rules[0].how, How::Code(Codec::Pcmu, Codec::Opus));
+    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (0, 0), (96, 0), (8, 0)]]);
+    assert_eq!(session.plan(0)[0].as_ref().unwrap().rules.rules[0].how, How::Code(Codec::Pcmu, Codec::Opus));
 
     // What is offered later counts when it is answered; what is refused never does.
     let held = format!("{}a=sendonly\r\n", sdp(2, OPUS));
     let told = offer(&mut session, 1, &held);
-    assert_eq!(formats(&told), "107 8");
+    assert_eq!(formats(&told), "107 8 96");
     assert_eq!(ways(&session)[0], [(0, 107)]);
     let mut refused = session.clone();
     assert!(refused.take_back());
-    assert_eq!(ways(&refused), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
+    assert_eq!(ways(&refused), [vec![(0, 107)], vec![(107, 0), (0, 0), (96, 0), (8, 0)]]);
     assert_eq!(formats(&answer(&mut session, 0, &sdp(1, PCMU))), "107");
     session.accepted();
-    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0)]]);
+    assert_eq!(ways(&session), [vec![(0, 107), (107, 107), (8, 107)], vec![(107, 0)]]);
 
     // Both have this one.
-    assert_eq!(formats(&offer(&mut session, 0, &sdp(1, "8 PCMA/8000,0 PCMU/8000"))), "8 0 107");
+    assert_eq!(
+        formats(&offer(&mut session, 0, &sdp(1, "8 PCMA/8000,0 PCMU/8000"))),
+        "8 0 96 97",
+        "by the numbers that it was told first"
+    );
     assert_eq!(formats(&answer(&mut session, 1, &sdp(2, "8 PCMA/8000"))), "8");
     session.accepted();
     assert_eq!(ways(&session), [vec![], vec![]]);
@@ -83,7 +87,7 @@ fn whoever_answers_last_is_understood() {
     assert_eq!(formats(&describe(&mut session, 1, &sdp(3, PCMU)).unwrap()), "0");
     assert_eq!(ways(&session), [vec![], vec![]]);
     assert_eq!(formats(&describe(&mut session, 1, &sdp(2, OPUS)).unwrap()), "0");
-    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (96, 0)]]);
+    assert_eq!(ways(&session), [vec![(0, 107)], vec![(107, 0), (0, 0), (96, 0), (8, 0)]]);
 }
 
 /// A phone is told once more what it was told, and the other one isn't.
