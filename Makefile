@@ -49,7 +49,7 @@ upgrade-test: bootstrap ## three nodes restart one after another under load, and
 bench: bootstrap  ## figures, each beside a peer or a floor in the same run
 	scripts/bench
 
-failover: bootstrap ## the gaps in a hundred calls while their node dies, freezes, is cut off, or hands over; RUNS says how often
+failover: bootstrap ## the gaps in a hundred calls while their node dies, freezes, is cut off, or hands over, and in a thousand; RUNS says how often
 	$(CARGO) bench --bench failover
 
 size: bootstrap   ## a takeover of 10,000 calls and 100,000 registrations, and what they cost in memory

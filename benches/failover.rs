@@ -2,31 +2,41 @@
 //!
 //! `make failover` prints the tables of `docs/failover.md`. Hosts in network namespaces, addresses that move by netlink, three
 //! nodes and all phones on one machine. A gap is the time between two packets that a phone received, 20 ms when nothing happens.
-//! Then the same with addresses that stay (`address.mode = "fixed"`), and phones that follow a re-INVITE; and a peer, if it is
-//! installed. CALLS, RUNS and ONLY (one of [`PARTS`]) change it; a gap of WORST milliseconds ends it and keeps the nodes' logs.
+//! Then a thousand calls (MANY) whose node is killed; the same as at first with addresses that stay (`address.mode = "fixed"`), and phones that follow
+//! a re-INVITE; and a peer, if it is installed. CALLS, RUNS and ONLY (one of [`PARTS`]) change it; a gap of WORST milliseconds ends it and keeps the
+//! nodes' logs; TELL=1 says what the survivors did when. A thousand calls of 20 ms packets leave nothing of two cores: PTIME
+//! gives them longer ones, whose gaps are as much coarser.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a bench")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::wildcard_enum_match_arm, reason = "a bench")]
 
 #[path = "../tests/lab/mod.rs"]
 mod lab;
+#[allow(dead_code, reason = "the other bench's part of it")]
+#[path = "media/streams.rs"]
+mod media;
 #[path = "failover/peer.rs"]
 mod peer;
+#[path = "failover/streams.rs"]
+mod streams;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tandem::cli::demo::phone::Phone;
 use tandem::cli::demo::talk::Talk;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use lab::cluster::{Cluster, PATIENCE};
+use lab::cluster::{Cluster, DOMAIN, PATIENCE};
 use lab::net::{self, Net, Watch};
-use lab::{call, until};
+use lab::{call, cpu, machine_cpu, phones, until};
+use media::{Calls, Phones, Session};
+use streams::Streams;
 
 /// What can be measured alone; `cuts` and `moves` are parts of `netlink`.
-const PARTS: [&str; 5] = ["netlink", "fixed", "peer", "cuts", "moves"];
+const PARTS: [&str; 6] = ["netlink", "many", "fixed", "peer", "cuts", "moves"];
 /// The node that has the calls, and its vnodes.
 const NODE: usize = 2;
 const VNODES: [usize; 2] = [2, 5];
@@ -41,6 +51,8 @@ struct Bench {
     watch: Option<Watch>,
     phones: Vec<(Phone, Phone)>,
     talks: Vec<Arc<[Talk; 2]>>,
+    /// Of calls that have no [`Talk`].
+    streams: Option<Streams>,
     runs: usize,
     /// Phones that follow.
     following: Vec<JoinHandle<Phone>>,
@@ -87,6 +99,15 @@ fn main() -> ExitCode {
                 println!("vnode {vnode} was at {} hosts, one after another", turns.len());
             }
         }
+        if shall("many") {
+            let calls = number("MANY", 1000);
+            let mut bench = Bench::of_many(net.clone(), Cluster::at(&net, calls).await, calls, runs).await;
+            println!("\n| {} streams, addresses move | median | p99 | worst |\n|---|---|---|---|", 2 * calls);
+            bench.quiet().await;
+            bench.kills().await;
+            bench.load().await;
+            bench.end().await;
+        }
         if shall("fixed") {
             let mut bench = Bench::start(net.clone(), Cluster::fixed(&net, 2 * calls).await, calls, runs).await;
             bench.follow();
@@ -117,7 +138,39 @@ impl Bench {
             phones.push((a, b));
         }
         tokio::time::sleep(AFTER).await;
-        Self { net, cluster, watch, phones, talks, runs, following: Vec::new(), enough: watch::Sender::new(false) }
+        Self { net, cluster, watch, phones, talks, streams: None, runs, following: Vec::new(), enough: watch::Sender::new(false) }
+    }
+
+    /// The same with calls whose sound is [`Streams`], each of one user's two phones. Nobody watches the wire: that would cost more than the rest.
+    async fn of_many(net: Arc<Net>, cluster: Cluster, calls: usize, runs: usize) -> Self {
+        let media = Phones::at(phones().into());
+        let (mut all, mut sessions) = (Vec::new(), Vec::new());
+        for n in 0..calls {
+            let ((user, password), server) = (&cluster.users[n], cluster.sip[VNODES[n % 2] - 1]);
+            let phone = |media| Phone::new(user, password, DOMAIN, server, media);
+            let pair = media.pair(n);
+            let (mut a, mut b) = (phone(pair[0]).await.unwrap(), phone(pair[1]).await.unwrap());
+            b.register().await.unwrap();
+            let (a_to, b_to) = tokio::join!(a.call(user), b.answer());
+            sessions.push(Session { phones: pair, relay: [a_to.unwrap(), b_to.unwrap()], keys: [None, None] });
+            all.push((a, b));
+        }
+        let mut calls = Calls::new(sessions);
+        calls.ticks = number("PTIME", calls.ticks);
+        let streams = Some(Streams::start(media, calls));
+        // Each port's peer is steady then.
+        tokio::time::sleep(AFTER * 5).await;
+        Self {
+            net,
+            cluster,
+            watch: None,
+            phones: all,
+            talks: Vec::new(),
+            streams,
+            runs,
+            following: Vec::new(),
+            enough: watch::Sender::new(false),
+        }
     }
 
     /// From now on the phones do what they are asked to within their calls.
@@ -146,7 +199,8 @@ impl Bench {
     }
 
     fn gaps(&self) -> Vec<Duration> {
-        let gaps: Vec<_> = self.talks.iter().flat_map(|talks| talks.iter()).map(Talk::take_gap).collect();
+        let mut gaps: Vec<_> = self.talks.iter().flat_map(|talks| talks.iter()).map(Talk::take_gap).collect();
+        gaps.extend(self.streams.iter().flat_map(Streams::take_gaps));
         let worst = Duration::from_millis(number("WORST", 60_000) as u64);
         assert!(gaps.iter().all(|gap| *gap < worst), "{:?}", gaps.iter().max());
         gaps
@@ -168,9 +222,15 @@ impl Bench {
         let (mut gaps, mut home) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
             self.gaps();
+            let at = SystemTime::now();
             self.cluster.kill(NODE);
             tokio::time::sleep(BEFORE).await;
-            gaps.extend(self.gaps());
+            let these = self.gaps();
+            if number("TELL", 0) > 0 {
+                println!("worst {:?}", these.iter().max());
+                self.cluster.tell(at);
+            }
+            gaps.extend(these);
             self.cluster.start_again(NODE);
             home.extend(self.settle().await);
         }
@@ -206,6 +266,16 @@ impl Bench {
         row("its way home, healed", home);
     }
 
+    /// What all of it takes of the machine.
+    async fn load(&self) {
+        let busy = || (cpu(self.cluster.pids()), machine_cpu());
+        let (before, span) = (busy(), AFTER * 5);
+        tokio::time::sleep(span).await;
+        let [nodes, all] = [busy().0 - before.0, busy().1 - before.1].map(|seconds| seconds / span.as_secs_f64());
+        let cores = std::thread::available_parallelism().unwrap();
+        println!("While nothing happens {all:.2} of {cores} cores are busy; the nodes take {nodes:.2}.");
+    }
+
     fn lost(&self) -> u64 {
         self.talks.iter().flat_map(|talks| talks.iter()).map(|talk| talk.heard().lost()).sum()
     }
@@ -229,7 +299,8 @@ impl Bench {
 
     /// Every call is hung up by one of its phones, has its CDR, and nothing is left of it.
     async fn end(self) {
-        let Self { cluster, phones, .. } = self;
+        let Self { cluster, phones, streams, .. } = self;
+        drop(streams);
         let calls = phones.len() as u64;
         for (mut a, mut b) in phones {
             let (hung_up, ended) = tokio::join!(a.hang_up(), b.wait_for_bye());

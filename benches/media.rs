@@ -24,6 +24,7 @@ mod rtpengine;
 #[path = "media/streams.rs"]
 mod streams;
 
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ fn main() {
         return floor::run();
     }
     let (calls, repeats) = (number("STREAMS", 2000) / 2, number("REPEATS", 3));
-    let (phones, runtime) = (Phones::new(), tokio::runtime::Runtime::new().unwrap());
+    let (phones, runtime) = (Phones::at(Ipv4Addr::LOCALHOST.into()), tokio::runtime::Runtime::new().unwrap());
     if std::env::var_os("ONLY").is_none_or(|only| only == "relay") {
         relay(&phones, &runtime, calls, repeats);
     }

@@ -18,7 +18,7 @@
 mod lab;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tandem::cli::demo::talk::Talk;
@@ -134,9 +134,7 @@ fn main() {
         row(&format!("gap in the sound of {talking} calls"), gaps);
         row(&format!("answer to a re-INVITE, {calls} calls, {pace} a second"), answered);
         println!("the last re-INVITE was answered {:.0} s after the end of the node", begin.elapsed().as_secs_f64());
-        for node in [1, 3] {
-            tell(&cluster, node, killed.duration_since(UNIX_EPOCH).unwrap());
-        }
+        cluster.tell(killed);
         drop(talks);
         cluster.start_again(NODE);
         cluster.at_home().await;
@@ -205,21 +203,6 @@ impl Memory {
         };
         println!("| {what}{each} | {} MB | {} MB |", nodes.join(" + "), disks.join(" + "));
         self.before = now;
-    }
-}
-
-/// When a survivor did what.
-fn tell(cluster: &Cluster, node: usize, killed: Duration) {
-    for line in cluster.log(node).lines() {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let after = line["time"].as_str().unwrap().parse::<f64>().unwrap() - killed.as_secs_f64();
-        let what = line["message"].as_str().unwrap_or_default();
-        if (0.0..2.0).contains(&after) && ["peer", "standing for election", "ownership", "open"].contains(&what) {
-            let more = ["reach", "group", "vnode", "to", "stood_by", "media_ms", "address_ms", "ms"];
-            let more: Vec<_> =
-                more.iter().filter(|key| !line[**key].is_null()).map(|key| format!("{key} {}", line[*key])).collect();
-            println!("node {node} after {:.0} ms: {what} {}", after * 1000.0, more.join(" "));
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What it costs to make packets over, beside the codecs alone; and what it does to the packets of others.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -144,7 +144,7 @@ pub fn compare(phones: &Phones, runtime: &tokio::runtime::Runtime, repeats: usiz
     let cluster = Cluster::of(1, coded + plain);
     let pids = cluster.pids().to_vec();
     // Each socket is heard by one thread.
-    let own = Phones::new();
+    let own = Phones::at(Ipv4Addr::LOCALHOST.into());
     let (sessions, _talking) = runtime.block_on(set_up(&cluster, &own, 0..coded, Kind::Plain, speaks));
     let (others, _others) = runtime.block_on(set_up(&cluster, phones, coded..coded + plain, Kind::Plain, |_, _| ()));
     let others = Calls::new(others);

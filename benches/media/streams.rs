@@ -1,7 +1,7 @@
-//! Phones that send packets to a relay and count what comes back: few sockets for all of them.
+//! Phones that send packets to a relay and look at what comes back: few sockets and two threads for all of them.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use tandem::media::core::srtp::{Context, MOST_ADDED, MasterKey};
 
 /// Sockets of each side's phones.
 const SOCKETS: usize = 4;
-/// A stream has a packet in every so manyth tick of a millisecond.
+/// A stream has a packet in every so manyth tick of a millisecond, unless something else is said.
 pub const TICKS: usize = 20;
 const TICK: Duration = Duration::from_millis(1);
 /// RTP's header, and 20 ms of PCMU.
@@ -43,6 +43,8 @@ pub struct Calls {
     /// By stream: of who speaks and of who hears.
     ends: [Mutex<Vec<Option<Context>>>; 2],
     sequence: AtomicU64,
+    /// A stream has a packet in every so manyth tick.
+    pub ticks: usize,
 }
 
 impl Calls {
@@ -51,7 +53,7 @@ impl Calls {
         let speak = sessions.iter().flat_map(|session| [context(session, 0, 0), context(session, 1, 0)]).collect();
         // A stream is heard by the other side.
         let hear = sessions.iter().flat_map(|session| [context(session, 1, 1), context(session, 0, 1)]).collect();
-        Self { sessions, ends: [Mutex::new(speak), Mutex::new(hear)], sequence: AtomicU64::new(1) }
+        Self { sessions, ends: [Mutex::new(speak), Mutex::new(hear)], sequence: AtomicU64::new(1), ticks: TICKS }
     }
 }
 
@@ -73,9 +75,10 @@ pub struct Phones {
 }
 
 impl Phones {
-    pub fn new() -> Self {
+    /// At an address of this host.
+    pub fn at(ip: IpAddr) -> Self {
         let socket = |_| {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let socket = UdpSocket::bind((ip, 0)).unwrap();
             socket.set_nonblocking(true).unwrap();
             setsockopt(&socket, RcvBufForce, &(16 << 20)).unwrap();
             setsockopt(&socket, ReceiveTimestampns, &true).unwrap();
@@ -95,16 +98,25 @@ pub fn socket_of(n: usize) -> usize {
     n / (TICKS / 2) % SOCKETS
 }
 
-fn now() -> u64 {
+/// Nanoseconds since 1970, as the kernel says when a packet came.
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
 /// Has all calls' phones talk for `warm` and `span`, and gives what was measured in the latter. `cpu` tells the relay's CPU seconds so far.
 pub fn run(phones: &Phones, calls: &Calls, warm: Duration, span: Duration, cpu: impl Fn() -> f64) -> Figure {
     let (stop, sent, mark) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let counts_from = |tick: u32, due: usize| {
+        let ticks = (warm + span).as_millis() as u32;
+        if TICK * tick >= warm && tick < ticks {
+            let _ = mark.compare_exchange(u64::MAX, now(), Ordering::Relaxed, Ordering::Relaxed);
+            sent.fetch_add(due as u64, Ordering::Relaxed);
+        }
+        tick < ticks
+    };
     std::thread::scope(|scope| {
-        let ears = scope.spawn(|| hear(phones, &calls.ends[1], &stop, &mark));
-        let mouths = scope.spawn(|| speak(phones, calls, warm, span, &sent, &mark));
+        let ears = scope.spawn(|| lateness(phones, &calls.ends[1], &stop, &mark));
+        let mouths = scope.spawn(|| speak(phones, calls, counts_from));
         std::thread::sleep(warm);
         let before = cpu();
         mouths.join().unwrap();
@@ -119,42 +131,39 @@ pub fn run(phones: &Phones, calls: &Calls, warm: Duration, span: Duration, cpu: 
     })
 }
 
-/// Sends every stream's packets when they are due. Those that are counted bear a time of `mark` or later.
-fn speak(phones: &Phones, calls: &Calls, warm: Duration, span: Duration, sent: &AtomicU64, mark: &AtomicU64) {
+/// Sends every stream's packets when they are due, for as long as `goes_on`: it is told of each tick, and how many packets are due in it. What can't be
+/// sent is lost.
+pub fn speak(phones: &Phones, calls: &Calls, mut goes_on: impl FnMut(u32, usize) -> bool) {
     // By tick, by socket: what is to be sent where.
-    let mut plan: Vec<[Vec<(u32, SocketAddr)>; 2 * SOCKETS]> = (0..TICKS).map(|_| Default::default()).collect();
+    let mut plan: Vec<[Vec<(u32, SocketAddr)>; 2 * SOCKETS]> = (0..calls.ticks).map(|_| Default::default()).collect();
     for (n, session) in calls.sessions.iter().enumerate() {
         for side in 0..2 {
             let stream = 2 * n + side;
-            plan[stream % TICKS][side * SOCKETS + socket_of(n)].push((stream as u32, session.relay[side]));
+            plan[stream % calls.ticks][side * SOCKETS + socket_of(n)].push((stream as u32, session.relay[side]));
         }
     }
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(AT_ONCE, None);
     let mut ends = calls.ends[0].lock().unwrap();
-    let first = calls.sequence.fetch_add(((warm + span).as_millis() as u64).div_ceil(TICKS as u64) + 1, Ordering::Relaxed);
-    let (begin, ticks) = (Instant::now(), (warm + span).as_millis() as u32);
-    for tick in 0..ticks {
+    let (first, begin) = (calls.sequence.load(Ordering::Relaxed), Instant::now());
+    for tick in 0.. {
         std::thread::sleep((begin + TICK * tick).saturating_duration_since(Instant::now()));
-        let counts = TICK * tick >= warm;
-        if counts && mark.load(Ordering::Relaxed) == u64::MAX {
-            mark.store(now(), Ordering::Relaxed);
+        let (sequence, due) = (first + u64::from(tick) / calls.ticks as u64, &plan[tick as usize % calls.ticks]);
+        if !goes_on(tick, due.iter().map(Vec::len).sum()) {
+            return calls.sequence.store(sequence + 1, Ordering::Relaxed);
         }
-        let sequence = (first as usize + tick as usize / TICKS) as u16;
-        for (socket, due) in plan[tick as usize % TICKS].iter().enumerate() {
+        for (socket, due) in due.iter().enumerate() {
             let fd = phones.sockets[socket / SOCKETS][socket % SOCKETS].as_raw_fd();
             for due in due.chunks(AT_ONCE) {
-                let packets: Vec<_> =
-                    due.iter().map(|(stream, _)| protected(packet(*stream, sequence), ends[*stream as usize].as_mut())).collect();
+                let packets: Vec<_> = due
+                    .iter()
+                    .map(|(stream, _)| protected(packet(*stream, sequence as u16), ends[*stream as usize].as_mut()))
+                    .collect();
                 let slices: Vec<_> = packets.iter().map(|(packet, length)| [IoSlice::new(&packet[..*length])]).collect();
                 let to = due.iter().map(|(_, to)| match to {
                     SocketAddr::V4(to) => Some(SockaddrIn::from(*to)),
                     SocketAddr::V6(_) => None,
                 });
-                let gone = sendmmsg(fd, &mut headers, &slices, to.collect::<Vec<_>>(), [], MsgFlags::empty()).unwrap().count();
-                assert_eq!(gone, due.len());
-                if counts {
-                    sent.fetch_add(gone as u64, Ordering::Relaxed);
-                }
+                let _ = sendmmsg(fd, &mut headers, &slices, to.collect::<Vec<_>>(), [], MsgFlags::empty());
             }
         }
     }
@@ -180,14 +189,46 @@ fn protected(plain: [u8; PACKET], by: Option<&mut Context>) -> Sent {
     (packet, length)
 }
 
-/// How long each packet that counts was on its way, nanoseconds, by the kernel's clock.
-fn hear(phones: &Phones, ends: &Mutex<Vec<Option<Context>>>, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
+/// How long each packet that counts was on its way, nanoseconds. Those bear a time of `mark` or later.
+fn lateness(phones: &Phones, ends: &Mutex<Vec<Option<Context>>>, stop: &AtomicBool, mark: &AtomicU64) -> Vec<u64> {
     let mut late = Vec::with_capacity(1 << 20);
+    let mut ends = ends.lock().unwrap();
+    hear(
+        phones,
+        stop,
+        LOOK,
+        |_| {},
+        |stream, packet, at| {
+            let length = match ends.get_mut(stream).and_then(Option::as_mut) {
+                // What can't be opened is lost.
+                Some(context) => context.unprotect(packet).unwrap_or(0),
+                None => packet.len(),
+            };
+            if length == PACKET {
+                let sent = u64::from_be_bytes(packet[12..20].try_into().unwrap());
+                if sent >= mark.load(Ordering::Relaxed) {
+                    late.push(at.saturating_sub(sent));
+                }
+            }
+        },
+    );
+    late
+}
+
+/// Reads what comes, every so often, until it is to stop: whose packet, and when it came by the kernel's clock ([`now`]). `all_until` is told the time
+/// before which all has been read.
+pub fn hear(
+    phones: &Phones,
+    stop: &AtomicBool,
+    every: Duration,
+    mut all_until: impl FnMut(u64),
+    mut heard: impl FnMut(usize, &mut [u8], u64),
+) {
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, Some(cmsg_space!(TimeSpec)));
     let mut buffers = [[0; 256]; BATCH];
-    let mut ends = ends.lock().unwrap();
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(every);
+        let looked = now();
         for socket in phones.sockets.iter().flatten() {
             loop {
                 let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
@@ -208,21 +249,13 @@ fn hear(phones: &Phones, ends: &Mutex<Vec<Option<Context>>>, stop: &AtomicBool, 
                     .collect();
                 for (buffer, (length, at)) in buffers.iter_mut().zip(&arrived) {
                     let stream = u32::from_be_bytes(buffer[8..12].try_into().unwrap()) as usize;
-                    let length = match ends.get_mut(stream).and_then(Option::as_mut) {
-                        // What can't be opened is lost.
-                        Some(context) => context.unprotect(&mut buffer[..*length]).unwrap_or(0),
-                        None => *length,
-                    };
-                    let sent = u64::from_be_bytes(buffer[12..20].try_into().unwrap());
-                    if length == PACKET && sent >= mark.load(Ordering::Relaxed) {
-                        late.push(at.saturating_sub(sent));
-                    }
+                    heard(stream, &mut buffer[..*length], *at);
                 }
                 if arrived.len() < BATCH {
                     break;
                 }
             }
         }
+        all_until(looked);
     }
-    late
 }

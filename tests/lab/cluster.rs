@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -399,6 +399,24 @@ impl Cluster {
     /// What a node has said so far.
     pub fn log(&self, node: usize) -> String {
         std::fs::read_to_string(self.dir.path().join("dev").join(format!("node{node}.log"))).unwrap()
+    }
+
+    /// Prints what each node did about the end of another, and how long after it.
+    pub fn tell(&self, end: SystemTime) {
+        let end = end.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        for node in self.present() {
+            for line in self.log(node).lines() {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let after = line["time"].as_str().unwrap().parse::<f64>().unwrap() - end;
+                let what = line["message"].as_str().unwrap_or_default();
+                if (0.0..1.0).contains(&after) && ["peer", "standing for election", "ownership", "open"].contains(&what) {
+                    let more = ["reach", "group", "vnode", "to", "stood_by", "media_ms", "address_ms", "ms"];
+                    let more: Vec<_> =
+                        more.iter().filter(|key| !line[**key].is_null()).map(|key| format!("{key} {}", line[*key])).collect();
+                    println!("node {node} after {:.0} ms: {what} {}", after * 1000.0, more.join(" "));
+                }
+            }
+        }
     }
 
     pub fn data(&self, node: usize) -> PathBuf {

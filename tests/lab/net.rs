@@ -87,6 +87,11 @@ impl Net {
         net.ip(&["netns", "add", &net.namespace("switch")]);
         net.on("switch", &["link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0"]);
         net.on("switch", &["link", "set", "br0", "up"]);
+        // A switch knows nothing of IP; where the kernel has it look at that all the same, each frame costs more.
+        let nothing_of_ip = ["iptables", "ip6tables", "arptables"].map(|table| format!("net.bridge.bridge-nf-call-{table}=0"));
+        for set in nothing_of_ip {
+            net.input(&["ip", "netns", "exec", &net.namespace("switch"), "sysctl", "-eqw", &set], "");
+        }
         for node in 1..=nodes {
             let v6 = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, u16::try_from(node).unwrap());
             net.host(&format!("n{node}"), &[net.node(node)], v6);
