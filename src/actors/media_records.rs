@@ -54,6 +54,7 @@ fn stream_record(stream: &Stream) -> StreamRecord {
     StreamRecord {
         legs: [leg(&stream.legs[0]), leg(&stream.legs[1])],
         declined: stream.is_declined,
+        other: stream.is_other,
         formats: stream.formats.as_deref().map(formats_record),
     }
 }
@@ -165,6 +166,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
                 legs: [leg(&stream.legs[0]), leg(&stream.legs[1])],
                 is_declined: stream.declined,
                 formats: stream.formats.as_ref().map(|formats| Arc::new(formats_of(formats))),
+                is_other: stream.other,
             })
             .collect()
     };

@@ -12,6 +12,7 @@ mod comeback;
 mod connections;
 mod disk;
 mod elsewhere;
+mod fax;
 mod forking;
 mod hosts;
 mod keys;

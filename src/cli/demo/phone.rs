@@ -72,6 +72,8 @@ pub struct Phone {
     protection: Option<(String, String)>,
     /// Payload type and name.
     format: (u8, String),
+    /// What it offers and answers instead of PCMU.
+    description: Option<String>,
 }
 
 /// A call that rings.
@@ -150,6 +152,7 @@ impl Phone {
             went_back: 0,
             protection: None,
             format: (0, "PCMU/8000".into()),
+            description: None,
         })
     }
 
@@ -662,8 +665,11 @@ impl Phone {
         self.request(method, &dialog.target, cseq, &headers, body)
     }
 
-    /// What the phone offers and answers: PCMU.
+    /// What the phone offers and answers: PCMU, unless it was told otherwise.
     pub fn sdp(&self) -> String {
+        if let Some(description) = &self.description {
+            return description.clone();
+        }
         let (ip, port) = (self.media.ip(), self.media.port());
         let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
         let (profile, lines) = match &self.protection {
@@ -679,6 +685,11 @@ impl Phone {
     /// Says from now on that it has this format alone: its payload type, and its name as `a=rtpmap` has it.
     pub fn speaks(&mut self, number: u8, name: &str) {
         self.format = (number, name.into());
+    }
+
+    /// Says from now on that its media are these.
+    pub fn describes(&mut self, sdp: String) {
+        self.description = Some(sdp);
     }
 
     /// Says from now on that its media are of this profile, and protected as these lines say.

@@ -569,6 +569,9 @@ pub struct StreamRecord {
     pub declined: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formats: Option<FormatsRecord>,
+    /// Not RTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other: bool,
 }
 
 /// What was said of a stream's formats.

@@ -3,6 +3,9 @@
 //! Whoever sends first, or after [`RELEARN`] of silence, is the peer. Until then a stranger's packets teach nothing, unless they come from the very
 //! address that the peer's SDP names: whoever was quicker than the phone has to give way to it.
 //!
+//! Where the stream is something else than RTP, as a fax is (UDPTL, RFC 3362), its own datagrams teach, and what comes late of the sound before it
+//! doesn't.
+//!
 //! With ICE (RFC 8445) a peer is where its checks come from, and sends from where it has nominated last; nobody else is heard at all.
 
 use std::net::SocketAddr;
@@ -102,7 +105,7 @@ impl Latch {
         self.told.contains(&Some(source)) || self.remote == Some(source)
     }
 
-    /// A packet comes. `is_media` tells whether it looks like RTP or RTCP: what doesn't teaches nothing.
+    /// A packet comes. `is_media` tells whether it looks like what the stream is: what doesn't teaches nothing.
     pub fn hear(&mut self, source: SocketAddr, is_media: bool, now: Uptime) -> From {
         if self.remote == Some(source) {
             self.heard = Some(now);

@@ -9,21 +9,24 @@
 //!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
+mod lines;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sdp_types::{Attribute, Connection, Media, Origin, Session as Sdp};
+use sdp_types::{Attribute, Connection, Media, Session as Sdp};
 use smallvec::SmallVec;
 
 use super::dtls::{self, Association, Dtls, Keyed, Place};
 use super::formats::Codec;
 use super::negotiation::{self, FormatError, Formats, Rules};
-use super::protection::{Kind, Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
+use super::protection::{Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
 use super::srtp::Mark;
 use crate::families::Families;
+use lines::{address_of, declined, has_ice, is_carried, is_end_to_end, is_rtp, moved, origin, rtcp_address, unspecified};
 
 /// More `m=` lines than this are refused.
 pub const MAX_STREAMS: usize = 8;
@@ -129,6 +132,8 @@ pub struct Stream {
     pub is_declined: bool,
     /// What was said of its formats, if it is sound by RTP that may be made over.
     pub formats: Option<Arc<Formats>>,
+    /// Its datagrams are neither RTP nor RTCP: a fax's (UDPTL, RFC 3362), say.
+    pub is_other: bool,
 }
 
 /// One end of a stream. RTCP is on the port above, ours always, the peer's unless it says otherwise.
@@ -163,6 +168,8 @@ pub struct LegPlan {
     pub dtls: Option<Box<Dtls>>,
     /// What becomes of its packets.
     pub rules: Rules,
+    /// Its datagrams are neither RTP nor RTCP.
+    pub is_other: bool,
 }
 
 impl Session {
@@ -259,7 +266,18 @@ impl Session {
 
     /// The offer is answered: it counts.
     pub fn accepted(&mut self) {
-        self.before = None;
+        let Some(before) = self.before.take() else { return };
+        for (stream, former) in self.streams.iter_mut().zip(before.streams) {
+            if stream.is_other == former.is_other {
+                continue;
+            }
+            for (end, former) in stream.legs.iter_mut().zip(former.legs) {
+                // What has come since the offer was of the former kind, from where that was.
+                if end.signalled != former.signalled {
+                    (end.latched, end.latched_rtcp) = (None, None);
+                }
+            }
+        }
     }
 
     /// Nothing comes of the offer: all is as it was. Tells whether there was one.
@@ -482,6 +500,7 @@ impl Session {
             return Ok(());
         }
         stream.is_declined = false;
+        stream.is_other = !is_rtp(media);
         let had_ice = stream.legs[from].has_ice();
         let [policy, others] = [self.policies[from], self.policies[other]];
         if answers {
@@ -640,6 +659,7 @@ impl Session {
                 remote: [end.latched.or(end.signalled), end.latched_rtcp.or(end.signalled_rtcp)],
                 signalled: [end.signalled, end.signalled_rtcp],
                 shield: protection.shield(&self.secret),
+                is_other: former.filter(|former| !former.is_declined).unwrap_or(stream).is_other,
                 // An offer that takes it away doesn't count yet either.
                 dtls: [Some(stream), former]
                     .into_iter()
@@ -699,89 +719,6 @@ fn find_sides(streams: &[Stream], sides: &mut [IpAddr; 2]) {
         let local = streams.iter().find_map(|stream| stream.legs[leg].local);
         *side = local.map_or(*side, |local| local.ip());
     }
-}
-
-/// A stream that a phone doesn't have and another knows: of the kind that this one was told (RFC 3264 §6).
-fn declined(known: Option<&Media>) -> Media {
-    let text = |of: fn(&Media) -> &String, else_: &str| known.map_or_else(|| else_.to_owned(), |media| of(media).clone());
-    Media {
-        media: text(|media| &media.media, "audio"),
-        port: 0,
-        num_ports: None,
-        proto: text(|media| &media.proto, "RTP/AVP"),
-        fmt: text(|media| &media.fmt, "0"),
-        media_title: None,
-        connections: Vec::new(),
-        bandwidths: Vec::new(),
-        key: None,
-        attributes: Vec::new(),
-    }
-}
-
-/// Whether an attribute may pass: addresses of the sender's own must not.
-fn is_end_to_end(attribute: &Attribute) -> bool {
-    const OURS: [&str; 9] = [
-        "rtcp",
-        "candidate",
-        "remote-candidates",
-        "end-of-candidates",
-        "ice-ufrag",
-        "ice-pwd",
-        "ice-options",
-        "ice-lite",
-        "ice-mismatch",
-    ];
-    !OURS.contains(&attribute.attribute.as_str())
-}
-
-/// Whether a stream is wanted, and of a kind that this relay carries.
-fn is_carried(media: &Media) -> bool {
-    let first = media.proto.split('/').next().unwrap_or("");
-    media.port != 0 && ["RTP", "UDP", "udptl"].iter().any(|known| first.eq_ignore_ascii_case(known))
-}
-
-/// Whether a stream's phone is found by ICE.
-fn has_ice(media: &Media) -> bool {
-    kind(media) == Some(Kind::Dtls) && media.attributes.iter().any(|attribute| attribute.attribute == "ice-ufrag")
-}
-
-/// Where a stream's end is: what it says itself counts, and then what is said of all.
-fn address_of(media: &Media, of_all: Option<&Connection>) -> Option<IpAddr> {
-    Some(media.connections.first().or(of_all)?.try_address().ok()?.ip)
-}
-
-/// The `c=` line that means nowhere, in a family of addresses.
-fn unspecified(like: IpAddr) -> Connection {
-    Connection::from_ip_addr(if like.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() })
-}
-
-/// RFC 3605: `port`, or `port IN IP4 address`.
-fn rtcp_address(value: &str, ip: IpAddr) -> Option<SocketAddr> {
-    let mut parts = value.split_ascii_whitespace();
-    let port = parts.next()?.parse().ok().filter(|port| *port > 0)?;
-    let ip = parts.nth(2).map_or(Some(ip), |address| address.parse().ok())?;
-    Some(SocketAddr::new(ip, port))
-}
-
-/// A description with our address in it, and changed further so.
-fn moved(sdp: &[u8], ip: IpAddr, change: impl FnOnce(&mut Sdp)) -> Option<Bytes> {
-    let mut sdp = Sdp::parse(sdp).ok()?;
-    let Origin { sess_id, sess_version, .. } = &sdp.origin;
-    let (id, version) = (sess_id.parse().ok()?, *sess_version);
-    sdp.origin = origin(id, version, ip);
-    sdp.connection = Some(Connection::from_ip_addr(ip));
-    // Those that have their own are on hold.
-    sdp.medias.iter_mut().flat_map(|media| &mut media.connections).for_each(|hold| *hold = unspecified(ip));
-    change(&mut sdp);
-    let mut out = Vec::with_capacity(512);
-    // Writing to memory fails only when memory does.
-    let _ = sdp.write(&mut out);
-    Some(Bytes::from(out))
-}
-
-/// Ours (RFC 4566 §5.2). It has a user name because some want to see one.
-fn origin(id: u64, version: u64, ip: IpAddr) -> Origin {
-    Origin { username: Some("tandem".into()), ..Origin::with_ip_addr(id, version, ip) }
 }
 
 #[cfg(test)]

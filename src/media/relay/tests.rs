@@ -37,6 +37,19 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8)), port)
 }
 
+/// A phone of which not more is known than where it may be.
+fn plan(port: u16, remote: Option<SocketAddr>) -> LegPlan {
+    LegPlan {
+        local: local(port),
+        remote: [remote, None],
+        signalled: [None; 2],
+        shield: Shield::Plain,
+        dtls: None,
+        rules: Rules::default(),
+        is_other: false,
+    }
+}
+
 impl World {
     fn new(timeout: Option<Duration>) -> Self {
         let (relay, events) = Relay::start(1, timeout, 46, Quality::default()).unwrap();
@@ -44,14 +57,7 @@ impl World {
     }
 
     fn leg(&self, leg: LegId, port: u16, remote: Option<SocketAddr>) {
-        let plan = LegPlan {
-            local: local(port),
-            remote: [remote, None],
-            signalled: [None; 2],
-            shield: Shield::Plain,
-            dtls: None,
-            rules: Rules::default(),
-        };
+        let plan = plan(port, remote);
         self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
     }
 
@@ -112,20 +118,39 @@ fn packets_pass_and_the_peer_is_where_they_come_from() {
     UdpSocket::bind(local(21_000)).unwrap();
 }
 
+/// A fax (UDPTL, RFC 3362) where there was sound: it is found by its own datagrams, and not by what comes late of the sound.
+#[test]
+fn a_fax_is_where_its_datagrams_come_from() {
+    let mut world = World::new(None);
+    let (alice, bob, fax) = (phone(), phone(), phone());
+    world.leg(LegId::CALLER, 21_010, alice.local_addr().ok());
+    world.leg(LegId::CALLEE, 21_012, bob.local_addr().ok());
+    let mut buffer = [0; 99];
+    wait_until(|| world.relay.open_sockets() == 4);
+    bob.send_to(&RTP, local(21_012)).unwrap();
+    assert_eq!(alice.recv(&mut buffer).unwrap(), 4);
+    let private = "10.9.9.9:4".parse().ok();
+    let plan = LegPlan { is_other: true, ..plan(21_012, private) };
+    world.relay.apply(CALL, LegId::CALLEE, vec![Some(Want { plan, sockets: None })], world.counters.clone(), world.fence.clone());
+    bob.send_to(&RTP, local(21_012)).unwrap();
+    wait_until(|| world.counters.dropped.load(Ordering::Relaxed) == 1);
+    // Its sequence numbers begin at 0.
+    for number in 0..3 {
+        fax.send_to(&[0, number, 1, 6, 0, 0], local(21_012)).unwrap();
+        assert_eq!((alice.recv(&mut buffer).unwrap(), buffer[1]), (6, number));
+        bob.send_to(&RTP, local(21_012)).unwrap();
+    }
+    assert_eq!(world.latched(), (LegId::CALLEE, fax.local_addr().unwrap()));
+    alice.send_to(&[0, 0, 1, 6, 0, 0], local(21_010)).unwrap();
+    assert_eq!(fax.recv_from(&mut buffer).unwrap(), (6, local(21_012)), "alice's is still a phone's, whose peer is known");
+}
+
 /// A stream that a leg has no more, by name or by lack, is closed; one at another address is bound there, and the old one given up.
 #[test]
 fn what_a_leg_has_no_more_is_closed() {
     let world = World::new(None);
     let wants = |ports: &[Option<u16>]| {
-        let plan = |port| LegPlan {
-            local: local(port),
-            remote: [None; 2],
-            signalled: [None; 2],
-            shield: Shield::Plain,
-            dtls: None,
-            rules: Rules::default(),
-        };
-        let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port), sockets: None })).collect();
+        let wants = ports.iter().map(|port| port.map(|port| Want { plan: plan(port, None), sockets: None })).collect();
         world.relay.apply(CALL, LegId::CALLER, wants, world.counters.clone(), world.fence.clone());
     };
     for (ports, open) in [
@@ -201,8 +226,7 @@ fn who_has_the_key_is_the_peer() {
     let wants = |world: &World, port: u16, marks: [Vec<Mark>; 2]| {
         let keys = Keys { theirs: alices.clone(), ours: ours.clone(), marks, since: clock::now(), restored: false };
         let shield = Shield::Srtp(Box::new(keys));
-        let plan =
-            LegPlan { local: local(port), remote: [None; 2], signalled: [None; 2], shield, dtls: None, rules: Rules::default() };
+        let plan = LegPlan { shield, ..plan(port, None) };
         let streams = vec![Some(Want { plan, sockets: None })];
         world.relay.apply(CALL, LegId::CALLER, streams, world.counters.clone(), world.fence.clone());
         world.leg(LegId::CALLEE, port + 2, bob.local_addr().ok());
@@ -299,14 +323,7 @@ fn silence_is_not_told_of_what_stands_by() {
     world.fence.pass(crate::fence::Pass::Shut);
     world.leg(LegId::CALLER, 21_400, None);
     let other = CallId(8);
-    let plan = LegPlan {
-        local: local(21_402),
-        remote: [None; 2],
-        signalled: [None; 2],
-        shield: Shield::Plain,
-        dtls: None,
-        rules: Rules::default(),
-    };
+    let plan = plan(21_402, None);
     let wants = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(other, LegId::CALLER, wants, world.counters.clone(), Fence::open());
     for _ in 0..2 {
@@ -332,14 +349,7 @@ const SECRET: Secret = Secret { bytes: [7; 32], since: crate::clock::Timestamp(5
 fn web(port: u16, association: Association, shield: Shield) -> LegPlan {
     let agent = Agent { ours: [1, 0].map(|generation| Credentials::of(&SECRET, 0, 0, generation)), theirs: Some("them".into()) };
     let dtls = Dtls { secret: SECRET, association, agent: Some(agent) };
-    LegPlan {
-        local: local(port),
-        remote: [None; 2],
-        signalled: [None; 2],
-        shield,
-        dtls: Some(Box::new(dtls)),
-        rules: Rules::default(),
-    }
+    LegPlan { shield, dtls: Some(Box::new(dtls)), ..plan(port, None) }
 }
 
 fn applied(world: &World, plan: LegPlan) {
@@ -478,8 +488,7 @@ fn rtcp_finds_its_port_on_each_side() {
     let world = World::new(None);
     let (alice, bob, bobs_rtcp) = (phone(), phone(), phone());
     let remote = [bob.local_addr().ok(), bobs_rtcp.local_addr().ok()];
-    let plan =
-        LegPlan { local: local(21_952), remote, signalled: remote, shield: Shield::Plain, dtls: None, rules: Rules::default() };
+    let plan = LegPlan { remote, signalled: remote, ..plan(21_952, None) };
     let streams = vec![Some(Want { plan, sockets: None })];
     world.relay.apply(CALL, LegId::CALLEE, streams, world.counters.clone(), world.fence.clone());
     applied(&world, web(21_950, Association::default(), Shield::Plain));

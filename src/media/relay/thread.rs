@@ -92,6 +92,8 @@ struct End {
     peer: Latch,
     /// Of RTP: what becomes of what comes here.
     coder: coder::Coder,
+    /// What comes is neither RTP nor RTCP.
+    is_other: bool,
     /// When it was told that checks have moved the peer, and whether they have since.
     moved: (Uptime, bool),
     /// Packets of the peer's in a row.
@@ -391,6 +393,7 @@ impl Thread {
                     pair: [0; 2],
                     peer: Latch::default(),
                     coder: coder::Coder::default(),
+                    is_other: want.plan.is_other,
                     moved: Default::default(),
                     steady: 0,
                     counters: counters.clone(),
@@ -408,6 +411,10 @@ impl Thread {
                 let Some(end) = self.ends[at].as_mut() else { continue };
                 end.counters = counters.clone();
                 end.pair = pair;
+                if std::mem::replace(&mut end.is_other, want.plan.is_other) != want.plan.is_other {
+                    // Where packets of the former kind came from says nothing.
+                    end.peer = Latch::default();
+                }
                 let has_ice = has_ice && component == 0;
                 if end.peer.tell(want.plan.signalled[component], want.plan.remote[component], has_ice) {
                     end.steady = 0;
@@ -606,8 +613,8 @@ impl Thread {
         if end.association.is_some() && Kind::of(&buffer[..length]) != Kind::Media {
             return end.hear_other(&buffer[..length], source, now, &self.events);
         }
-        // RFC 3550 §5.1: version 2.
-        let is_media = length > 0 && buffer[0] >> 6 == 2;
+        // RFC 3550 §5.1: version 2. Where another kind is agreed on, that is what comes late of the sound before it.
+        let is_media = length > 0 && (buffer[0] >> 6 == 2) != end.is_other;
         let (rtp, rtcp) = (end.pair[0], end.rtcp);
         if !end.peer.would_hear(source, is_media, now) {
             count(&end.counters.dropped, 1);

@@ -56,6 +56,39 @@ fn a_learned_address_lasts_as_long_as_the_signalled_one() {
     assert_eq!(session.plan(0)[0].as_ref().unwrap().remote[0], "10.0.0.1:4002".parse().ok());
 }
 
+/// A fax (T.38 over UDPTL, RFC 3362), and back to sound: what comes late of the one says nothing of where the other is.
+#[test]
+fn a_fax_is_where_it_says_whatever_comes_late_of_the_sound() {
+    fn sdp(phone: u8, port: u16, is_fax: bool) -> String {
+        let stream = if is_fax { "m=image PORT udptl t38\r\na=T38FaxVersion:0\r\n" } else { "m=audio PORT RTP/AVP 8\r\n" };
+        let stream = stream.replace("PORT", &port.to_string());
+        format!("v=0\r\no=- 1 1 IN IP4 10.0.0.{phone}\r\ns=-\r\nc=IN IP4 10.0.0.{phone}\r\nt=0 0\r\n{stream}")
+    }
+    fn remote(call: &Session, leg: usize) -> (Option<SocketAddr>, bool) {
+        let plan = call.plan(leg)[0].clone().unwrap();
+        (plan.remote[0], plan.is_other)
+    }
+    let (mut call, nat) = (session(), "192.0.2.1:9".parse().unwrap());
+    describe(&mut call, 0, &sdp(1, 4000, false)).unwrap();
+    describe(&mut call, 1, &sdp(2, 9000, false)).unwrap();
+    for (port, is_fax) in [(5000, true), (6000, false)] {
+        let [before, after] = [port - 1000, port].map(|port| format!("10.0.0.1:{port}").parse().ok());
+        let offer = call.offer(0, sdp(1, port, is_fax).as_bytes(), &mut |_| None).unwrap();
+        let offer = String::from_utf8(offer).unwrap();
+        assert_eq!(offer.contains("m=image 10002 udptl t38\r\na=T38FaxVersion:0\r\n"), is_fax, "{offer}");
+        assert_eq!(remote(&call, 0), (after, !is_fax), "until it is answered the former is heard");
+        assert!(call.latch(0, 0, false, before.unwrap()));
+        let mut refused = call.clone();
+        assert!(refused.take_back());
+        assert_eq!(remote(&refused, 0), (before, !is_fax));
+        call.answer(1, sdp(2, 9000, is_fax).as_bytes(), &mut |_| None).unwrap();
+        // Behind a NAT, at the port that it has had.
+        assert_eq!(call.latch(1, 0, false, nat), is_fax);
+        call.accepted();
+        assert_eq!((remote(&call, 0), remote(&call, 1)), ((after, is_fax), (Some(nat), is_fax)));
+    }
+}
+
 #[test]
 fn what_was_said_is_said_again_from_another_address() {
     let mut session = Session { keeps: true, ..session() };

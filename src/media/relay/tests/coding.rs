@@ -10,14 +10,8 @@ const TO_A_LAW: Rule = Rule { from: 0, to: 8, how: How::Code(Codec::Pcmu, Codec:
 impl World {
     /// As [`World::leg`], and what comes from there is made over.
     fn coded(&self, leg: LegId, port: u16, remote: &UdpSocket, rules: &[Rule]) {
-        let plan = LegPlan {
-            local: local(port),
-            remote: [remote.local_addr().ok(), None],
-            signalled: [None; 2],
-            shield: Shield::Plain,
-            dtls: None,
-            rules: Rules { rules: rules.to_vec(), events: None },
-        };
+        let rules = Rules { rules: rules.to_vec(), events: None };
+        let plan = LegPlan { rules, ..plan(port, remote.local_addr().ok()) };
         self.relay.apply(CALL, leg, vec![Some(Want { plan, sockets: None })], self.counters.clone(), self.fence.clone());
     }
 }
