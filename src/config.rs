@@ -522,6 +522,10 @@ impl Config {
         if self.media.dscp > 63 {
             return Err(("media.dscp", format!("is {}, and must be 63 at most", self.media.dscp)));
         }
+        let codecs = &self.media.codecs;
+        if let Some(twice) = codecs.iter().enumerate().find(|(at, codec)| codecs[..*at].contains(codec)) {
+            return Err(("media.codecs", format!("has {:?} twice", twice.1)));
+        }
         if self.media.opus_complexity > 10 {
             return Err(("media.opus_complexity", format!("is {}, and must be 10 at most", self.media.opus_complexity)));
         }

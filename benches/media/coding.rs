@@ -1,7 +1,7 @@
 //! What it costs to make packets over, beside the codecs alone; and what it does to the packets of others.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -64,7 +64,8 @@ fn encoder(rate: u32) -> Encoder {
     builder.bitrate(Bitrate::Bits(bitrate)).complexity(complexity).build().unwrap()
 }
 
-/// CPU seconds for a second of one call, by the codecs and nothing else: each call has its own, as in the relay, and each its turn.
+/// CPU seconds for a second of one call, by the codecs and nothing else: each call has its own, as in the relay, and each its turn. Phones talk beside it
+/// as they do beside the relay: a core that shares its hardware with a busy one is slower.
 fn alone(calls: usize, speech: &Speech) -> f64 {
     let mut all: Vec<_> = (0..calls).map(|_| (Decoder::new(8000, Channels::Mono).unwrap(), encoder(8000))).collect();
     let frames = SPAN.as_millis() as usize / FRAME_MS;
@@ -84,6 +85,9 @@ fn alone(calls: usize, speech: &Speech) -> f64 {
 
 /// Both sides of all calls talk until `stop`, and hear each other. Counts what is sent and heard from `mark` on.
 fn talk(phones: &Phones, sessions: &[Session], speech: &Speech, (stop, mark): (&AtomicBool, &AtomicBool)) -> [u64; 2] {
+    // Their numbers go on from one run to the next.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let first = NUMBER.load(Ordering::Relaxed);
     let heard = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let ears = scope.spawn(|| {
@@ -103,7 +107,8 @@ fn talk(phones: &Phones, sessions: &[Session], speech: &Speech, (stop, mark): (&
                 break;
             }
             std::thread::sleep((begin + Duration::from_millis(1) * tick).saturating_duration_since(Instant::now()));
-            let number = tick as usize / TICKS;
+            let number = first + tick as usize / TICKS;
+            NUMBER.store(number + 1, Ordering::Relaxed);
             for (n, session) in sessions.iter().enumerate().skip(tick as usize % TICKS).step_by(TICKS) {
                 for side in 0..2 {
                     let packet = packet(side, (2 * n + side) as u32, number, speech.frame(side, number));
@@ -148,11 +153,18 @@ pub fn compare(phones: &Phones, runtime: &tokio::runtime::Runtime, repeats: usiz
     let (sessions, _talking) = runtime.block_on(set_up(&cluster, &own, 0..coded, Kind::Plain, speaks));
     let (others, _others) = runtime.block_on(set_up(&cluster, phones, coded..coded + plain, Kind::Plain, |_, _| ()));
     let others = Calls::new(others);
+    let straight: Vec<_> =
+        (0..coded).map(|n| own.pair(n)).map(|[a, b]| Session { phones: [a, b], relay: [b, a], keys: [None, None] }).collect();
     println!("\n{coded} calls G.711 <-> Opus (20 ms)            CPU ms for a second of a call (each run)   lost    calls a core");
     let (mut ours, mut codecs, mut lost) = (Vec::new(), Vec::new(), 0_i64);
     for _ in 0..repeats {
-        codecs.push(alone(coded, &speech) * 1e3);
         let (stop, mark) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| talk(&own, &straight, &speech, (&stop, &mark)));
+            codecs.push(alone(coded, &speech) * 1e3);
+            stop.store(true, Ordering::Relaxed);
+        });
+        stop.store(false, Ordering::Relaxed);
         std::thread::scope(|scope| {
             let talk = scope.spawn(|| talk(&own, &sessions, &speech, (&stop, &mark)));
             std::thread::sleep(WARM);

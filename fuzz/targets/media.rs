@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tandem::families::Families;
+use tandem::media::core::formats::Codec;
 use tandem::media::core::srtp::{MasterKey, Suite};
 use tandem::media::core::{Keyed, SdpError, Session, TakePort};
 
@@ -19,7 +20,7 @@ struct World {
 
 /// Orders, a capital being the callee's: `o` an offer, `i` one of another phone that is to have this side, `a` an answer, `g` an answer to what was
 /// told again, `d` a description that can't be taken back (or `v`, with which it begins), each with its SDP; `n` the
-/// offer is refused, `t` a leg is told again, `l` packets come, `w` a browser is called with what the leg was told, `k` a handshake has ended, `r` one was
+/// offer is refused, `c` sound may be made over from then on, `t` a leg is told again, `l` packets come, `w` a browser is called with what the leg was told, `k` a handshake has ended, `r` one was
 /// lost.
 pub fn sdp(input: &[u8]) {
     let mut world = World { session: Session::new(families(1), 7), next_port: 10_000 };
@@ -85,6 +86,7 @@ pub fn sdp(input: &[u8]) {
                     world.session.renew(leg, stream, number);
                 }
             }
+            b'c' => world.session.codecs = Codec::ALL[..].into(),
             b'l' => {
                 let [stream, port] = [0, 1].map(|at| rest.get(at).copied().unwrap_or(1));
                 let source = SocketAddr::from(([203, 0, 113, 1], u16::from(port) + 1));
@@ -151,6 +153,9 @@ impl World {
             let plans = session.plan(leg);
             let one_family = |ip: SocketAddr, local: SocketAddr| ip.is_ipv4() == local.is_ipv4();
             for plan in plans.iter().flatten() {
+                let types: Vec<_> = plan.rules.rules.iter().map(|rule| rule.from).collect();
+                assert_eq!(types.iter().collect::<BTreeSet<_>>().len(), types.len(), "one rule for each: {types:?}");
+                assert!(plan.rules.rules.iter().all(|rule| rule.from < 128 && rule.to < 128), "{plan:?}");
                 assert!(plan.signalled[0].is_none_or(|remote| one_family(remote, plan.local)), "{plan:?}");
             }
         }

@@ -1,15 +1,22 @@
-//! Datagrams that come to a media port: STUN, DTLS, SRTP.
+//! Datagrams that come to a media port: STUN, DTLS, SRTP, and what is made over of them.
 //!
 //! An input is a row of datagrams, each with two bytes before it that say how long it is.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tandem::clock::Uptime;
 use tandem::media::core::Secret;
+use tandem::media::core::codec::g711::Law;
 use tandem::media::core::dtls::Identity;
+use tandem::media::core::dtmf::Signal;
+use tandem::media::core::formats::Codec;
 use tandem::media::core::ice::{ANSWER, Agent, Check, Credentials};
+use tandem::media::core::negotiation::{How, Rule};
+use tandem::media::core::sound::Quality;
 use tandem::media::core::srtp::{Context, MOST_ADDED, MasterKey, Suite, is_rtcp};
+use tandem::media::core::translator::Translator;
 use tandem::media::dtls::{Handshake, dealing};
 use tandem::sip::stun;
 
@@ -28,6 +35,18 @@ pub fn packets(input: &[u8]) {
     let mut handshake = Handshake::new(&IDENTITY, true, now).unwrap();
     let suites = [Suite::AesCm128HmacSha1_80, Suite::AeadAes256Gcm];
     let mut contexts = suites.map(|suite| Context::new(&MasterKey::of_secret(suite, &secret.bytes)));
+    let rule = |from, to, how, clock| Rule { from, to, how, clock };
+    let rules = [
+        rule(0, 8, How::Code(Codec::Pcmu, Codec::Pcma), Some(8000)),
+        rule(111, 9, How::Code(Codec::Opus, Codec::G722), Some(48_000)),
+        rule(9, 111, How::Code(Codec::G722, Codec::Opus), Some(8000)),
+        rule(8, 8, How::Listen(Law::A), Some(8000)),
+        rule(101, 0, How::Tone(8000, Law::Mu), None),
+        rule(110, 101, How::Events(48_000, 8000), None),
+        rule(18, 18, How::Pass, Some(8000)),
+    ];
+    let mut translator = Translator::new(&rules, Quality::default()).with_events(101, 8000);
+    let mut uptime = Uptime::default();
     let mut rest = input;
     for _ in 0..DATAGRAMS {
         let Some((length, more)) = rest.split_first_chunk::<2>() else { break };
@@ -43,6 +62,14 @@ pub fn packets(input: &[u8]) {
         if let Ok(step) = handshake.take(datagram, now) {
             assert!(step.done.is_none());
         }
+        if let Some(signal) = Signal::parse(datagram) {
+            assert_eq!(Signal::parse(signal.write().as_bytes()), Some(signal));
+            translator.press(signal, (101, 8000));
+        }
+        let said = |packet: &[u8]| assert!((12..=1500).contains(&packet.len()));
+        translator.hear(datagram, uptime, said);
+        uptime = uptime + Duration::from_millis(u64::from(length[1]) % 64);
+        translator.wake(uptime, said);
         for context in &mut contexts {
             let mut packet = datagram.to_vec();
             packet.resize(packet.len() + MOST_ADDED, 0);

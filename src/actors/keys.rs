@@ -22,9 +22,14 @@ pub(super) fn input(media: &CallMedia, state: Option<&CallState>, leg: LegId, ev
 fn is_key(media: &CallMedia, state: &CallState, leg: LegId, event: &LegEvent) -> bool {
     let LegEvent::Request(_, request, _) = event else { return false };
     let talks = || state.has_leg(leg) && state.is_seated(leg) && state.answered.is_some() && state.ended.is_none();
+    // Who is on hold says nothing that a key could take the place of.
+    let sounds = || media.session().held == [false; 2] && media.session().before.is_none();
+    let is_heard = || state.peer(leg).is_some_and(|other| !state.leg(other).gone);
     request.method == Method::Info
         && request.headers.content_type().is_some_and(|kind| KINDS.contains(&kind.as_str()))
         && talks()
+        && sounds()
+        && is_heard()
         && Signal::parse(&request.body).is_some()
         && media.session().press(state.side(leg)).is_some()
 }

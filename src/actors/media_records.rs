@@ -63,12 +63,13 @@ fn formats_record(formats: &Formats) -> FormatsRecord {
     let list = |list: &Vec<Format>| -> Vec<FormatRecord> {
         list.iter().map(|Format { payload, name, parameters, .. }| (*payload, name.clone(), parameters.clone())).collect()
     };
-    let Formats { theirs, told, given, has_answered, keys } = formats;
+    let Formats { theirs, told, given, agreed, is_open, keys } = formats;
     FormatsRecord {
         theirs: theirs.each_ref().map(list),
         told: [0, 1].map(|side| Some(&told[side]).filter(|told| **told != theirs[1 - side]).map(list)),
         given: given.each_ref().map(list),
-        answered: *has_answered,
+        agreed: agreed.as_ref().map(|agreed| agreed.each_ref().map(list)),
+        open: *is_open,
         keys: *keys,
         needed: formats.is_needed(),
     }
@@ -78,10 +79,11 @@ fn formats_of(record: &FormatsRecord) -> Formats {
     let list = |list: &Vec<FormatRecord>| {
         list.iter().map(|(payload, name, parameters)| Format::named(*payload, name, parameters.clone())).collect()
     };
-    let FormatsRecord { theirs, told, given, answered, keys, .. } = record;
+    let FormatsRecord { theirs, told, given, agreed, open, keys, .. } = record;
     let theirs: [Vec<_>; 2] = theirs.each_ref().map(list);
     let told = [0, 1].map(|side| told[side].as_ref().map_or_else(|| theirs[1 - side].clone(), list));
-    Formats { theirs, told, given: given.each_ref().map(list), has_answered: *answered, keys: *keys }
+    let agreed = agreed.as_ref().map(|agreed| agreed.each_ref().map(list));
+    Formats { theirs, told, given: given.each_ref().map(list), agreed, is_open: *open, keys: *keys }
 }
 
 /// None of a stream of which nothing was said: as all were before there was protection.

@@ -583,7 +583,10 @@ pub struct FormatsRecord {
     pub told: [Option<Vec<FormatRecord>>; 2],
     #[serde(default, skip_serializing_if = "none_given")]
     pub given: [Vec<FormatRecord>; 2],
-    pub answered: [bool; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<[Vec<FormatRecord>; 2]>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keys: bool,
     /// Who passed everything on as it is would be wrong.

@@ -9,7 +9,7 @@ const MOST_FORMATS: usize = 64;
 /// Payload types that mean nothing by themselves (RFC 3551 §3).
 const DYNAMIC: std::ops::RangeInclusive<u8> = 96..=127;
 /// What we want of a phone that sends Opus to us: it may protect packets by their successors, and more than speech needs is lost on us.
-const OPUS_PARAMETERS: &str = "useinbandfec=1;maxplaybackrate=16000;sprop-maxcapturerate=16000";
+const OPUS_PARAMETERS: &str = "useinbandfec=1;maxplaybackrate=16000";
 /// The keys of a telephone (RFC 4733 §3.2).
 const EVENTS_PARAMETERS: &str = "0-15";
 
@@ -149,6 +149,12 @@ impl Format {
     }
 }
 
+/// The one in a list that is the same as a format: by the same number, if there are several.
+pub(crate) fn like<'a>(list: &'a [Format], format: &Format) -> Option<&'a Format> {
+    let mut all = list.iter().filter(|other| other.is_like(format));
+    all.clone().find(|other| other.payload == format.payload).or_else(|| all.next())
+}
+
 /// `G729/8000` and `g729/8000/1` are the same.
 fn plain_name(name: &str) -> String {
     let name = name.to_ascii_lowercase();
@@ -206,7 +212,10 @@ pub fn write(media: &mut Media, formats: &[Format], renumbered: impl Fn(&Format)
         .for_each(|(said, value)| say(&said.attribute, value.clone()));
     for format in formats {
         let number = format.payload;
-        say("rtpmap", format!("{number} {}", format.name));
+        // One that nobody has named is known by its number.
+        if !format.name.is_empty() {
+            say("rtpmap", format!("{number} {}", format.name));
+        }
         if let Some(parameters) = &format.parameters {
             say("fmtp", format!("{number} {parameters}"));
         }
@@ -223,8 +232,8 @@ pub fn write(media: &mut Media, formats: &[Format], renumbered: impl Fn(&Format)
 /// The number of a format that we add: its own, the one that it has had before, or one that nobody uses.
 pub(crate) fn number(codec: Option<Codec>, is_it: impl Fn(&Format) -> bool, given: &[Format], used: &[Format]) -> Option<u8> {
     let own = codec.and_then(Codec::payload).filter(|own| used.iter().all(|format| format.payload != *own));
-    let before = || given.iter().find(|format| is_it(format)).map(|format| format.payload);
     let is_free = |number: &u8| used.iter().chain(given).all(|format| format.payload != *number);
     let unused = |number: &u8| used.iter().all(|format| format.payload != *number);
-    own.or_else(|| before().filter(unused)).or_else(|| DYNAMIC.clone().find(is_free))
+    let before = || given.iter().filter(|format| is_it(format)).map(|format| format.payload).find(unused);
+    own.or_else(before).or_else(|| DYNAMIC.clone().find(is_free))
 }

@@ -60,6 +60,11 @@ impl Keys {
         self.clock
     }
 
+    /// The times of what comes next have nothing to do with those before: what is down is over.
+    pub fn begin_anew(&mut self) {
+        (self.down, self.rests) = (None, None);
+    }
+
     /// No key waits or is down.
     pub fn is_idle(&self) -> bool {
         self.down.is_none() && self.waiting.is_empty()

@@ -13,7 +13,7 @@
 use sdp_types::Media;
 
 use super::codec::g711::Law;
-use super::formats::{Codec, Format, Kind, number, read, write};
+use super::formats::{Codec, Format, Kind, like, number, read, write};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,8 +105,10 @@ pub struct Formats {
     pub told: [Vec<Format>; 2],
     /// Those that we have given a number toward each: it is theirs for the call (RFC 3264 §8.3.2).
     pub given: [Vec<Format>; 2],
-    /// Whether what it has said was an answer.
-    pub has_answered: [bool; 2],
+    /// What the two go by since the last answer: that, and ours to the other side.
+    pub agreed: Option<[Vec<Format>; 2]>,
+    /// An offer has no answer yet: until it has, what is agreed stands.
+    pub is_open: bool,
     /// See [`Policy::keys`].
     pub keys: bool,
 }
@@ -117,7 +119,7 @@ impl Formats {
     pub fn offer(&self, from: usize, media: &mut Media, policy: Policy<'_>) -> Self {
         let to = 1 - from;
         let Offered { theirs, told, keys } = offer(media, policy, &self.given[to]);
-        let mut formats = Self { has_answered: [false; 2], keys, ..self.clone() };
+        let mut formats = Self { is_open: true, keys, ..self.clone() };
         let is_ours = |format: &&Format| theirs.iter().all(|own| own.payload != format.payload);
         let is_new = |format: &&Format| self.given[to].iter().all(|given| given.payload != format.payload);
         formats.given[to].extend(told.iter().filter(is_ours).filter(is_new).cloned());
@@ -130,7 +132,7 @@ impl Formats {
         let other = 1 - from;
         let mut formats = self.clone();
         formats.theirs[from] = read(media, &self.told[from]);
-        formats.has_answered[from] = true;
+        formats.is_open = false;
         let offered = Offered { theirs: self.theirs[other].clone(), told: self.told[from].clone(), keys: self.keys };
         match answer(media, &offered) {
             // Who was told no more than the other has said is between those two.
@@ -138,20 +140,29 @@ impl Formats {
             answered => drop(answered?),
         }
         formats.told[other] = read(media, &self.theirs[other]);
+        let mut agreed = [formats.theirs[from].clone(), formats.told[other].clone()];
+        if from == 1 {
+            agreed.reverse();
+        }
+        formats.agreed = Some(agreed);
         Ok(formats)
     }
 
-    /// What a side and we go by: its answer, or ours to it.
+    /// What a side and we go by.
     fn agreed(&self, side: usize) -> &[Format] {
-        if self.has_answered[side] { &self.theirs[side] } else { &self.told[side] }
+        self.agreed.as_ref().map_or(&[], |agreed| &agreed[side])
     }
 
     /// What becomes of a side's packets.
     pub fn rules(&self, from: usize) -> Rules {
-        let mut rules = self.all_rules(from);
+        let rules = self.all_rules(from);
         if rules.pass() {
             return Rules::default();
         }
+        self.with_more(from, rules)
+    }
+
+    fn with_more(&self, from: usize, mut rules: Rules) -> Rules {
         // RFC 3264 §6.1 is not everybody's: who answers may send what it was told and has not said, and by the numbers that it was told.
         for more in rules_of(&self.told[from], self.agreed(1 - from)) {
             if rules.rules.iter().all(|rule| rule.from != more.from) {
@@ -164,15 +175,19 @@ impl Formats {
     /// The same where all pass, and by which payload type and clock a key of a side's goes to the other. None if that knows no events.
     pub fn press(&self, from: usize) -> Option<Rules> {
         let is_event = |format: &&Format| format.kind == Kind::Events;
-        let events = self.agreed(1 - from).iter().find(is_event).map(|format| (format.payload, format.clock));
-        let rules = Some(self.rules(from)).filter(|rules| !rules.pass()).unwrap_or_else(|| self.all_rules(from));
-        events.map(|events| Rules { events: Some(events), ..rules })
+        let events = self.agreed(1 - from).iter().find(is_event).map(|format| (format.payload, format.clock))?;
+        let all = self.all_rules(from);
+        let passes = all.pass();
+        let mut rules = self.with_more(from, all);
+        if passes {
+            // Nothing is made over for a key that isn't otherwise.
+            rules.rules.iter_mut().for_each(|rule| (rule.to, rule.how) = (rule.from, How::Pass));
+        }
+        rules.events = Some(events);
+        Some(rules).filter(|rules| !rules.rules.is_empty())
     }
 
     fn all_rules(&self, from: usize) -> Rules {
-        if !self.has_answered.contains(&true) {
-            return Rules::default();
-        }
         let (here, there) = (self.agreed(from), self.agreed(1 - from));
         let mut rules = [rules_of(here, there), rules_of(there, here)];
         let mut events = None;
@@ -187,9 +202,8 @@ impl Formats {
 
     /// Whether somebody who passed everything on as it is would be wrong.
     pub fn is_needed(&self) -> bool {
-        let has_answered = self.has_answered.contains(&true);
-        let was_told_more = (0..2).any(|side| self.told[side] != self.theirs[1 - side]);
-        if has_answered { (0..2).any(|side| !self.rules(side).pass()) } else { was_told_more }
+        let was_told_more = || (0..2).any(|side| self.told[side] != self.theirs[1 - side]);
+        (self.is_open && was_told_more()) || (0..2).any(|side| !self.rules(side).pass())
     }
 }
 
@@ -236,7 +250,7 @@ pub fn answer(media: &mut Media, offered: &Offered) -> Result<Agreed, FormatErro
         list.push(Format { payload: as_.payload, ..format.clone() });
     };
     for format in &answered {
-        if let Some(known) = theirs.iter().find(|known| known.is_like(format)) {
+        if let Some(known) = like(theirs, format) {
             push(format, known);
         }
     }
@@ -275,6 +289,10 @@ pub fn answer(media: &mut Media, offered: &Offered) -> Result<Agreed, FormatErro
     if !is_changed {
         // Each sends by the other's numbers, and the relay has nothing to do.
         list = answered.iter().filter(|format| theirs.iter().any(|known| known.is_like(format))).cloned().collect();
+    }
+    if is_changed {
+        // It was said of other formats.
+        media.bandwidths.clear();
     }
     if list != answered {
         let number =
@@ -316,7 +334,7 @@ fn law(codec: Codec) -> Option<Law> {
 /// What one side's packets become for the other.
 fn rules_of(from: &[Format], to: &[Format]) -> Vec<Rule> {
     let rule = |format: &Format| {
-        let pass = to.iter().find(|other| other.is_like(format)).map(|other| (other, How::Pass));
+        let pass = like(to, format).map(|other| (other, How::Pass));
         let (other, how) = pass.or_else(|| match format.kind {
             Kind::Coded(codec) => to.iter().find_map(|other| Some((other, How::Code(codec, other.codec()?)))),
             Kind::Events => {

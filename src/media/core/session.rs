@@ -319,7 +319,11 @@ impl Session {
         (self.told[other], self.versions[other], self.lines) = (told, version, lines);
         for (stream, former) in self.streams.iter_mut().zip(formats) {
             if let Some((formats, former)) = stream.formats.as_mut().zip(former) {
-                Arc::make_mut(formats).told[other].clone_from(&former.told[other]);
+                let formats = Arc::make_mut(formats);
+                formats.told[other].clone_from(&former.told[other]);
+                if let (Some(agreed), Some(former)) = (&mut formats.agreed, &former.agreed) {
+                    agreed[other].clone_from(&former[other]);
+                }
             }
         }
         Ok(ours)
@@ -591,7 +595,7 @@ impl Session {
 
     /// How a key of a leg's phone goes to the other's as an event, in the first stream of sound that they have. None if that one knows no events.
     pub fn press(&self, leg: usize) -> Option<(usize, Rules)> {
-        let mut streams = self.streams.iter().enumerate();
+        let mut streams = self.streams.iter().enumerate().filter(|(_, stream)| !stream.is_declined);
         streams.find_map(|(at, stream)| Some((at, stream.formats.as_ref()?.press(leg)?)))
     }
 
@@ -668,7 +672,10 @@ impl Session {
                     .find_map(|stream| stream.legs[leg].dtls(leg, at, &self.secret))
                     .map(Box::new),
                 // As it is agreed, until something else is.
-                rules: former.unwrap_or(stream).formats.as_ref().map_or_else(Rules::default, |formats| formats.rules(leg)),
+                rules: Some(former.unwrap_or(stream))
+                    .filter(|stream| !stream.is_declined)
+                    .and_then(|stream| stream.formats.as_ref())
+                    .map_or_else(Rules::default, |formats| formats.rules(leg)),
             })
         };
         streams.iter().enumerate().map(plan).collect()
@@ -684,7 +691,7 @@ impl Session {
 
 impl Stream {
     fn decline(&mut self) {
-        (self.is_declined, self.formats) = (true, None);
+        self.is_declined = true;
         self.legs.iter_mut().for_each(|leg| leg.protection.is_declined());
     }
 }

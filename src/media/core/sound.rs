@@ -13,8 +13,8 @@ use super::formats::Codec;
 
 /// The longest packet is of 120 ms (RFC 6716 §2.1.4), at 16 kHz.
 pub const MOST_SAMPLES: usize = 1920;
-/// What Opus may have in one frame, in half milliseconds, without those below 5 ms.
-const FRAMES: [usize; 5] = [120, 80, 40, 20, 10];
+/// What Opus may have in one packet, in half milliseconds, without those below 5 ms.
+const FRAMES: [usize; 8] = [240, 200, 160, 120, 80, 40, 20, 10];
 
 /// How Opus is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

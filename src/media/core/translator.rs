@@ -29,8 +29,9 @@ use telephone::Saying;
 pub const WAIT: Duration = Duration::from_millis(40);
 /// So many packets are held, and so many are made up in a row.
 const HELD: usize = 5;
-/// A source whose numbers are so far from where it was has begun anew.
+/// A source whose numbers are so far from where it was has begun anew; and one that is behind so often in a row, each after the other.
 const FAR: u16 = 1000;
+const BEHIND: u8 = 10;
 /// The longest packet that is made over, and that is made.
 const MOST: usize = 1500;
 const HEADER: usize = 12;
@@ -68,6 +69,10 @@ struct Source {
     time: u32,
     step: u32,
     rule: usize,
+    /// The next of those that are behind, and how many there were in a row.
+    behind: (u16, u8),
+    /// Packets before the next were never seen: what lies between it and the last says nothing of how long one is.
+    gap: bool,
     /// Times that were, without their bounds: they can't be divided otherwise.
     extended: u64,
     /// The first that is ahead came then.
@@ -129,6 +134,8 @@ impl Translator {
 
     /// A key that nothing in the packets says is to go to the other phone, as an event of this payload type and clock. Tells whether there is room for it.
     pub fn press(&mut self, Signal { key, duration }: Signal, (payload_type, clock): (u8, u32)) -> bool {
+        // The other phone may have given events another number since.
+        self.keys.take_if(|keys| keys.is_idle() && !self.listens && (keys.payload_type, keys.clock()) != (payload_type, clock));
         self.keys.get_or_insert_with(|| Keys::new(payload_type, clock)).press(key, Some(duration))
     }
 
@@ -157,6 +164,9 @@ impl Translator {
             }
             1..FAR => {
                 source.waits.get_or_insert(now);
+                if self.held.iter().any(|held| held.sequence == header.sequence) {
+                    return false;
+                }
                 if self.held.len() == HELD || usize::from(ahead) > HELD {
                     // What is missing won't come any more.
                     self.skip(&mut send);
@@ -164,9 +174,25 @@ impl Translator {
                 }
                 return self.hold(&header, packet);
             }
-            _ => return false,
+            _ => {
+                let (next, count) = source.behind;
+                let count = if header.sequence == next { count + 1 } else { 1 };
+                source.behind = (header.sequence.wrapping_add(1), count);
+                if count < BEHIND {
+                    return false;
+                }
+                self.begin(&header);
+                self.make(&header, packet, &mut send);
+            }
         }
         true
+    }
+
+    /// A packet that a former owner may have sent already, or made up: nothing is sent with its number, and what comes after it goes on.
+    pub fn pass_over(&mut self, packet: &[u8]) {
+        if let Some(header) = self.parse(packet) {
+            self.begin(&header).next = header.sequence.wrapping_add(1);
+        }
     }
 
     /// When [`Translator::wake`] has something to do.
@@ -194,6 +220,7 @@ impl Translator {
                 source.waits.get_or_insert(now);
                 self.hold(&header, packet)
             }
+            ahead if ahead >= FAR.into() => false,
             _ => {
                 while !self.held.is_empty() {
                     self.skip(send);
@@ -230,7 +257,9 @@ impl Translator {
     /// Another source, or one that has begun anew.
     fn begin(&mut self, header: &Header) -> &mut Source {
         self.spare.extend(self.held.drain(..).map(|held| held.packet));
-        self.source = None;
+        (self.source, self.saying) = (None, None);
+        // Their times were the former's.
+        self.keys.iter_mut().for_each(Keys::begin_anew);
         self.begin_at(header)
     }
 
@@ -238,7 +267,18 @@ impl Translator {
         let extended =
             self.source.filter(|source| source.ssrc == header.ssrc).map_or(u64::from(header.time), |source| source.extended);
         let Header { sequence, time, ssrc, rule, .. } = *header;
-        self.source.insert(Source { ssrc, next: sequence, time, step: 0, rule, extended, waits: None, told: None })
+        self.source.insert(Source {
+            ssrc,
+            next: sequence,
+            time,
+            step: 0,
+            rule,
+            extended,
+            behind: (0, 0),
+            gap: true,
+            waits: None,
+            told: None,
+        })
     }
 
     fn hold(&mut self, header: &Header, packet: &[u8]) -> bool {
@@ -282,7 +322,7 @@ impl Translator {
         let held = self.held.swap_remove(at);
         self.make_up(&held, send);
         if let Some(source) = &mut self.source {
-            source.next = held.sequence;
+            (source.next, source.gap) = (held.sequence, true);
         }
         self.make_held(held, send);
         self.go_on(send);
@@ -367,7 +407,9 @@ impl Translator {
         if let Some(source) = &mut self.source {
             let step = header.time.wrapping_sub(source.time);
             // From one to the next, of the same kind, without a pause.
-            let is_next = source.rule == header.rule && (1..=48_000 / 8).contains(&step) && source.next == header.sequence;
+            let most = rule.clock.unwrap_or(48_000) / 8;
+            let is_next = source.rule == header.rule && (1..=most).contains(&step) && !source.gap;
+            source.gap = false;
             source.step = if is_next { step } else { source.step };
             (source.time, source.rule, source.next) = (header.time, header.rule, header.sequence.wrapping_add(1));
         }

@@ -268,13 +268,14 @@ impl Relay {
     /// Waits until everything that was said before is done and what had come has been passed on, or half a second has passed. A thread whose sockets
     /// are never all empty has done enough after a twentieth of a second.
     pub async fn settle(&self) {
-        let coders = self.coders.iter().map(Arc::as_ref);
-        let settled = self.workers.iter().chain(coders).map(|worker| {
+        let settled = |worker: &Worker| {
             let (done, settled) = tokio::sync::oneshot::channel();
             worker.tell(Command::Settle { done });
             tokio::time::timeout(SETTLE, settled)
-        });
-        join_all(settled).await;
+        };
+        join_all(self.workers.iter().map(settled)).await;
+        // What they passed on is done after that.
+        join_all(self.coders.iter().map(|coder| settled(coder))).await;
     }
 
     /// How many ports are open.

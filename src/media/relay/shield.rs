@@ -91,6 +91,11 @@ impl Shield {
         }
     }
 
+    /// Whether whoever had the call before may have sent something by its keys.
+    pub(super) fn is_restored(&self) -> bool {
+        matches!(self, Self::Srtp(contexts) if contexts.keys.restored)
+    }
+
     /// How far sources have come that whoever comes next should know of: one of the phone's, and one of ours toward it. With each, by which key.
     pub(super) fn news(&mut self) -> [Option<(u64, Mark)>; 2] {
         let Self::Srtp(contexts) = self else { return [None, None] };

@@ -332,7 +332,7 @@ fn parameters_are_those_of_who_receives() {
     let mut here = media(&["0 PCMU/8000"]);
     answer(&mut here, &made).unwrap();
     let parameters = read(&here, &[])[0].parameters.clone();
-    assert_eq!(parameters.as_deref(), Some("useinbandfec=1;maxplaybackrate=16000;sprop-maxcapturerate=16000"));
+    assert_eq!(parameters.as_deref(), Some("useinbandfec=1;maxplaybackrate=16000"));
 }
 
 /// Offer, what is told, answer, what is told back, the rules, and by what keys in sound go.
@@ -403,4 +403,15 @@ fn keys_are_made_over_where_one_side_has_no_events() {
     let agreed = answer(&mut media(&["0 PCMU/8000"]), &made).unwrap();
     assert_eq!(agreed.rules.unwrap().map(|rules| text(&rules)), ["111~0 126!0", "0~111"]);
     assert_eq!(agreed.events, [None, Some((126, 8000))]);
+}
+
+/// What has the same name and other parameters is told apart by its number.
+#[test]
+fn formats_of_one_name_keep_their_numbers() {
+    let both = ["96 AMR/8000 octet-align=1", "97 AMR/8000", "0 PCMU/8000"];
+    let formats = Formats::default().offer(0, &mut media(&both), Policy { codecs: ALL, keys: true });
+    let mut here = media(&both);
+    let agreed = formats.answer(1, &mut here).unwrap();
+    assert!(agreed.rules(0).pass() && agreed.rules(1).pass(), "{:?}", agreed.rules(0));
+    assert_eq!(list(&here), ["96 AMR/8000", "97 AMR/8000", "0 PCMU/8000"]);
 }

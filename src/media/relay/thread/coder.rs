@@ -1,5 +1,6 @@
 //! Packets that are made over on their way: what a thread does beside forwarding. Layer: shell.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::{DATAGRAM, Thread, count};
@@ -39,11 +40,11 @@ impl Coder {
 
     /// A key takes the place of what comes next. Tells whether there is room for it.
     fn press(&mut self, rules: Rules, signal: Signal, quality: Quality) -> bool {
-        let Some(events) = rules.events else { return false };
+        let Some(events) = rules.events.filter(|_| !rules.rules.is_empty()) else { return false };
         if self.rules.rules.is_empty() && self.press.as_ref() != Some(&rules) {
             (self.press, self.translator) = (Some(rules), None);
         }
-        let mut translator = self.take(quality);
+        let (mut translator, _) = self.take(quality);
         let has_room = translator.press(signal, events);
         self.translator = Some(translator);
         has_room
@@ -67,14 +68,18 @@ impl Coder {
         self.second.1 <= MOST_A_SECOND
     }
 
-    fn take(&mut self, quality: Quality) -> Box<Translator> {
-        self.translator.take().unwrap_or_else(|| {
+    /// The translator, and whether it was made just now.
+    fn take(&mut self, quality: Quality) -> (Box<Translator>, bool) {
+        let known = self.translator.take();
+        let is_new = known.is_none();
+        let translator = known.unwrap_or_else(|| {
             let translator = Translator::new(&self.press.as_ref().unwrap_or(&self.rules).rules, quality);
             Box::new(match self.rules.events {
                 Some((payload_type, clock)) => translator.with_events(payload_type, clock),
                 None => translator,
             })
-        })
+        });
+        (translator, is_new)
     }
 }
 
@@ -86,11 +91,22 @@ impl Thread {
         if !end.coder.may(now) {
             return count(&end.counters.dropped, 1);
         }
-        let mut translator = end.coder.take(quality);
-        let to = end.partner;
-        let useful = translator.hear(packet, now, |packet| self.pass_on_made(to, packet));
-        self.put_back(at, translator);
-        if let Some(end) = self.ends[at].as_mut().filter(|_| !useful) {
+        let (mut translator, is_new) = end.coder.take(quality);
+        let (to, presses) = (end.partner, end.coder.press.is_some());
+        if is_new && self.is_restored(to) {
+            translator.pass_over(packet);
+            return self.put_back(at, translator);
+        }
+        let heard = catch_unwind(AssertUnwindSafe(|| translator.hear(packet, now, |packet| self.pass_on_made(to, packet))));
+        // A codec that fails on something costs one source a frame.
+        let useful = heard.as_ref().is_ok_and(|useful| *useful);
+        if heard.is_ok() {
+            self.put_back(at, translator);
+        }
+        if !useful && presses {
+            // For the sake of a key alone nothing that passes is lost.
+            self.pass_on_made(to, packet);
+        } else if let Some(end) = self.ends[at].as_mut().filter(|_| !useful) {
             count(&end.counters.dropped, 1);
         }
         // Others may have something to send that takes less time.
@@ -123,12 +139,19 @@ impl Thread {
                 continue;
             }
             let to = end.partner;
-            translator.wake(now, |packet| self.pass_on_made(to, packet));
-            let due = translator.due().map(|due| due.since(now));
-            next = [next, due].into_iter().flatten().min();
-            self.put_back(at, translator);
+            let woken = catch_unwind(AssertUnwindSafe(|| translator.wake(now, |packet| self.pass_on_made(to, packet))));
+            if woken.is_ok() {
+                let due = translator.due().map(|due| due.since(now));
+                next = [next, due].into_iter().flatten().min();
+                self.put_back(at, translator);
+            }
         }
         next
+    }
+
+    /// Whether a former owner may have sent something by the keys that an end has.
+    fn is_restored(&self, to: Option<usize>) -> bool {
+        to.and_then(|to| self.ends[to].as_ref()).is_some_and(|end| end.shield.is_restored())
     }
 
     fn put_back(&mut self, at: usize, translator: Box<Translator>) {
@@ -147,6 +170,10 @@ impl Thread {
         // What protects it is written behind it.
         let mut buffer = [0; DATAGRAM + MOST_ADDED];
         let Some(to) = to.filter(|_| packet.len() <= DATAGRAM) else { return };
+        // It has taken a while: the call may be another's by now.
+        if !self.ends[to].as_ref().is_some_and(|end| end.fence.may_send(clock::uptime())) {
+            return;
+        }
         buffer[..packet.len()].copy_from_slice(packet);
         self.pass_on(to, &mut buffer, packet.len());
     }

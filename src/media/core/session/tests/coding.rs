@@ -118,3 +118,49 @@ fn what_nobody_can_make_anything_of_is_refused() {
     describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
     assert_eq!(formats(&describe(&mut session, 1, &sdp(2, "18 G729/8000")).unwrap()), "18");
 }
+
+/// A key that comes by INFO goes by what stands, whatever is open, and by whatever number the sound comes.
+#[test]
+fn a_key_goes_by_what_is_agreed() {
+    let mut session = coding();
+    let of = |session: &Session, leg| {
+        session.press(leg).map(|(_, rules)| rules.rules.iter().map(|rule| rule.from).collect::<Vec<_>>())
+    };
+    describe(&mut session, 0, &sdp(1, "111 opus/48000/2,101 telephone-event/8000")).unwrap();
+    assert_eq!(of(&session, 1), None, "nobody has answered");
+    describe(&mut session, 1, &sdp(2, "97 opus/48000/2,101 telephone-event/8000")).unwrap();
+    assert_eq!(ways(&session), [vec![], vec![]]);
+    // RFC 3264 §6.1: the answerer sends by the offer's number.
+    let pressed = of(&session, 1).unwrap();
+    assert!([97, 111, 101].iter().all(|kind| pressed.contains(kind)), "{pressed:?}");
+    assert!(session.press(1).unwrap().1.rules.iter().all(|rule| rule.from == rule.to));
+    assert_eq!(session.press(0).unwrap().1.events, Some((101, 8000)));
+    let held = format!("{}a=sendonly\r\n", sdp(1, "111 opus/48000/2"));
+    offer(&mut session, 0, &held);
+    let pressed = of(&session, 1).unwrap();
+    assert!([97, 101].iter().all(|kind| pressed.contains(kind)), "{pressed:?}");
+}
+
+/// An offer that was asked for (a re-INVITE without one) has nothing before it, and changes nothing until it is answered.
+#[test]
+fn what_is_made_over_goes_on_until_another_answer() {
+    let mut session = coding();
+    describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    describe(&mut session, 1, &sdp(2, OPUS)).unwrap();
+    let before = ways(&session);
+    session.describe(1, sdp(2, OPUS).as_bytes(), &mut |_| None).unwrap();
+    assert_eq!((ways(&session)[0][0], &ways(&session)[1]), (before[0][0], &before[1]));
+    answer(&mut session, 0, &sdp(1, PCMU));
+    assert_eq!(ways(&session)[0][0], (0, 107));
+}
+
+/// One of several phones that ring has no sound to offer, and another has.
+#[test]
+fn a_stream_that_one_phone_declines_another_may_take() {
+    let mut session = coding();
+    describe(&mut session, 0, &sdp(1, PCMU)).unwrap();
+    describe(&mut session, 1, &sdp(2, OPUS).replace("m=audio 4000", "m=audio 0")).unwrap();
+    assert_eq!(ways(&session), [vec![], vec![]]);
+    assert_eq!(formats(&describe(&mut session, 1, &sdp(3, OPUS)).unwrap()), "0");
+    assert_eq!(ways(&session)[0], [(0, 107)]);
+}
