@@ -23,7 +23,9 @@ fn is_key(media: &CallMedia, state: &CallState, leg: LegId, event: &LegEvent) ->
     let LegEvent::Request(_, request, _) = event else { return false };
     let talks = || state.has_leg(leg) && state.is_seated(leg) && state.answered.is_some() && state.ended.is_none();
     // Who is on hold says nothing that a key could take the place of.
-    let sounds = || media.session().held == [false; 2] && media.session().before.is_none();
+    let before = media.session().before.as_ref();
+    let held = before.map_or(media.session().held, |before| before.held);
+    let sounds = || held == [false; 2] && before.is_none_or(|before| !before.instead);
     let is_heard = || state.peer(leg).is_some_and(|other| !state.leg(other).gone);
     request.method == Method::Info
         && request.headers.content_type().is_some_and(|kind| KINDS.contains(&kind.as_str()))

@@ -29,6 +29,8 @@ pub const LEASE: Duration = Duration::from_millis(200);
 pub const GRANT: Duration = Duration::from_millis(220);
 /// So many beats can be waiting for their echoes.
 const SENT: usize = 64;
+/// So many lives of a peer are remembered.
+const FORMER: usize = 16;
 
 /// Raft's term.
 pub type Term = u64;
@@ -84,6 +86,8 @@ struct Peer {
     life: u64,
     /// Of the latest beat that came.
     number: u64,
+    /// The same of lives before: what is still on its way of one that is over must not bring those of the next once more.
+    former: VecDeque<(u64, u64)>,
     heard: Option<Uptime>,
     /// Of the latest beat that it echoed.
     echoed: u64,
@@ -160,7 +164,14 @@ impl Leases {
     pub fn heard(&mut self, now: Uptime, beat: &Beat, term_of: impl Fn(GroupId) -> Term) -> Option<Echo> {
         let peer = self.peers.entry(beat.from).or_default();
         if peer.life != beat.life {
-            *peer = Peer { life: beat.life, ..Peer::default() };
+            let mut former = std::mem::take(&mut peer.former);
+            let known = former.iter().find(|(life, _)| *life == beat.life).map_or(0, |(_, number)| *number);
+            former.retain(|(life, _)| *life != beat.life);
+            former.push_back((peer.life, peer.number));
+            if former.len() > FORMER {
+                former.pop_front();
+            }
+            *peer = Peer { life: beat.life, number: known, former, ..Peer::default() };
         }
         if beat.number <= peer.number {
             return None;

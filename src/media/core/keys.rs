@@ -60,9 +60,14 @@ impl Keys {
         self.clock
     }
 
-    /// The times of what comes next have nothing to do with those before: what is down is over.
+    /// The times of what comes next have nothing to do with those before: what is down is pressed once more.
     pub fn begin_anew(&mut self) {
-        (self.down, self.rests) = (None, None);
+        self.rests = None;
+        if let Some(down) = self.down.take() {
+            let ticks = down.most.unwrap_or(down.last.into());
+            let duration = Duration::from_millis(u64::from(ticks) * 1000 / u64::from(self.clock.max(1)));
+            self.waiting.push_front((down.key, Some(duration)));
+        }
     }
 
     /// No key waits or is down.

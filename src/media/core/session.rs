@@ -344,8 +344,11 @@ impl Session {
         let bundle = dtls::bundle(&sdp.attributes);
         let session_address = sdp.connection.take();
         let one_way = |attribute: &Attribute| ["sendonly", "recvonly", "inactive"].contains(&attribute.attribute.as_str());
-        let mut everything = sdp.attributes.iter().chain(sdp.medias.iter().flat_map(|media| &media.attributes));
-        next.held[from] = everything.any(one_way);
+        let of_all = sdp.attributes.iter().any(one_way);
+        let is_both_ways = |media: &Media| media.attributes.iter().any(|attribute| attribute.attribute == "sendrecv");
+        let is_held = |media: &Media| media.attributes.iter().any(one_way) || (of_all && !is_both_ways(media));
+        let mut wanted = sdp.medias.iter().filter(|media| media.port != 0).peekable();
+        next.held[from] = wanted.peek().is_some() && wanted.all(is_held);
         let is_somewhere = |(at, media): (usize, &Media)| {
             let known = || self.streams.iter().any(|stream| stream.legs[from].has_ice());
             let ip = match has_ice(media) {

@@ -195,6 +195,16 @@ impl Translator {
         }
     }
 
+    /// Whether it has a rule for a packet.
+    pub fn knows(&self, packet: &[u8]) -> bool {
+        self.parse(packet).is_some()
+    }
+
+    /// Whether it has heard anything that it has a rule for.
+    pub fn has_begun(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// When [`Translator::wake`] has something to do.
     pub fn due(&self) -> Option<Uptime> {
         self.source.and_then(|source| source.waits).map(|since| since + WAIT)
@@ -409,7 +419,7 @@ impl Translator {
             // From one to the next, of the same kind, without a pause.
             let most = rule.clock.unwrap_or(48_000) / 8;
             let is_next = source.rule == header.rule && (1..=most).contains(&step) && !source.gap;
-            source.gap = false;
+            (source.gap, source.behind) = (false, (0, 0));
             source.step = if is_next { step } else { source.step };
             (source.time, source.rule, source.next) = (header.time, header.rule, header.sequence.wrapping_add(1));
         }

@@ -271,11 +271,14 @@ impl Relay {
         let settled = |worker: &Worker| {
             let (done, settled) = tokio::sync::oneshot::channel();
             worker.tell(Command::Settle { done });
-            tokio::time::timeout(SETTLE, settled)
+            settled
         };
-        join_all(self.workers.iter().map(settled)).await;
-        // What they passed on is done after that.
-        join_all(self.coders.iter().map(|coder| settled(coder))).await;
+        let all = async {
+            join_all(self.workers.iter().map(settled)).await;
+            // What they passed on is done after that.
+            join_all(self.coders.iter().map(|coder| settled(coder))).await;
+        };
+        let _ = tokio::time::timeout(SETTLE, all).await;
     }
 
     /// How many ports are open.

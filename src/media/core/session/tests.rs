@@ -160,7 +160,7 @@ fn another_phone_gets_a_side_at_ports_of_its_own() {
     let [offer, answer] = [OFFER, ANSWER].map(|sdp| sdp.replace("m=video 0", "m=video 4002"));
     let mut session = session();
     describe(&mut session, 0, &offer).unwrap();
-    let answer = answer.replace("sendrecv", "sendonly").replace("s=-\r\n", "s=-\r\nc=IN IP4 10.0.0.2\r\n");
+    let answer = answer.replace("sendrecv", "sendonly").replace("s=-\r\n", "s=-\r\nc=IN IP4 10.0.0.2\r\n") + "a=sendonly\r\n";
     describe(&mut session, 1, &answer).unwrap();
     let before = session.clone();
     let new = "v=0\r\no=carol 3 3 IN IP4 10.0.0.3\r\ns=-\r\nc=IN IP4 10.0.0.3\r\nt=0 0\r\nm=audio 8000 RTP/AVP 8\r\n";

@@ -296,6 +296,14 @@ fn a_source_may_begin_anew_behind_itself() {
     assert_eq!((heard, said(&world).last()), (41, Some(&149)));
 }
 
+/// Some ways bring each packet twice.
+#[test]
+fn copies_are_no_source_that_begins_anew() {
+    let mut world = World::new(&[PCMU_PCMA]);
+    (0..60).for_each(|number| assert!(say(&mut world, number) && !say(&mut world, number)));
+    assert_eq!(said(&world), (0..60).collect::<Vec<_>>());
+}
+
 /// Each second one is lost: each is made up.
 #[test]
 fn losses_with_one_packet_between_are_made_up() {

@@ -44,7 +44,7 @@ impl Coder {
         if self.rules.rules.is_empty() && self.press.as_ref() != Some(&rules) {
             (self.press, self.translator) = (Some(rules), None);
         }
-        let (mut translator, _) = self.take(quality);
+        let mut translator = self.take(quality);
         let has_room = translator.press(signal, events);
         self.translator = Some(translator);
         has_room
@@ -68,18 +68,14 @@ impl Coder {
         self.second.1 <= MOST_A_SECOND
     }
 
-    /// The translator, and whether it was made just now.
-    fn take(&mut self, quality: Quality) -> (Box<Translator>, bool) {
-        let known = self.translator.take();
-        let is_new = known.is_none();
-        let translator = known.unwrap_or_else(|| {
+    fn take(&mut self, quality: Quality) -> Box<Translator> {
+        self.translator.take().unwrap_or_else(|| {
             let translator = Translator::new(&self.press.as_ref().unwrap_or(&self.rules).rules, quality);
             Box::new(match self.rules.events {
                 Some((payload_type, clock)) => translator.with_events(payload_type, clock),
                 None => translator,
             })
-        });
-        (translator, is_new)
+        })
     }
 }
 
@@ -91,11 +87,23 @@ impl Thread {
         if !end.coder.may(now) {
             return count(&end.counters.dropped, 1);
         }
-        let (mut translator, is_new) = end.coder.take(quality);
-        let (to, presses) = (end.partner, end.coder.press.is_some());
-        if is_new && self.is_restored(to) {
+        let mut translator = end.coder.take(quality);
+        let (to, presses, knows) = (end.partner, end.coder.press.is_some(), translator.knows(packet));
+        if presses && !knows {
+            // For the sake of a key nothing is lost that passes else; and nothing waits where the phone has come to say something else altogether.
+            if translator.has_begun() {
+                self.put_back(at, translator)
+            } else {
+                end.coder.press = None
+            }
+            return self.pass_on_made(to, packet);
+        }
+        if !translator.has_begun() && self.is_restored(to) {
             translator.pass_over(packet);
-            return self.put_back(at, translator);
+            self.put_back(at, translator);
+            return if presses {
+                self.pass_on_made(to, packet)
+            };
         }
         let heard = catch_unwind(AssertUnwindSafe(|| translator.hear(packet, now, |packet| self.pass_on_made(to, packet))));
         // A codec that fails on something costs one source a frame.
@@ -103,10 +111,7 @@ impl Thread {
         if heard.is_ok() {
             self.put_back(at, translator);
         }
-        if !useful && presses {
-            // For the sake of a key alone nothing that passes is lost.
-            self.pass_on_made(to, packet);
-        } else if let Some(end) = self.ends[at].as_mut().filter(|_| !useful) {
+        if let Some(end) = self.ends[at].as_mut().filter(|_| !useful) {
             count(&end.counters.dropped, 1);
         }
         // Others may have something to send that takes less time.

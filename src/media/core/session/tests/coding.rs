@@ -164,3 +164,24 @@ fn a_stream_that_one_phone_declines_another_may_take() {
     assert_eq!(formats(&describe(&mut session, 1, &sdp(3, OPUS)).unwrap()), "0");
     assert_eq!(ways(&session)[0], [(0, 107)]);
 }
+
+/// A phone that sees nobody, or shows nothing, is on hold only if it doesn't talk either.
+#[test]
+fn a_call_is_on_hold_if_all_of_it_is() {
+    let audio = sdp(1, PCMU);
+    for (more, held) in [
+        ("", false),
+        ("a=sendonly\r\n", true),
+        ("m=video 4002 RTP/AVP 97\r\na=recvonly\r\n", false),
+        ("m=video 0 RTP/AVP 97\r\na=inactive\r\n", false),
+        ("a=sendonly\r\nm=video 0 RTP/AVP 97\r\n", true),
+        ("a=sendonly\r\nm=video 4002 RTP/AVP 97\r\na=inactive\r\n", true),
+    ] {
+        let mut session = coding();
+        describe(&mut session, 0, &format!("{audio}{more}")).unwrap();
+        assert_eq!(session.held, [held, false], "{more}");
+    }
+    let mut session = coding();
+    describe(&mut session, 0, &audio.replace("t=0 0\r\n", "t=0 0\r\na=inactive\r\n")).unwrap();
+    assert!(session.held[0]);
+}
