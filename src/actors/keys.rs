@@ -21,17 +21,16 @@ pub(super) fn input(media: &CallMedia, state: Option<&CallState>, leg: LegId, ev
 /// Whether an event brings a key that becomes one of RFC 4733's.
 fn is_key(media: &CallMedia, state: &CallState, leg: LegId, event: &LegEvent) -> bool {
     let LegEvent::Request(_, request, _) = event else { return false };
-    let talks = || state.has_leg(leg) && state.is_seated(leg) && state.answered.is_some() && state.ended.is_none();
+    let talks = |leg: LegId| state.has_leg(leg) && state.talks(state.leg(leg));
     // Who is on hold says nothing that a key could take the place of.
     let before = media.session().before.as_ref();
     let held = before.map_or(media.session().held, |before| before.held);
     let sounds = || held == [false; 2] && before.is_none_or(|before| !before.instead);
-    let is_heard = || state.peer(leg).is_some_and(|other| !state.leg(other).gone);
     request.method == Method::Info
         && request.headers.content_type().is_some_and(|kind| KINDS.contains(&kind.as_str()))
-        && talks()
+        && talks(leg)
+        && state.peer(leg).is_some_and(talks)
         && sounds()
-        && is_heard()
         && Signal::parse(&request.body).is_some()
         && media.session().press(state.side(leg)).is_some()
 }

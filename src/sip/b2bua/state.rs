@@ -651,7 +651,7 @@ impl CallState {
     }
 
     /// Whether a leg is one of the two that have a session, and hasn't left.
-    pub(super) fn talks(&self, leg: &CallLeg) -> bool {
+    pub fn talks(&self, leg: &CallLeg) -> bool {
         self.is_talking() && self.is_seated(leg.id) && !leg.gone
     }
 
