@@ -15,6 +15,8 @@ use crate::media::core::translator::Translator;
 /// So many packets of one port are made over in a second: who sends more of them would have the others wait.
 const MOST_A_SECOND: u32 = 250;
 const SECOND: Duration = Duration::from_secs(1);
+/// A key waits for sound while so many packets of something else come.
+const STRANGE: u8 = 50;
 
 /// What becomes of the packets that come to a port.
 #[derive(Default)]
@@ -22,6 +24,8 @@ pub(super) struct Coder {
     rules: Rules,
     /// Where they pass as they are, and a key is on its way.
     press: Option<Rules>,
+    /// Packets since, before any sound, that no rule knows.
+    strange: u8,
     /// Made by the first packet: who stands by hears none.
     translator: Option<Box<Translator>>,
     /// When the second began, and so many packets it has had.
@@ -42,7 +46,7 @@ impl Coder {
     fn press(&mut self, rules: Rules, signal: Signal, quality: Quality) -> bool {
         let Some(events) = rules.events.filter(|_| !rules.rules.is_empty()) else { return false };
         if self.rules.rules.is_empty() && self.press.as_ref() != Some(&rules) {
-            (self.press, self.translator) = (Some(rules), None);
+            (self.press, self.translator, self.strange) = (Some(rules), None, 0);
         }
         let mut translator = self.take(quality);
         let has_room = translator.press(signal, events);
@@ -91,7 +95,8 @@ impl Thread {
         let (to, presses, knows) = (end.partner, end.coder.press.is_some(), translator.knows(packet));
         if presses && !knows {
             // For the sake of a key nothing is lost that passes else; and nothing waits where the phone has come to say something else altogether.
-            if translator.has_begun() {
+            end.coder.strange = end.coder.strange.saturating_add(1);
+            if translator.has_begun() || end.coder.strange < STRANGE {
                 self.put_back(at, translator)
             } else {
                 end.coder.press = None
