@@ -3,6 +3,8 @@
 //! Every key is documented in `config/tandem.toml`, which a test reads. An unknown key or a wrong value is
 //! an error that says in one sentence where it is.
 
+mod recording;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::families::Families;
 use crate::ids::{NodeId, VnodeId};
+pub use recording::{RecordedCalls, Recording, RecordingFormat, S3};
 
 /// All of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub guard: Guard,
     #[serde(default)]
     pub media: Media,
+    #[serde(default)]
+    pub recording: Recording,
     pub api: Api,
     #[serde(default)]
     pub log: Log,
@@ -447,6 +452,8 @@ impl Config {
         for file in own.into_iter().chain(phones) {
             *file = base.join(&*file);
         }
+        let store = config.recording.store.as_mut().filter(|store| !store.starts_with("s3://"));
+        store.into_iter().for_each(|store| *store = base.join(&*store).to_string_lossy().into_owned());
         Ok(config)
     }
 
@@ -518,6 +525,10 @@ impl Config {
         }
         if let Some(text) = self.guard.trusted.iter().find(|text| !is_net(text)) {
             return Err(("guard.trusted", format!("{text:?} is no address and no network")));
+        }
+        if self.recording.store.is_some() && self.media.codecs.is_empty() {
+            // Who doesn't look at formats can't know what the packets say.
+            return Err(("recording.store", "is set, and media.codecs is empty".into()));
         }
         if self.media.dscp > 63 {
             return Err(("media.dscp", format!("is {}, and must be 63 at most", self.media.dscp)));

@@ -13,6 +13,7 @@ pub mod fence;
 pub mod ids;
 pub mod media;
 pub mod node;
+pub mod seal;
 pub mod sip;
 pub mod stun;
 pub mod telemetry;

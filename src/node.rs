@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use crate::actors::certificates::{Certificate, CertificateError};
 use crate::actors::gateway::LinkSettings;
 use crate::actors::node::{NodeActor, NodeMsg, Start};
-use crate::actors::repeat;
 use crate::actors::services::{Services, Tls};
+use crate::actors::{recording, repeat};
 use crate::api::{self, Api};
 use crate::cluster::address::Mover;
 use crate::cluster::state::Member;
@@ -21,6 +21,7 @@ use crate::cluster::tls::{NodeTls, TlsError, TlsFiles};
 use crate::cluster::{Cluster, Settings, StartError};
 use crate::config::{self, AddressMode, Config};
 use crate::media::core::sound::Quality;
+use crate::media::recorder::{self, Recorder, Shelf, ShelfError};
 use crate::media::relay::Relay;
 
 /// Why a node did not start.
@@ -38,6 +39,9 @@ pub enum NodeError {
     /// The media threads.
     #[error("the media threads did not start")]
     Media(#[source] std::io::Error),
+    /// Where recordings are kept.
+    #[error("recording.store")]
+    Recordings(#[from] ShelfError),
     /// The supervision tree.
     #[error("the actors did not start")]
     Actors(#[source] Box<ractor::SpawnErr>),
@@ -71,6 +75,7 @@ pub struct Node {
     root: ActorRef<NodeMsg>,
     tree: JoinHandle<()>,
     api: JoinHandle<()>,
+    recorder: Option<Recorder>,
     /// What goes on beside the actors: looking for a new certificate, repeating what phones asked once.
     beside: Vec<JoinHandle<()>>,
 }
@@ -91,6 +96,7 @@ impl Node {
             }
             None => None,
         };
+        let shelf = Shelf::open(&config.recording, &config.cluster.secret)?;
         let address = config.api.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| NodeError::Api { address, source })?;
         let cluster = Cluster::start(Settings {
@@ -114,9 +120,11 @@ impl Node {
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };
-        let services = Arc::new(Services::new(Arc::new(config), cluster, relay, phones.as_ref().map(|(tls, _)| tls.clone())));
+        let services =
+            Arc::new(Services::new(Arc::new(config), cluster, relay, shelf, phones.as_ref().map(|(tls, _)| tls.clone())));
         let start = Start { services: services.clone(), events, links };
         let (root, tree) = Actor::spawn(None, NodeActor, start).await.map_err(|error| NodeError::Actors(Box::new(error)))?;
+        let recorder = record(&services);
         let router = Api::new(services.clone(), &token, metrics).router();
         let api = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -125,7 +133,7 @@ impl Node {
         });
         let mut beside = vec![tokio::spawn(repeat::run(services.clone()))];
         beside.extend(phones.map(|(_, certificate)| tokio::spawn(certificate.follow())));
-        Ok(Self { services, root, tree, api, beside })
+        Ok(Self { services, root, tree, api, recorder, beside })
     }
 
     /// Waits for what must not happen: the end of the supervision tree, or of a Raft group.
@@ -140,11 +148,27 @@ impl Node {
     pub async fn stop(self) {
         self.services.cluster.stop().await;
         self.api.abort();
+        if let Some(recorder) = self.recorder {
+            recorder.stop().await;
+        }
         for task in &self.beside {
             task.abort();
         }
         let _ = self.root.stop_and_wait(None, Some(Duration::from_secs(1))).await;
     }
+}
+
+/// If there is somewhere to keep what is said.
+fn record(services: &Arc<Services>) -> Option<Recorder> {
+    let (shelf, taped) = (services.shelf.clone()?, services.relay.taped()?);
+    let config = &services.config;
+    let settings = recorder::Settings {
+        node: services.node,
+        format: config.recording.format,
+        keep_days: config.recording.keep_days,
+        scratch: config.node.data.clone(),
+    };
+    Some(Recorder::start(shelf, Arc::new(recording::Records(services.clone())), taped, settings))
 }
 
 fn mover(address: &config::Address) -> std::io::Result<Mover> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where a file belongs: its layer, and its part within the layer. The first prefix that fits counts.
-const PLACES: [(&str, u8, &str); 20] = [
+const PLACES: [(&str, u8, &str); 21] = [
     ("main.rs", 5, "program"),
     ("lib.rs", 5, "program"),
     ("cli", 5, "program"),
@@ -24,6 +24,7 @@ const PLACES: [(&str, u8, &str); 20] = [
     ("config", 0, "ground"),
     ("families", 0, "ground"),
     ("fence", 0, "ground"),
+    ("seal", 0, "ground"),
     ("stun", 0, "ground"),
     ("telemetry", 0, "ground"),
     ("", 9, "nowhere"),

@@ -23,7 +23,8 @@ use super::comeback;
 use super::descriptions::{self, Refused, is_sdp};
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::keys;
-use super::media_leg::{self, Learned, MediaLegActor, MediaLegMsg};
+use super::media_leg::{self, Learned, MediaLegMsg};
+use super::recording;
 use super::records;
 use super::router;
 use super::seen;
@@ -68,6 +69,8 @@ pub enum CallMsg {
         /// For the CDR.
         by: EndedBy,
     },
+    /// Somebody who is no phone: its sound is kept from now on, or not.
+    Record(bool),
     /// Whom the contacts mean that somebody sent the caller on to.
     Located {
         /// The contacts.
@@ -195,7 +198,7 @@ impl Actor for CallActor {
         let span = tracing::info_span!("call", call_id = %id, trace_id = %id, %vnode);
         let mut media_legs = Vec::new();
         for side in SIDES {
-            let media = spawn_media(&services, &myself, (vnode, id), side).await?;
+            let media = media_leg::spawn(&services, &myself, (vnode, id), side).await?;
             services.directory.set_media(id, side, media.clone());
             media_legs.push(media);
         }
@@ -248,6 +251,7 @@ impl Actor for CallActor {
                 CallMsg::Leg(leg, event) => running.leg_event(&myself, leg, *event).await,
                 CallMsg::Learned(leg, stream, what) => running.learned(&myself, leg, stream, what).await,
                 CallMsg::MediaIdle => running.media_idle(&myself).await,
+                CallMsg::Record(on) => running.record(&myself, on).await,
                 CallMsg::HangUp { status, by } => running.hang_up(&myself, status, by).await,
                 CallMsg::Located { contacts, targets } => running.say(&myself, Unsaid::Located(contacts, targets)).await,
                 CallMsg::Unsent(leg) => running.look(&myself, leg),
@@ -291,18 +295,6 @@ async fn spawn_dialog(
 ) -> Result<ActorRef<DialogMsg>, ActorProcessingErr> {
     let start = dialog::Start { services: services.clone(), call: call.clone(), leg };
     Ok(Actor::spawn_linked(None, DialogActor, start, call.get_cell()).await?.0)
-}
-
-async fn spawn_media(
-    services: &Arc<Services>,
-    call: &ActorRef<CallMsg>,
-    (vnode, id): (VnodeId, CallId),
-    leg: LegId,
-) -> Result<ActorRef<MediaLegMsg>, ActorProcessingErr> {
-    let counters = services.directory.counters(id).map(|[caller, callee]| if leg == LegId::CALLER { caller } else { callee });
-    let (counters, fence) = (counters.unwrap_or_default(), services.fence(vnode));
-    let start = media_leg::Start { services: services.clone(), call: call.clone(), id, leg, counters, fence };
-    Ok(Actor::spawn_linked(None, MediaLegActor, start, call.get_cell()).await?.0)
 }
 
 impl Running {
@@ -622,6 +614,13 @@ impl Running {
         }
     }
 
+    async fn record(&mut self, myself: &ActorRef<CallMsg>, on: bool) {
+        let Some(core) = self.core.as_mut().filter(|core| core.state().ended.is_none()) else { return };
+        self.media.record(on);
+        let step = core.again();
+        self.advance(myself, step).await;
+    }
+
     async fn media_idle(&mut self, myself: &ActorRef<CallMsg>) {
         if self.media.session().is_silent_on_purpose() {
             return;
@@ -649,6 +648,7 @@ impl Running {
             let again = |side| state.peer_of_side(side).is_some_and(|leg| state.must_be_told_again(leg));
             self.media.keep_told(SIDES.map(again));
             descriptions::settle(&mut self.media, state);
+            recording::begin(&mut self.media, &self.services, state);
         }
         let command = records::command(&mutation, self.media.session());
         match self.services.cluster.propose(self.vnode, command).await {
@@ -774,7 +774,7 @@ impl Running {
             if self.media_legs[at].get_id() == failed {
                 tracing::error!(leg = %side, %error, "media leg failed");
                 metrics::counter!("tandem_actor_restarts_total", "actor" => "media_leg").increment(1);
-                self.media_legs[at] = spawn_media(&self.services, myself, (self.vnode, self.id), side).await?;
+                self.media_legs[at] = media_leg::spawn(&self.services, myself, (self.vnode, self.id), side).await?;
                 self.services.directory.set_media(self.id, side, self.media_legs[at].clone());
                 if self.media_budgets[at].failed(clock::now()) {
                     self.tell_relay(true);

@@ -12,7 +12,7 @@ use super::media_leg::Learned;
 use crate::clock;
 use crate::ids::{CallId, LegId};
 use crate::media::core::formats::Codec;
-use crate::media::core::{LegPlan, Policy, SdpError, Secret, Session, TakePort};
+use crate::media::core::{LegPlan, Policy, Recording, SdpError, Secret, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
 
@@ -217,6 +217,15 @@ impl CallMedia {
     /// What a side may be offered besides what the other has.
     pub fn may_code(&mut self, codecs: &[Codec]) {
         self.session.codecs = codecs.into();
+    }
+
+    /// Whether what the phones say is kept from now on.
+    pub fn record(&mut self, on: bool) {
+        self.session.recording = match (on, self.session.recording) {
+            (true, _) => Some(Recording::On),
+            (false, Some(_)) => Some(Recording::Paused),
+            (false, None) => None,
+        };
     }
 
     /// The session is committed, and the relay knows: what isn't needed any more is free.

@@ -77,7 +77,12 @@ async fn is_connected(services: &Services, flow: Flow) -> Option<bool> {
     let owner = services.cluster.owner_of(flow.vnode).filter(|owner| *owner != services.node)?;
     match services.gateways.ask(services, owner, &Question::Connected { flow: flow.into() }).await? {
         Answer::Connected(connected) => Some(connected),
-        Answer::Bindings(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) | Answer::Seen(_) => None,
+        Answer::Bindings(_)
+        | Answer::HungUp(_)
+        | Answer::Done(_)
+        | Answer::Calls(_)
+        | Answer::AllBindings(_)
+        | Answer::Seen(_) => None,
     }
 }
 
@@ -90,7 +95,12 @@ async fn way(services: &Services, phone: &Phone, flow: Flow, target: &str) -> Op
             let question = Question::Bindings { vnode: home, aor: phone.aor.clone() };
             match services.gateways.ask(services, owner, &question).await? {
                 Answer::Bindings(record) => record,
-                Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) | Answer::Seen(_) => {
+                Answer::Connected(_)
+                | Answer::HungUp(_)
+                | Answer::Done(_)
+                | Answer::Calls(_)
+                | Answer::AllBindings(_)
+                | Answer::Seen(_) => {
                     return None;
                 }
             }

@@ -23,7 +23,7 @@ use super::calls::{self, Errand};
 use super::notifiers::NotifiersMsg;
 use super::seen::SightingParcel;
 use super::services::Services;
-use super::{lookup, router, seen, transport};
+use super::{lookup, recording, router, seen, transport};
 use crate::cluster::state::records::FlowRecord;
 use crate::cluster::tls::NodeTls;
 use crate::cluster::wire::Reach;
@@ -95,6 +95,13 @@ pub enum Question {
         /// Which.
         call: CallId,
     },
+    /// Record a call of yours from now on, or don't.
+    Record {
+        /// Which.
+        call: CallId,
+        /// Whether.
+        on: bool,
+    },
     /// Calls of a vnode of yours that are up, in order: as many as go into one answer.
     Calls {
         /// Which.
@@ -127,6 +134,8 @@ pub enum Answer {
     Connected(bool),
     /// Whether the call was there.
     HungUp(bool),
+    /// The same.
+    Done(bool),
     /// Encoded call records; empty when there are no more.
     Calls(Vec<(CallId, Bytes)>),
     /// Encoded lists of binding records; empty when there are no more.
@@ -245,6 +254,7 @@ impl Actor for Gateway {
                         });
                         return Ok(());
                     }
+                    Ok(Question::Record { call, on }) => Answer::Done(recording::record_here(&self.services, call, on)),
                     Ok(Question::HangUp { call }) => Answer::HungUp(hang_up_here(&self.services, call)),
                     Err(_) => return Ok(()),
                 };

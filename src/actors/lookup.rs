@@ -26,7 +26,12 @@ pub async fn calls(services: &Services, vnode: VnodeId) -> Result<Vec<Bytes>, No
             Some(whole) => return Ok(whole.into_iter().map(|(_, record)| record).collect()),
             None => match ask(services, vnode, &Question::Calls { vnode, after }).await? {
                 Answer::Calls(page) => page,
-                Answer::Bindings(_) | Answer::Connected(_) | Answer::HungUp(_) | Answer::AllBindings(_) | Answer::Seen(_) => {
+                Answer::Bindings(_)
+                | Answer::Connected(_)
+                | Answer::HungUp(_)
+                | Answer::Done(_)
+                | Answer::AllBindings(_)
+                | Answer::Seen(_) => {
                     return Err(NotThere(vnode));
                 }
             },
@@ -46,7 +51,12 @@ pub async fn bindings(services: &Services, vnode: VnodeId) -> Result<Vec<(Aor, B
             Some(whole) => return Ok(whole),
             None => match ask(services, vnode, &Question::AllBindings { vnode, after }).await? {
                 Answer::AllBindings(page) => page,
-                Answer::Bindings(_) | Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::Seen(_) => {
+                Answer::Bindings(_)
+                | Answer::Connected(_)
+                | Answer::HungUp(_)
+                | Answer::Done(_)
+                | Answer::Calls(_)
+                | Answer::Seen(_) => {
                     return Err(NotThere(vnode));
                 }
             },
@@ -68,9 +78,14 @@ pub async fn call(services: &Services, call: CallId) -> Result<Option<(VnodeId, 
             // The call after the one before it.
             None => match ask(services, vnode, &Question::Calls { vnode, after: call.0.checked_sub(1).map(CallId) }).await {
                 Ok(Answer::Calls(page)) => page.into_iter().next().filter(|(id, _)| *id == call).map(|(_, record)| record),
-                Ok(Answer::Bindings(_) | Answer::Connected(_) | Answer::HungUp(_) | Answer::AllBindings(_) | Answer::Seen(_)) => {
-                    None
-                }
+                Ok(
+                    Answer::Bindings(_)
+                    | Answer::Connected(_)
+                    | Answer::HungUp(_)
+                    | Answer::Done(_)
+                    | Answer::AllBindings(_)
+                    | Answer::Seen(_),
+                ) => None,
                 Err(not_there) => {
                     missing = Some(not_there);
                     None

@@ -14,7 +14,7 @@ use super::call::CallMsg;
 use super::services::Services;
 use crate::clock;
 use crate::fence::Fence;
-use crate::ids::{CallId, LegId};
+use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::core::Keyed;
 use crate::media::core::srtp::Mark;
 use crate::media::relay::{Counters, Sender, Want};
@@ -94,6 +94,19 @@ pub struct Start {
     pub counters: Arc<Counters>,
     /// Its vnode's.
     pub fence: Fence,
+}
+
+/// Makes the actor of a call's leg.
+pub(super) async fn spawn(
+    services: &Arc<Services>,
+    call: &ActorRef<CallMsg>,
+    (vnode, id): (VnodeId, CallId),
+    leg: LegId,
+) -> Result<ActorRef<MediaLegMsg>, ActorProcessingErr> {
+    let counters = services.directory.counters(id).map(|[caller, callee]| if leg == LegId::CALLER { caller } else { callee });
+    let (counters, fence) = (counters.unwrap_or_default(), services.fence(vnode));
+    let start = Start { services: services.clone(), call: call.clone(), id, leg, counters, fence };
+    Ok(Actor::spawn_linked(None, MediaLegActor, start, call.get_cell()).await?.0)
 }
 
 /// What it has.

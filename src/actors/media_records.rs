@@ -11,11 +11,11 @@ use crate::cluster::state::records::{
     OfferedRecord, ProtectionRecord, SecretRecord, StreamLegRecord, StreamRecord,
 };
 use crate::media::core::dtls::{Fingerprint, Hash, Ice};
-use crate::media::core::formats::Format;
+use crate::media::core::formats::{Codec, Format};
 use crate::media::core::negotiation::Formats;
 use crate::media::core::protection::{Offered, Profile, Protection, Secret};
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
-use crate::media::core::{Association, Before, Keyed, Session, Stream, StreamLeg};
+use crate::media::core::{Association, Before, Keyed, Recording, Session, Stream, StreamLeg};
 
 /// The media as they are stored.
 pub fn media_record(media: &Session) -> MediaRecord {
@@ -39,7 +39,15 @@ pub fn media_record(media: &Session) -> MediaRecord {
             keys_made: media.keys_made,
             certified: media.is_certified,
         }),
+        recording: media.recording.map(|recording| recording == Recording::On),
     }
+}
+
+/// What the numbers of each side's packets mean, in the stream that is recorded.
+pub(super) fn heard_from(record: &MediaRecord) -> [Vec<(u8, Codec)>; 2] {
+    let is_sound = |stream: &&StreamRecord| !stream.declined && stream.formats.is_some();
+    let formats = record.streams.iter().find(is_sound).and_then(|stream| stream.formats.as_ref()).map(formats_of);
+    [0, 1].map(|side| formats.as_ref().map(|formats| formats.heard_from(side)).unwrap_or_default())
 }
 
 fn stream_record(stream: &Stream) -> StreamRecord {
@@ -182,6 +190,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
     });
     session.find_sides();
     session.versions = record.versions;
+    session.recording = record.recording.map(|is_on| if is_on { Recording::On } else { Recording::Paused });
     session.held = record.held;
     session.keeps = site.moves;
     session.told.clone_from(&record.told);

@@ -40,6 +40,7 @@ pub mod notifier;
 pub mod notifiers;
 pub mod outbox;
 pub mod pager;
+pub mod recording;
 pub mod records;
 pub mod registrar;
 pub mod registration;

@@ -47,7 +47,7 @@ pub fn command(mutation: &Mutation, media: &Session) -> VnodeCommand {
     match mutation {
         Mutation::Put(state) => VnodeCommand::PutCall { call: state.id, record: encode_call(&call_record(state, media)) },
         Mutation::End(state, cdr) => {
-            VnodeCommand::EndCall { call: state.id, record: encode_call(&call_record(state, media)), cdr: cdr_record(cdr) }
+            VnodeCommand::EndCall { call: state.id, record: encode_call(&call_record(state, media)), cdr: cdr_record(cdr, media) }
         }
         Mutation::Forget(call) => VnodeCommand::ForgetCall { call: *call },
     }
@@ -511,7 +511,7 @@ fn ended_by_of(text: &str) -> Result<EndedBy, RestoreError> {
         .ok_or(RestoreError::Value("who ended the call"))
 }
 
-fn cdr_record(cdr: &Cdr) -> CdrRecord {
+fn cdr_record(cdr: &Cdr, media: &Session) -> CdrRecord {
     CdrRecord {
         call: cdr.call,
         caller: cdr.caller.clone(),
@@ -521,6 +521,7 @@ fn cdr_record(cdr: &Cdr) -> CdrRecord {
         ended: cdr.ended,
         status: cdr.status.code(),
         ended_by: ended_by(cdr.by).into(),
+        recorded: media.recording.is_some(),
     }
 }
 
@@ -592,6 +593,7 @@ mod tests {
     use super::*;
     use crate::actors::call_media::Part;
     use crate::actors::descriptions::tests::ringing;
+    use crate::actors::media_records::heard_from;
     use crate::cluster::state::records::{VERSION, version_of};
 
     #[test]
@@ -641,7 +643,14 @@ mod tests {
             assert_eq!(read.streams, media.session().streams);
             assert_eq!([0, 1].map(|leg| read.plan(leg)), [0, 1].map(|leg| media.session().plan(leg)));
             let is_needed = answer.is_none_or(|(_, is_needed)| is_needed);
-            assert_eq!(version_of(&record), if is_needed { VERSION } else { 1 });
+            assert_eq!(version_of(&record), if is_needed { 4 } else { 1 });
         }
+        media.record(true);
+        let record = encode_call(&call_record(call.state(), media.session()));
+        let (_, read) = restore(&record, site).unwrap();
+        assert_eq!((read.recording, version_of(&record)), (media.session().recording, VERSION));
+        assert_eq!([0, 1].map(|leg| read.plan(leg)[0].as_ref().unwrap().recorded), [true; 2]);
+        let record: CallRecord = decode(&record).unwrap();
+        assert_eq!(heard_from(&record.media)[1][0], (0, crate::media::core::formats::Codec::Pcmu));
     }
 }

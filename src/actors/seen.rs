@@ -154,7 +154,12 @@ async fn look_at(services: &Arc<Services>, vnode: VnodeId, users: &[Aor]) -> Opt
         Answer::Seen(parcels) => {
             Some((parcels.into_iter().map(|(aor, parcel)| (aor, Sighting::from(parcel))).collect(), Duration::ZERO))
         }
-        Answer::Bindings(_) | Answer::Connected(_) | Answer::HungUp(_) | Answer::Calls(_) | Answer::AllBindings(_) => None,
+        Answer::Bindings(_)
+        | Answer::Connected(_)
+        | Answer::HungUp(_)
+        | Answer::Done(_)
+        | Answer::Calls(_)
+        | Answer::AllBindings(_) => None,
     }
 }
 

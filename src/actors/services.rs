@@ -28,6 +28,7 @@ use crate::config::{AddressMode, Config, Digest, SipPeer, SrtpPolicy};
 use crate::fence::Fence;
 use crate::ids::{Aor, NodeId, VnodeId};
 use crate::media::ports::PortPool;
+use crate::media::recorder::Shelf;
 use crate::media::relay::Relay;
 use crate::sip::b2bua::SessionPolicy;
 use crate::sip::digest::{Accepted, Algorithm, Nonces};
@@ -50,6 +51,8 @@ pub struct Services {
     pub cluster: Arc<Cluster>,
     /// The media threads.
     pub relay: Relay,
+    /// Where recordings are kept, if they are.
+    pub shelf: Option<Shelf>,
     /// The media of other nodes' calls; none where binding an address is taking it.
     pub standby: Option<Standby>,
     /// Who is where.
@@ -130,7 +133,7 @@ pub struct OpenVnode {
 
 impl Services {
     /// Puts them together.
-    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, tls: Option<Tls>) -> Self {
+    pub fn new(config: Arc<Config>, cluster: Arc<Cluster>, relay: Relay, shelf: Option<Shelf>, tls: Option<Tls>) -> Self {
         let standby = (config.address.mode != AddressMode::Loopback).then(Standby::default);
         let session = SessionPolicy { expires: config.sip.session_expires, min: config.sip.min_se };
         let session = Some(session).filter(|session| session.expires > 0);
@@ -151,6 +154,7 @@ impl Services {
             config,
             cluster,
             relay,
+            shelf,
             standby,
             directory: Directory::default(),
             sockets: Sockets::default(),
@@ -233,15 +237,19 @@ impl Services {
         Some(Site { ips: self.config.addresses_of(vnode)?, port, moves: self.config.is_fixed() })
     }
 
-    /// Whether a phone's streams are to be protected: as its user's record says, or the configuration.
-    pub fn srtp_policy_of(&self, phone: Option<&Phone>) -> SrtpPolicy {
+    /// The user that a phone is of.
+    pub fn user_of(&self, phone: Option<&Phone>) -> Option<Aor> {
         // Another domain is treated as the user that it calls as.
         let peer = phone.filter(|phone| phone.is_elsewhere()).and_then(|phone| {
             let domain = |peer: &&SipPeer| peer.domain.as_deref().is_some_and(|domain| domain == phone.aor.domain());
             Some(Aor::new(&self.config.sip.peer.iter().find(domain)?.user, &self.config.sip.domain))
         });
-        let aor = peer.as_ref().or(phone.map(|phone| &phone.aor));
-        let own = aor.and_then(|aor| self.cluster.read_meta(|meta| meta.user(aor)?.srtp));
+        peer.or_else(|| phone.map(|phone| phone.aor.clone()))
+    }
+
+    /// Whether a phone's streams are to be protected: as its user's record says, or the configuration.
+    pub fn srtp_policy_of(&self, phone: Option<&Phone>) -> SrtpPolicy {
+        let own = self.user_of(phone).and_then(|aor| self.cluster.read_meta(|meta| meta.user(&aor)?.srtp));
         own.unwrap_or(self.config.media.srtp)
     }
 

@@ -13,6 +13,7 @@ use super::problem::{Problem, Query};
 use super::registrations::Page;
 use crate::actors::gateway::{Answer, Question, hang_up_here};
 use crate::actors::lookup;
+use crate::actors::recording::record_here;
 use crate::clock;
 use crate::cluster::state::records::{CallRecord, decode};
 use crate::ids::{CallId, VnodeId};
@@ -37,6 +38,9 @@ pub(super) struct CallView {
     /// Seconds since the INVITE, and since the answer.
     age: u64,
     talking: Option<u64>,
+    /// `on` or `paused`, if it is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<&'static str>,
     /// Datagrams from the caller and from the callee, if the call is on the node that answers.
     packets: Option<[u64; 2]>,
 }
@@ -67,16 +71,59 @@ pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Resu
 pub(super) async fn hang_up(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let (vnode, _) = find(&api, &id).await?;
     let call: CallId = id.parse().map_err(|_| Problem::not_found("call"))?;
-    let services = &api.services;
-    if hang_up_here(services, call) {
+    if hang_up_here(&api.services, call) {
         return Ok(StatusCode::ACCEPTED);
     }
+    ask(&api, vnode, &Question::HangUp { call }).await
+}
+
+/// Records a call from now on
+///
+/// Once it is answered. What was paused goes on in the same file.
+#[utoipa::path(post, path = "/v1/calls/{id}/recording", params(("id" = String, Path, description = "The call's name")),
+    responses((status = ACCEPTED, description = "What is said from now on is kept"), (status = NOT_FOUND, body = super::problem::ProblemView),
+        (status = CONFLICT, body = super::problem::ProblemView)))]
+pub(super) async fn record(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    set_recording(&api, &id, true).await
+}
+
+/// Pauses the recording of a call
+#[utoipa::path(delete, path = "/v1/calls/{id}/recording", params(("id" = String, Path, description = "The call's name")),
+    responses((status = ACCEPTED, description = "What is said from now on isn't kept"), (status = NOT_FOUND, body = super::problem::ProblemView),
+        (status = CONFLICT, body = super::problem::ProblemView)))]
+pub(super) async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    set_recording(&api, &id, false).await
+}
+
+async fn set_recording(api: &Api, id: &str, on: bool) -> Result<StatusCode, Problem> {
+    let conflict = |text: &str| Problem::new(StatusCode::CONFLICT, text);
+    if api.services.shelf.is_none() {
+        return Err(conflict("There is nowhere to keep recordings: recording.store isn't configured."));
+    }
+    let (vnode, record) = find(api, id).await?;
+    let record: CallRecord = decode(&record).map_err(|_| Problem::not_found("call"))?;
+    if record.answered.is_none() {
+        return Err(conflict("Nobody has answered the call yet."));
+    }
+    if !on && record.media.recording.is_none() {
+        return Err(conflict("The call isn't recorded."));
+    }
+    if record_here(&api.services, record.id, on) {
+        return Ok(StatusCode::ACCEPTED);
+    }
+    ask(api, vnode, &Question::Record { call: record.id, on }).await
+}
+
+/// Has the call's owner do something.
+async fn ask(api: &Api, vnode: VnodeId, question: &Question) -> Result<StatusCode, Problem> {
+    let services = &api.services;
     let owner = services.cluster.owner_of(vnode).filter(|owner| *owner != services.node);
     let nobody = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The call's owner is not there at the moment.");
-    match services.gateways.ask(services, owner.ok_or_else(nobody)?, &Question::HangUp { call }).await {
-        Some(Answer::HungUp(true)) => Ok(StatusCode::ACCEPTED),
+    match services.gateways.ask(services, owner.ok_or_else(nobody)?, question).await {
+        Some(Answer::HungUp(true) | Answer::Done(true)) => Ok(StatusCode::ACCEPTED),
         Some(
             Answer::HungUp(false)
+            | Answer::Done(false)
             | Answer::Connected(_)
             | Answer::Bindings(_)
             | Answer::Calls(_)
@@ -105,6 +152,7 @@ fn view(api: &Api, vnode: VnodeId, record: &[u8]) -> Option<CallView> {
         state: if record.answered.is_some() { "answered" } else { "ringing" },
         age: now.since(record.created).as_secs(),
         talking: record.answered.map(|at| now.since(at).as_secs()),
+        recording: record.media.recording.map(|is_on| if is_on { "on" } else { "paused" }),
         packets: packets.map(|legs| legs.map(|leg| leg.received.load(Ordering::Relaxed))),
     })
 }

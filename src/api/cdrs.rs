@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::problem::{Problem, Query};
 use super::registrations::Page;
+use crate::media::core::recording::segment::day_of;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct CdrsView {
@@ -34,6 +35,9 @@ struct CdrView {
     status: u16,
     /// `caller`, `callee`, `system` or `operator`.
     ended_by: String,
+    /// The recording: `/v1/recordings/` and this. It is there a moment after the call's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<String>,
 }
 
 /// The calls that have ended
@@ -51,6 +55,7 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
             talked_ms: cdr.answered.map_or(0, |at| u64::try_from(cdr.ended.since(at).as_millis()).unwrap_or(u64::MAX)),
             status: cdr.status,
             ended_by: cdr.ended_by.clone(),
+            recording: cdr.recorded.then(|| format!("{}/{}", day_of(cdr.created), cdr.call)),
         });
         CdrsView { total: meta.cdrs().count(), cdrs: cdrs.collect() }
     };

@@ -7,6 +7,7 @@ mod cdrs;
 mod cluster;
 mod health;
 mod problem;
+mod recordings;
 mod registrations;
 mod users;
 
@@ -60,6 +61,10 @@ impl Api {
             .routes(routes!(registrations::list))
             .routes(routes!(calls::list))
             .routes(routes!(calls::show, calls::hang_up))
+            .routes(routes!(calls::record, calls::pause))
+            .routes(routes!(recordings::list))
+            .routes(routes!(recordings::show, recordings::delete))
+            .routes(routes!(recordings::sound))
             .routes(routes!(users::list, users::create, users::import))
             .routes(routes!(users::show, users::replace, users::delete))
             .routes(routes!(cdrs::list))

@@ -37,6 +37,9 @@ pub(super) struct UserView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     srtp: Option<SrtpPolicy>,
+    /// Whether its calls are recorded; where it isn't said, `recording.calls` of the configuration says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<bool>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -49,6 +52,9 @@ pub(super) struct NewUser {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     srtp: Option<SrtpPolicy>,
+    /// Whether its calls are recorded.
+    #[serde(default)]
+    record: Option<bool>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -59,9 +65,15 @@ pub(super) struct Password {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     srtp: Option<SrtpPolicy>,
+    /// The same.
+    #[serde(default)]
+    record: Option<bool>,
 }
 
-fn checked(api: &Api, user: &str, password: &str, srtp: Option<SrtpPolicy>) -> Result<(Aor, UserRecord), Problem> {
+/// What is to be done with a user's calls, where its record says it.
+type Wishes = (Option<SrtpPolicy>, Option<bool>);
+
+fn checked(api: &Api, user: &str, password: &str, (srtp, record): Wishes) -> Result<(Aor, UserRecord), Problem> {
     let bad = |text: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
     // RFC 3261 §25.1, `user`, without what would need escaping.
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/#".contains(&byte);
@@ -73,11 +85,11 @@ fn checked(api: &Api, user: &str, password: &str, srtp: Option<SrtpPolicy>) -> R
     }
     let domain = &api.services.config.sip.domain;
     let ha1 = Ha1::of(user, domain, password);
-    Ok((Aor::new(user, domain), UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256, srtp }))
+    Ok((Aor::new(user, domain), UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256, srtp, record }))
 }
 
-fn view(aor: &Aor, srtp: Option<SrtpPolicy>) -> UserView {
-    UserView { user: aor.user().to_owned(), aor: aor.to_string(), srtp }
+fn view(aor: &Aor, (srtp, record): Wishes) -> UserView {
+    UserView { user: aor.user().to_owned(), aor: aor.to_string(), srtp, record }
 }
 
 fn aor(api: &Api, user: &str) -> Aor {
@@ -89,7 +101,7 @@ fn aor(api: &Api, user: &str) -> Aor {
 pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Json<UsersView>, Problem> {
     Ok(Json(api.services.cluster.read_meta(|meta| UsersView {
         total: meta.users().count(),
-        users: page.of(meta.users()).into_iter().map(|(aor, user)| view(aor, user.srtp)).collect(),
+        users: page.of(meta.users()).into_iter().map(|(aor, user)| view(aor, (user.srtp, user.record))).collect(),
     })))
 }
 
@@ -97,12 +109,12 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
 #[utoipa::path(post, path = "/v1/users", request_body = NewUser,
     responses((status = CREATED, body = UserView), (status = CONFLICT, body = super::problem::ProblemView)))]
 pub(super) async fn create(State(api): State<Api>, Body(new): Body<NewUser>) -> Result<(StatusCode, Json<UserView>), Problem> {
-    let (aor, user) = checked(&api, &new.user, &new.password, new.srtp)?;
+    let (aor, user) = checked(&api, &new.user, &new.password, (new.srtp, new.record))?;
     let put = MetaCommand::PutUser { aor: aor.clone(), user, replace: false };
     match api.services.cluster.propose_meta(put).await? {
         Reply::Exists => Err(Problem::new(StatusCode::CONFLICT, "There is a user of that name.")),
         Reply::Done | Reply::NotFound | Reply::WrongGroup | Reply::Outdated => {
-            Ok((StatusCode::CREATED, Json(view(&aor, new.srtp))))
+            Ok((StatusCode::CREATED, Json(view(&aor, (new.srtp, new.record)))))
         }
     }
 }
@@ -113,7 +125,8 @@ pub(super) async fn import(State(api): State<Api>, Body(users): Body<Vec<NewUser
     if users.len() > IMPORT {
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("At most {IMPORT} users at once.")));
     }
-    let users = users.iter().map(|new| checked(&api, &new.user, &new.password, new.srtp)).collect::<Result<_, _>>()?;
+    let users =
+        users.iter().map(|new| checked(&api, &new.user, &new.password, (new.srtp, new.record))).collect::<Result<_, _>>()?;
     api.services.cluster.propose_meta(MetaCommand::PutUsers { users }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -123,7 +136,7 @@ pub(super) async fn import(State(api): State<Api>, Body(users): Body<Vec<NewUser
     responses((status = OK, body = UserView), (status = NOT_FOUND, body = super::problem::ProblemView)))]
 pub(super) async fn show(State(api): State<Api>, Path(user): Path<String>) -> Result<Json<UserView>, Problem> {
     let aor = aor(&api, &user);
-    let known = api.services.cluster.read_meta(|meta| meta.user(&aor).map(|user| view(&aor, user.srtp)));
+    let known = api.services.cluster.read_meta(|meta| meta.user(&aor).map(|user| view(&aor, (user.srtp, user.record))));
     known.map(Json).ok_or(Problem::not_found("user"))
 }
 
@@ -135,7 +148,7 @@ pub(super) async fn replace(
     Path(name): Path<String>,
     Body(new): Body<Password>,
 ) -> Result<StatusCode, Problem> {
-    let (aor, user) = checked(&api, &name, &new.password, new.srtp)?;
+    let (aor, user) = checked(&api, &name, &new.password, (new.srtp, new.record))?;
     api.services.cluster.propose_meta(MetaCommand::PutUser { aor, user, replace: true }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

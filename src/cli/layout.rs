@@ -150,6 +150,12 @@ impl Layout {
             registration: config::Registration::default(),
             guard: config::Guard::default(),
             media: config::Media::default(),
+            recording: config::Recording {
+                store: std::env::var("TANDEM_RECORDINGS")
+                    .ok()
+                    .or_else(|| Some(dir.join("recordings").to_string_lossy().into_owned())),
+                ..config::Recording::default()
+            },
             api: config::Api { listen: self.api(node), token_file: dir.join("token") },
             log: config::Log {
                 format: LogFormat::Json,

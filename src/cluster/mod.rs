@@ -248,7 +248,7 @@ impl Cluster {
         let Settings { node, members, vnodes, replicas, addresses, mover, dir, storage, tls, secret } = settings;
         let listen = members.get(&node).ok_or(StartError::NotAMember(node))?.raft;
         let outline = outline(&members, &vnodes, &addresses);
-        let seal = Seal::new(&secret);
+        let seal = Seal::new(&secret, b"storage");
         let storage = blocking(move || Storage::open(&dir, &storage, seal)).await?;
         // Everything is read before any group runs: one that can't be read, since a later release wrote it, ends the start alone.
         let mut kept = Vec::new();

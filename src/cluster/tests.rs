@@ -104,7 +104,7 @@ async fn three_nodes_found_a_cluster_commit_and_hand_over() {
     until(|| nodes.running.values().all(|cluster| has_call(cluster, 1))).await;
     // Meta takes proposals from anybody.
     for (node, cluster) in &nodes.running {
-        let user = UserRecord { ha1_md5: String::new(), ha1_sha256: String::new(), srtp: None };
+        let user = UserRecord { ha1_md5: String::new(), ha1_sha256: String::new(), srtp: None, record: None };
         let put = MetaCommand::PutUser { aor: Aor::new(&node.to_string(), "x"), user, replace: false };
         assert_eq!(cluster.propose_meta(put).await, Ok(Reply::Done), "node {node}");
     }

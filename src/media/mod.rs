@@ -6,4 +6,5 @@
 pub mod core;
 pub mod dtls;
 pub mod ports;
+pub mod recorder;
 pub mod relay;

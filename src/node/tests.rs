@@ -55,7 +55,7 @@ impl World {
         until(|| node.services.cluster.is_ready() && node.services.vnode(crate::ids::VnodeId(1)).is_some()).await;
         for name in ["1001", "1002", "1003"] {
             let ha1 = Ha1::of(name, DOMAIN, "secret");
-            let user = UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256, srtp: None };
+            let user = UserRecord { ha1_md5: ha1.md5, ha1_sha256: ha1.sha256, srtp: None, record: None };
             let put = MetaCommand::PutUser { aor: Aor::new(name, DOMAIN), user, replace: true };
             node.services.cluster.propose_meta(put).await.unwrap();
         }

@@ -72,7 +72,9 @@ async fn today(cluster: &mut Cluster) -> Release {
 async fn open(cluster: &Cluster) -> Arc<Storage> {
     let dir = cluster.data(1);
     let secret = std::fs::read_to_string(dir.with_file_name("secret")).unwrap();
-    tokio::task::spawn_blocking(move || Storage::open(&dir, &Place::Thread, Seal::new(secret.as_bytes())).unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || Storage::open(&dir, &Place::Thread, Seal::new(secret.as_bytes(), b"storage")).unwrap())
+        .await
+        .unwrap()
 }
 
 fn replay(group: u16, log: &[Vec<u8>]) -> GroupState {

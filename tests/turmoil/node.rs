@@ -187,7 +187,7 @@ impl Node {
         loop {
             tokio::time::sleep(META).await;
             let aor = Aor::new(&self.record.next().to_string(), "x");
-            let user = UserRecord { ha1_md5: String::new(), ha1_sha256: String::new(), srtp: None };
+            let user = UserRecord { ha1_md5: String::new(), ha1_sha256: String::new(), srtp: None, record: None };
             // What is tried again may have been committed before.
             let put = MetaCommand::PutUser { aor: aor.clone(), user, replace: true };
             if cluster.propose_meta(put).await == Ok(Reply::Done) {

@@ -235,8 +235,10 @@ impl MetaState {
 
     /// One that says nothing of what it was told before keeps that.
     fn put_user(&mut self, aor: &Aor, user: &UserRecord) {
-        let srtp = user.srtp.or_else(|| self.users.get(aor)?.srtp);
-        self.users.insert(aor.clone(), UserRecord { srtp, ..user.clone() });
+        let former = self.users.get(aor);
+        let srtp = user.srtp.or_else(|| former?.srtp);
+        let record = user.record.or_else(|| former?.record);
+        self.users.insert(aor.clone(), UserRecord { srtp, record, ..user.clone() });
     }
 
     /// One user.
@@ -271,6 +273,7 @@ mod tests {
             ended: Timestamp(0),
             status: 200,
             ended_by: "caller".into(),
+            recorded: false,
         }
     }
 
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn users_are_made_once_and_replaced_on_purpose() {
         let mut state = MetaState::default();
-        let user = |md5: &str| UserRecord { ha1_md5: md5.into(), ha1_sha256: String::new(), srtp: None };
+        let user = |md5: &str| UserRecord { ha1_md5: md5.into(), ha1_sha256: String::new(), srtp: None, record: None };
         let put = |md5: &str, replace| MetaCommand::PutUser { aor: Aor::new("a", "x"), user: user(md5), replace };
         assert_eq!(state.apply(&put("1", false)), Reply::Done);
         assert_eq!(state.apply(&put("2", false)), Reply::Exists);

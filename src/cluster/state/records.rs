@@ -17,11 +17,13 @@ use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
 
 /// The latest version that this release writes. A record of a later one is refused, not guessed at.
-pub const VERSION: u16 = 4;
-/// The version of a record that releases without SRTP read rightly, that of one which those without DTLS do, and which those without codecs do.
+pub const VERSION: u16 = 5;
+/// The version of a record that releases without SRTP read rightly, that of one which those without DTLS do, which those without codecs do, and which those
+/// without recordings do.
 const PLAIN: u16 = 1;
 const KEYS: u16 = 2;
 const CERTIFIED: u16 = 3;
+const CODED: u16 = 4;
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +64,14 @@ pub fn encode<T: Serialize>(record: &T) -> Bytes {
     encode_as(PLAIN, record)
 }
 
-/// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected, and who doesn't know of codecs what a phone can't hear: he
-/// can't read it.
+/// Writes a call. Who doesn't know of keys would pass on in clear what has to be protected, and who doesn't know of codecs what a phone can't hear;
+/// and who doesn't know of recordings would lose one. He can't read it.
 pub fn encode_call(record: &CallRecord) -> Bytes {
     let before = record.media.before.iter().flat_map(|before| &before.streams);
     let is_coded = |stream: &StreamRecord| stream.formats.as_ref().is_some_and(|formats| formats.needed);
     let version = match &record.media.secret {
-        _ if record.media.streams.iter().chain(before).any(is_coded) => VERSION,
+        _ if record.media.recording.is_some() => VERSION,
+        _ if record.media.streams.iter().chain(before).any(is_coded) => CODED,
         Some(secret) if secret.certified => CERTIFIED,
         Some(_) => KEYS,
         None => PLAIN,
@@ -435,6 +438,9 @@ pub struct MediaRecord {
     pub before: Option<BeforeRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretRecord>,
+    /// Whether the sound is kept, and not only was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<bool>,
 }
 
 /// What keys are; never printed.
@@ -698,6 +704,9 @@ pub struct UserRecord {
     /// Whether its streams are to be protected; where it isn't said, `media.srtp` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srtp: Option<SrtpPolicy>,
+    /// Whether its calls are recorded; where it isn't said, `recording.calls` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<bool>,
 }
 
 impl std::fmt::Debug for UserRecord {
@@ -720,6 +729,9 @@ pub struct CdrRecord {
     pub status: u16,
     /// `caller`, `callee`, `system` or `operator`.
     pub ended_by: String,
+    /// There is a recording of it, or will be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recorded: bool,
 }
 
 #[cfg(test)]

@@ -207,6 +207,7 @@ mod tests {
             ended: Timestamp(2),
             status: 486,
             ended_by: "callee".into(),
+            recorded: false,
         }
     }
 

@@ -16,7 +16,6 @@
 //! ever waits for a disk, save those who write to meta.
 
 pub mod disk;
-mod seal;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
@@ -36,7 +35,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-pub use seal::Seal;
+pub use crate::seal::Seal;
 
 use super::raft::types::GroupId;
 use super::wire::{Memory, encode};

@@ -7,7 +7,7 @@ fn append(index: u64) -> Change {
 }
 
 fn open(dir: &Path) -> Arc<Storage> {
-    Storage::open(dir, &Place::Thread, Seal::new(b"a secret")).unwrap()
+    Storage::open(dir, &Place::Thread, Seal::new(b"a secret", b"storage")).unwrap()
 }
 
 fn indexes(storage: &Storage) -> Vec<u64> {
@@ -140,7 +140,10 @@ fn a_disk_of_another_release_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let sled = || sled::Config::new().path(dir.path().join("sled")).open().unwrap();
     sled().open_tree("values").unwrap().insert("format", b"4").unwrap();
-    let refused = Storage::open(dir.path(), &Place::Thread, Seal::new(b"a secret")).err().map(|error| error.to_string()).unwrap();
+    let refused = Storage::open(dir.path(), &Place::Thread, Seal::new(b"a secret", b"storage"))
+        .err()
+        .map(|error| error.to_string())
+        .unwrap();
     assert!(refused.ends_with("it is in the format of another release"), "{refused}");
     assert_eq!(sled().open_tree("values").unwrap().len(), 1);
 }

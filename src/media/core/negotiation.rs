@@ -153,6 +153,18 @@ impl Formats {
         self.agreed.as_ref().map_or(&[], |agreed| &agreed[side])
     }
 
+    /// What the numbers of a side's packets mean, as far as we can decode them.
+    pub fn heard_from(&self, side: usize) -> Vec<(u8, Codec)> {
+        let mut heard: Vec<(u8, Codec)> = Vec::new();
+        // As in `with_more`: what it was told it may send.
+        for format in self.agreed(side).iter().chain(&self.told[side]).chain(&self.theirs[side]) {
+            if let Some(codec) = format.codec().filter(|_| heard.iter().all(|(number, _)| *number != format.payload)) {
+                heard.push((format.payload, codec));
+            }
+        }
+        heard
+    }
+
     /// What becomes of a side's packets.
     pub fn rules(&self, from: usize) -> Rules {
         let rules = self.all_rules(from);

@@ -100,6 +100,8 @@ pub struct Session {
     pub keys_made: u32,
     /// A phone may have been told of a certificate that is made of it.
     pub is_certified: bool,
+    /// Whether the call's sound is kept, if it was to be at some time.
+    pub recording: Option<Recording>,
     /// What stood before an offer that has no answer yet: a refused one changes nothing (RFC 3264 §8).
     pub before: Option<Box<Before>>,
 }
@@ -121,6 +123,15 @@ pub struct Before {
     pub told: [Option<Bytes>; 2],
     /// As in [`Session`].
     pub lines: [usize; 2],
+}
+
+/// Whether a call's sound is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recording {
+    /// It is.
+    On,
+    /// It was, and isn't at the moment.
+    Paused,
 }
 
 /// One stream.
@@ -170,6 +181,8 @@ pub struct LegPlan {
     pub rules: Rules,
     /// Its datagrams are neither RTP nor RTCP.
     pub is_other: bool,
+    /// What its phone says is kept.
+    pub recorded: bool,
 }
 
 impl Session {
@@ -193,8 +206,15 @@ impl Session {
             secret: Secret::default(),
             keys_made: 0,
             is_certified: false,
+            recording: None,
             before: None,
         }
+    }
+
+    /// The one that is recorded: the first with sound.
+    fn recorded(&self) -> Option<usize> {
+        let is_sound = |stream: &Stream| !stream.is_declined && stream.formats.is_some();
+        self.streams.iter().position(is_sound).filter(|_| self.recording == Some(Recording::On))
     }
 
     /// A leg's phone is reached there; it has not described itself yet.
@@ -655,6 +675,7 @@ impl Session {
     pub fn plan(&self, leg: usize) -> Vec<Option<LegPlan>> {
         let still = self.before.as_ref().filter(|before| before.instead && before.by == leg);
         let streams = still.map_or(&self.streams, |before| &before.streams);
+        let recorded = self.recorded();
         let plan = |(at, stream): (usize, &Stream)| {
             let end = &stream.legs[leg];
             // By the keys that are agreed, until others are.
@@ -667,6 +688,7 @@ impl Session {
                 signalled: [end.signalled, end.signalled_rtcp],
                 shield: protection.shield(&self.secret),
                 is_other: former.filter(|former| !former.is_declined).unwrap_or(stream).is_other,
+                recorded: recorded == Some(at),
                 // An offer that takes it away doesn't count yet either.
                 dtls: [Some(stream), former]
                     .into_iter()

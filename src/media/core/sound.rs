@@ -53,9 +53,14 @@ pub struct Made {
 
 /// From one codec to another.
 pub struct Lane {
+    ear: Ear,
+    encoder: Encoder,
+}
+
+/// From a codec to samples.
+pub struct Ear {
     decoder: Decoder,
     between: Between,
-    encoder: Encoder,
     /// Samples of the last packet.
     last: usize,
 }
@@ -93,48 +98,69 @@ impl Lane {
             (Codec::G722, _) | (Codec::Opus, Codec::G722 | Codec::Opus) => 16,
         };
         let (heard, said) = (rate(from, to), rate(to, from));
-        let between = match heard.cmp(&said) {
-            std::cmp::Ordering::Equal => Between::Same,
-            std::cmp::Ordering::Less => Between::Double(Doubler::default()),
-            std::cmp::Ordering::Greater => Between::Halve(Halver::default()),
-        };
-        let concealer = || Box::new(Concealer::new(usize::from(heard)));
-        let decoder = match from {
-            Codec::Pcmu => Decoder::Law(Law::Mu, concealer()),
-            Codec::Pcma => Decoder::Law(Law::A, concealer()),
-            Codec::G722 => Decoder::G722(Box::default(), concealer()),
-            Codec::Opus => Decoder::Opus(Box::new(ropus::Decoder::new(u32::from(heard) * 1000, Channels::Mono).ok()?)),
-        };
         let encoder = match to {
             Codec::Pcmu => Encoder::Law(Law::Mu),
             Codec::Pcma => Encoder::Law(Law::A),
             Codec::G722 => Encoder::G722(Box::default()),
             Codec::Opus => Encoder::Opus(Box::new(Opus::new(said, quality)?)),
         };
-        Some(Self { decoder, between, encoder, last: usize::from(heard) * 20 })
+        Some(Self { ear: Ear::between(from, heard, said)?, encoder })
     }
 
     /// Makes a payload; none if there is nothing to send.
     pub fn make(&mut self, sound: Sound<'_>, octets: &mut [u8]) -> Option<Made> {
-        let (mut heard, mut other) = ([0; MOST_SAMPLES], [0; MOST_SAMPLES]);
-        let count = self.decoder.decode(sound, &mut heard, self.last)?;
-        self.last = count;
-        let samples = match &mut self.between {
-            Between::Same => &heard[..count],
-            Between::Double(doubler) => {
-                let count = doubler.double(&heard[..count], &mut other);
-                &other[..count]
-            }
-            Between::Halve(halver) => {
-                let count = halver.halve(&heard[..count], &mut other);
-                &other[..count]
-            }
-        };
+        let mut samples = [0; MOST_SAMPLES];
+        let count = self.ear.hear(sound, &mut samples)?;
+        let samples = &samples[..count];
         match &mut self.encoder {
             Encoder::Law(law) => Some(Made { length: law.encode(samples, octets), early: 0 }),
             Encoder::G722(encoder) => Some(Made { length: encoder.encode(samples, octets), early: 0 }),
             Encoder::Opus(opus) => opus.encode(samples, octets),
         }
+    }
+}
+
+impl Ear {
+    /// Gives samples of so many thousand a second, 8 or 16. None if the codec can't be made.
+    pub fn new(codec: Codec, rate: u8) -> Option<Self> {
+        let own = match codec {
+            Codec::Pcmu | Codec::Pcma => 8,
+            Codec::G722 => 16,
+            Codec::Opus => rate,
+        };
+        Self::between(codec, own, rate)
+    }
+
+    fn between(codec: Codec, heard: u8, said: u8) -> Option<Self> {
+        let between = match heard.cmp(&said) {
+            std::cmp::Ordering::Equal => Between::Same,
+            std::cmp::Ordering::Less => Between::Double(Doubler::default()),
+            std::cmp::Ordering::Greater => Between::Halve(Halver::default()),
+        };
+        let concealer = || Box::new(Concealer::new(usize::from(heard)));
+        let decoder = match codec {
+            Codec::Pcmu => Decoder::Law(Law::Mu, concealer()),
+            Codec::Pcma => Decoder::Law(Law::A, concealer()),
+            Codec::G722 => Decoder::G722(Box::default(), concealer()),
+            Codec::Opus => Decoder::Opus(Box::new(ropus::Decoder::new(u32::from(heard) * 1000, Channels::Mono).ok()?)),
+        };
+        Some(Self { decoder, between, last: usize::from(heard) * 20 })
+    }
+
+    /// Gives how many samples there are; none if the payload is nobody's.
+    pub fn hear(&mut self, sound: Sound<'_>, samples: &mut [i16; MOST_SAMPLES]) -> Option<usize> {
+        if let Between::Same = self.between {
+            self.last = self.decoder.decode(sound, samples, self.last)?;
+            return Some(self.last);
+        }
+        let mut heard = [0; MOST_SAMPLES];
+        self.last = self.decoder.decode(sound, &mut heard, self.last)?;
+        let heard = &heard[..self.last];
+        Some(match &mut self.between {
+            Between::Same => 0,
+            Between::Double(doubler) => doubler.double(heard, samples),
+            Between::Halve(halver) => halver.halve(heard, samples),
+        })
     }
 }
 

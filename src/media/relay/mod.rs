@@ -14,14 +14,15 @@
 
 mod dtls;
 mod shield;
+mod tape;
 mod thread;
 mod wire;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self as mpsc_std, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ use super::core::srtp::Mark;
 use super::ports::Pair;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
+pub use tape::Taped;
 
 /// At most this many commands wait for a thread.
 const COMMANDS: usize = 16 << 10;
@@ -171,6 +173,8 @@ pub struct Relay {
     coders: Vec<Arc<Worker>>,
     open: Arc<Open>,
     running: Arc<AtomicBool>,
+    /// Until somebody has it.
+    taped: Mutex<Option<mpsc::Receiver<Vec<Taped>>>>,
 }
 
 /// What the threads have open.
@@ -224,11 +228,12 @@ impl Relay {
         }
         let open = Arc::<Open>::default();
         let running = Arc::new(AtomicBool::new(true));
+        let (tape, taped) = mpsc::channel(tape::LOTS);
         let start = |name: String, (commands, queue), coder| {
             let bell = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
             let told = Arc::new(AtomicBool::new(false));
             let inbox = thread::Inbox { bell: bell.clone(), queue, told: told.clone(), running: running.clone() };
-            let thread = thread::Thread::new(inbox, events.clone(), timeout, (dscp, quality), open.clone(), coder)?;
+            let thread = thread::Thread::new(inbox, events.clone(), timeout, (dscp, quality), open.clone(), coder, tape.clone())?;
             std::thread::Builder::new().name(name).spawn(move || thread.run())?;
             Ok::<_, io::Error>(Worker { commands, bell, told })
         };
@@ -240,7 +245,12 @@ impl Relay {
             plain.push(start(format!("media{number}"), (Commands::Bounded(commands), queue), Some(coder.clone()))?);
             coders.push(coder);
         }
-        Ok((Self { workers: plain, coders, open, running }, receiver))
+        Ok((Self { workers: plain, coders, open, running, taped: Mutex::new(Some(taped)) }, receiver))
+    }
+
+    /// What the phones of calls that are to be recorded say, for whoever asks first.
+    pub fn taped(&self) -> Option<mpsc::Receiver<Vec<Taped>>> {
+        self.taped.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Makes a leg's sockets and addresses as wanted; saying the same twice changes nothing. Nothing is sent that `fence`

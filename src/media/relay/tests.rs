@@ -40,6 +40,7 @@ fn local(port: u16) -> SocketAddr {
 /// A phone of which not more is known than where it may be.
 fn plan(port: u16, remote: Option<SocketAddr>) -> LegPlan {
     LegPlan {
+        recorded: false,
         local: local(port),
         remote: [remote, None],
         signalled: [None; 2],

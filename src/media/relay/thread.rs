@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::dtls::{Association, Heard, Kind};
 use super::shield::Shield;
+use super::tape::{self, Tape, Taped};
 use super::wire::Wire;
 use super::{Command, Counters, Event, Open, Sender, Want, Worker};
 use crate::clock::{self, Uptime};
@@ -94,6 +95,8 @@ struct End {
     coder: coder::Coder,
     /// What comes is neither RTP nor RTCP.
     is_other: bool,
+    /// Of RTP: what comes is kept.
+    recorded: bool,
     /// When it was told that checks have moved the peer, and whether they have since.
     moved: (Uptime, bool),
     /// Packets of the peer's in a row.
@@ -233,6 +236,7 @@ pub(super) struct Thread {
     gaps: VecDeque<usize>,
     /// Who waits until all sockets have been read, and until when at most.
     settling: Vec<(Uptime, oneshot::Sender<()>)>,
+    tape: Tape,
 }
 
 impl Thread {
@@ -243,6 +247,7 @@ impl Thread {
         (dscp, quality): (u8, Quality),
         open: Arc<Open>,
         coder: Option<Arc<Worker>>,
+        tape: mpsc::Sender<Vec<Taped>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // Each time it is rung, and nobody reads it: what is rung while commands are taken would be read away.
@@ -265,6 +270,7 @@ impl Thread {
             quality,
             gaps: VecDeque::new(),
             settling: Vec::new(),
+            tape: Tape::new(tape),
         })
     }
 
@@ -281,6 +287,7 @@ impl Thread {
             let pause = match busy || !self.settling.is_empty() {
                 true => Duration::ZERO,
                 false if unbound => REBIND,
+                false if !self.tape.is_empty() => tape::EVERY,
                 false => gap.map_or(TICK, |gap: Duration| TICK.min(gap + SHORTEST)),
             };
             let count = match self.epoll.wait(&mut events, EpollTimeout::try_from(pause).unwrap_or(EpollTimeout::ZERO)) {
@@ -313,6 +320,7 @@ impl Thread {
                 }
             }
             gap = if self.gaps.is_empty() { None } else { self.fill_gaps() };
+            self.tape.hand_over(now);
             busy |= self.bind_again(busy);
             self.connect_the_steady();
             if now.since(ticked) >= TICK {
@@ -394,6 +402,7 @@ impl Thread {
                     peer: Latch::default(),
                     coder: coder::Coder::default(),
                     is_other: want.plan.is_other,
+                    recorded: false,
                     moved: Default::default(),
                     steady: 0,
                     counters: counters.clone(),
@@ -406,6 +415,7 @@ impl Thread {
                 end.shield.set(want.plan.shield);
                 end.associate(want.plan.dtls.map(|dtls| *dtls));
                 end.coder.set(want.plan.rules);
+                end.recorded = want.plan.recorded;
             }
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
@@ -640,6 +650,9 @@ impl Thread {
             }
             From::Aside => {}
             From::Stranger => return,
+        }
+        if end.recorded && !is_rtcp(&buffer[..length]) {
+            self.tape.take(end.call, u8::from(end.leg.0 != 0), now, &buffer[..length]);
         }
         if !end.coder.passes() && !is_rtcp(&buffer[..length]) {
             return self.translate(at, &buffer[..length], now);

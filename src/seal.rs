@@ -1,5 +1,5 @@
 //! What is stored is sealed: records hold keys of calls and what passwords are checked by, and disks are read by others than their node.
-//! Layer: shell.
+//! Layer: ground.
 //!
 //! AES-256-GCM-SIV (RFC 8452) by a key that is made of `cluster.secret`: a nonce that came twice would tell that two texts are the same, and no more.
 //! What earlier releases stored in clear is read as it is.
@@ -29,16 +29,16 @@ impl fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// By `cluster.secret`.
-    pub fn new(secret: &[u8]) -> Self {
+    /// By `cluster.secret`, for one kind of what is stored.
+    pub fn new(secret: &[u8], what: &[u8]) -> Self {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length is a key's");
-        mac.update(b"storage");
+        mac.update(what);
         let key = mac.finalize().into_bytes();
         Self(RandomizedNonceKey::new(&AES_256_GCM_SIV, &key).expect("the key is as long as the cipher's"))
     }
 
     /// Seals what is to be stored.
-    pub(super) fn seal(&self, plain: &[u8]) -> io::Result<Vec<u8>> {
+    pub fn seal(&self, plain: &[u8]) -> io::Result<Vec<u8>> {
         let mut text = plain.to_vec();
         let nonce = self.0.seal_in_place_append_tag(Aad::from(MARK), &mut text).map_err(io::Error::other)?;
         let mut sealed = Vec::with_capacity(MARK.len() + NONCE_LEN + text.len());
@@ -49,7 +49,7 @@ impl Seal {
     }
 
     /// Opens what was stored.
-    pub(super) fn open(&self, stored: Vec<u8>) -> io::Result<Vec<u8>> {
+    pub fn open(&self, stored: Vec<u8>) -> io::Result<Vec<u8>> {
         let Some((nonce, text)) = stored.strip_prefix(MARK).map(|sealed| sealed.split_at(NONCE_LEN.min(sealed.len()))) else {
             return Ok(stored);
         };
@@ -68,14 +68,14 @@ mod tests {
 
     #[test]
     fn only_who_has_the_secret_reads_what_was_stored() {
-        let seal = Seal::new(b"a secret");
+        let seal = Seal::new(b"a secret", b"storage");
         let text = b"a key of a call".to_vec();
         let stored = seal.seal(&text).unwrap();
         assert_ne!(stored, seal.seal(&text).unwrap());
         assert!(!stored.windows(4).any(|window| window == b"call"));
-        assert_eq!(Seal::new(b"a secret").open(stored.clone()).unwrap(), text);
+        assert_eq!(Seal::new(b"a secret", b"storage").open(stored.clone()).unwrap(), text);
         assert_eq!(seal.open(text.clone()).unwrap(), text, "an earlier release stored it");
-        let refused = Seal::new(b"another").open(stored.clone()).unwrap_err().to_string();
+        let refused = Seal::new(b"another", b"storage").open(stored.clone()).unwrap_err().to_string();
         assert_eq!(refused, "it was sealed by another cluster.secret, or is broken");
         for at in MARK.len()..stored.len() {
             let mut broken = stored.clone();
