@@ -23,6 +23,7 @@ mod moves;
 mod nat;
 mod peers;
 mod protection;
+mod recordings;
 mod registrations;
 mod releases;
 mod ringing;

@@ -50,8 +50,17 @@ impl Cluster {
         Self::of(3, users)
     }
 
+    /// The same, by this environment.
+    pub fn start_with(users: usize, environment: &[(&str, String)]) -> Self {
+        Self::of_with(3, users, environment)
+    }
+
     /// Starts so many nodes.
     pub fn of(nodes: usize, users: usize) -> Self {
+        Self::of_with(nodes, users, &[])
+    }
+
+    fn of_with(nodes: usize, users: usize, environment: &[(&str, String)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let users: Vec<_> = (1..=users).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
         let file = dir.path().join("users");
@@ -60,6 +69,7 @@ impl Cluster {
         let mut dev = Command::new(TANDEM)
             .args(["dev", "--domain", DOMAIN, "--first-address", &address(11).to_string()])
             .args(["--nodes", &nodes.to_string()])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .arg("--dir")
             .arg(dir.path().join("dev"))
             .arg("--users")

@@ -24,6 +24,7 @@ pub mod linphone;
 pub mod load;
 pub mod meter;
 pub mod net;
+pub mod s3;
 pub mod sipp;
 pub mod soak;
 pub mod tone;

@@ -7,9 +7,14 @@ const WINDOW_MS: usize = 100;
 
 /// For each tenth of a second of a recording (16-bit PCM in a WAV file): whether `hz` is what sounds.
 pub fn heard(path: &Path, hz: f64) -> Vec<bool> {
+    heard_in(path, 0, hz)
+}
+
+/// The same of one of its channels.
+pub fn heard_in(path: &Path, channel: usize, hz: f64) -> Vec<bool> {
     let bytes = std::fs::read(path).unwrap();
     let (rate, channels, samples) = wav(&bytes);
-    let mono: Vec<f64> = samples.chunks(channels).map(|frame| f64::from(frame[0])).collect();
+    let mono: Vec<f64> = samples.chunks(channels).map(|frame| f64::from(frame[channel])).collect();
     mono.chunks_exact(rate * WINDOW_MS / 1000).map(|window| share(window, hz, rate) > 0.5).collect()
 }
 

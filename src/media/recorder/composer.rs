@@ -2,6 +2,7 @@
 //!
 //! One thing at a time: a node that has much to compose takes a core for it, and no more.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::media::core::recording::{About, Chunk, Composition, Gap, Segment};
 /// So much waits to be done; the rest is found by the next sweep.
 pub(super) const JOBS: usize = 4096;
 /// A call that is over is composed after that: what another node still held may have come.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// Something to be done.
 #[derive(Debug)]
@@ -31,18 +32,34 @@ pub(super) enum Job {
     /// A vnode is this node's, whose own life this is: what others have left of it, and what is over.
     TakeOver(VnodeId, Arc<str>),
     /// A call is over.
-    Compose {
-        /// Its vnode.
-        vnode: VnodeId,
-        /// Which.
-        call: CallId,
-        /// This owner's life.
-        life: Arc<str>,
-        /// When.
-        not_before: Timestamp,
-    },
+    Compose(Over),
     /// What is too old goes.
     Tidy,
+}
+
+/// A call that is over.
+#[derive(Debug)]
+pub(super) struct Over {
+    pub(super) vnode: VnodeId,
+    pub(super) call: CallId,
+    /// This owner's.
+    pub(super) life: Arc<str>,
+    /// By then all that others have of it is in the store.
+    pub(super) not_before: Timestamp,
+}
+
+/// Once each; more than there is room for is found again.
+fn put(over: &mut VecDeque<Over>, one: Over) {
+    if over.len() < JOBS && over.iter().all(|known| known.call != one.call) {
+        over.push_back(one);
+    }
+}
+
+async fn wait(until: Option<tokio::time::Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What a recording is.
@@ -71,7 +88,7 @@ pub struct Made {
 }
 
 /// The composer.
-pub struct Composer {
+pub(super) struct Composer {
     shelf: Shelf,
     ask: Arc<dyn Ask>,
     open: Open,
@@ -84,31 +101,43 @@ impl Composer {
     }
 
     pub(super) async fn run(self, mut todo: mpsc::Receiver<Job>) {
-        while let Some(job) = todo.recv().await {
-            let done = match job {
-                Job::TakeOver(vnode, life) => self.take_over(vnode, &life).await,
-                Job::Compose { vnode, call, life, not_before } => {
-                    tokio::time::sleep_until(clock::instant_of(not_before)).await;
-                    match self.salvage(vnode, &life).await {
-                        Ok(()) => self.compose(vnode, call).await,
-                        Err(error) => Err(error),
+        let mut over = VecDeque::new();
+        loop {
+            let next = over.front().map(|over: &Over| clock::instant_of(over.not_before));
+            let done = tokio::select! {
+                job = todo.recv() => match job {
+                    Some(Job::TakeOver(vnode, life)) => self.take_over(vnode, &life, &mut over).await,
+                    Some(Job::Compose(one)) => {
+                        put(&mut over, one);
+                        Ok(())
                     }
-                }
-                Job::Tidy => retention::tidy(&self.shelf, self.settings.keep_days, clock::now()).await,
+                    Some(Job::Tidy) => retention::tidy(&self.shelf, self.settings.keep_days, clock::now()).await,
+                    None => return,
+                },
+                () = wait(next) => match over.pop_front() {
+                    Some(Over { vnode, call, life, .. }) => self.finish(vnode, call, &life).await,
+                    None => Ok(()),
+                },
             };
+            // Whatever it is, the next sweep finds it.
             if let Err(error) = done {
                 complain(&error);
             }
         }
     }
 
-    async fn take_over(&self, vnode: VnodeId, life: &str) -> Result<(), ShelfError> {
+    async fn finish(&self, vnode: VnodeId, call: CallId, life: &str) -> Result<(), ShelfError> {
+        self.salvage(vnode, life).await?;
+        self.compose(vnode, call).await
+    }
+
+    async fn take_over(&self, vnode: VnodeId, life: &Arc<str>, over: &mut VecDeque<Over>) -> Result<(), ShelfError> {
         self.salvage(vnode, life).await?;
         for name in self.shelf.within(&shelf::open(vnode)).await? {
             let Ok(call) = name.parse::<CallId>() else { continue };
             let is_open = self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&call);
             if !is_open && !self.ask.is_live(vnode, call) {
-                self.compose(vnode, call).await?;
+                put(over, Over { vnode, call, life: life.clone(), not_before: clock::now() + GRACE });
             }
         }
         Ok(())
@@ -117,7 +146,9 @@ impl Composer {
     /// What former owners' journals hold becomes parts of calls.
     async fn salvage(&self, vnode: VnodeId, life: &str) -> Result<(), ShelfError> {
         let all = self.shelf.below(&shelf::journals(vnode)).await?;
-        let left: Vec<_> = all.into_iter().filter(|path| !path.filename().is_some_and(|name| name.starts_with(life))).collect();
+        let is_own =
+            |path: &Path| path.filename().and_then(|name| name.strip_prefix(life)).is_some_and(|rest| rest.starts_with('-'));
+        let left: Vec<_> = all.into_iter().filter(|path| !is_own(path)).collect();
         for path in left {
             let segment = match self.shelf.segment(&path).await {
                 Ok(segment) => segment,

@@ -33,7 +33,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::RecordingFormat;
 use crate::ids::{CallId, NodeId, VnodeId};
 pub use composer::Made;
-use composer::{Composer, Job};
+use composer::{Composer, Job, Over};
 pub use retention::{Deleted, delete};
 pub use shelf::{Shelf, ShelfError};
 
@@ -377,7 +377,7 @@ impl Keeper {
         let Some(vnode) = self.calls.get(&id).map(|call| call.known.vnode).filter(|_| is_written) else { return };
         self.forget(id);
         let life = self.life(vnode);
-        self.tell(Job::Compose { vnode, call: id, life, not_before: clock::now() + composer::GRACE });
+        self.tell(Job::Compose(Over { vnode, call: id, life, not_before: clock::now() + composer::GRACE }));
     }
 
     fn forget(&mut self, id: CallId) {

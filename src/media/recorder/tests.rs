@@ -166,6 +166,7 @@ async fn who_takes_a_call_over_goes_on_with_its_recording() {
     former.die();
     let next = Node::start(2, &store, created, RecordingFormat::Wav);
     next.hears(54..100).await;
+    until(&store, "open/v3/journal", |names| names.iter().any(|name| name.contains("-n2-"))).await;
     next.says.over.store(true, Ordering::Relaxed);
     let (made, wav) = made(&store).await;
     assert_eq!((made.length, made.owners, wav.starts_with(b"RIFF")), (2000, 2, true));
