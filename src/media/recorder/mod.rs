@@ -257,6 +257,9 @@ impl Keeper {
                 self.forget(call);
             }
         }
+        for vnode in self.idle(&owned) {
+            self.make_parts(vnode, now).await;
+        }
         let calls = &self.calls;
         self.vnodes.retain(|vnode, _| owned.contains(vnode) || calls.values().any(|call| call.known.vnode == *vnode));
         if now.since(self.swept) >= SWEEP {
@@ -329,6 +332,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Vnodes whose journals nobody needs any more: a next owner's are his.
+    fn idle(&self, owned: &[VnodeId]) -> Vec<VnodeId> {
+        let is_idle = |vnode: &VnodeId| owned.contains(vnode) && self.calls.values().all(|call| call.known.vnode != *vnode);
+        let written = self.vnodes.iter().filter(|(_, journal)| !journal.written.is_empty());
+        written.map(|(vnode, _)| *vnode).filter(is_idle).collect()
     }
 
     /// What the journals of a vnode hold is written by call, and then they are not needed any more.

@@ -152,7 +152,7 @@ async fn a_call_becomes_a_file_and_leaves_nothing() {
     assert_eq!((made.length, made.gaps.len(), made.owners, made.rate), (2000, 0, 1, 8000));
     assert_eq!((made.caller.as_str(), wav.len()), ("sip:a@x", 44 + 2000 * 8 * 4));
     assert_eq!((pitch(&wav, 0), pitch(&wav, 1)), (399, 799));
-    until(&store, "open/v3/abc", <[_]>::is_empty).await;
+    until(&store, "open", <[_]>::is_empty).await;
 }
 
 /// The next owner finds what the former has written, and nothing is lost but what that one still held.
