@@ -188,6 +188,8 @@ fn member_of(member: &config::Member) -> Member {
 #[cfg(test)]
 mod flows;
 #[cfg(test)]
+mod quality;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod transfers;

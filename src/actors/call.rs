@@ -24,6 +24,7 @@ use super::descriptions::{self, Refused, is_sdp};
 use super::dialog::{self, DialogActor, DialogMsg};
 use super::keys;
 use super::media_leg::{self, Learned, MediaLegMsg};
+use super::quality;
 use super::recording;
 use super::records;
 use super::router;
@@ -31,7 +32,7 @@ use super::seen;
 use super::services::Services;
 use super::supervise::Budget;
 use super::transport;
-use super::unsaid::{Unsaid, asks_for_an_answer, take_back};
+use super::unsaid::{Unsaid, asks_for_an_answer, take_back, unavailable};
 use crate::clock::{self, Timestamp};
 use crate::cluster::ProposeError;
 use crate::ids::{Aor, CallId, LegId, VnodeId};
@@ -44,7 +45,7 @@ use crate::sip::events::Seen;
 use crate::sip::leg::{LegCommand, LegEvent};
 use crate::sip::message::{Request, Response};
 use crate::sip::registrar::Phone;
-use crate::sip::{Name, StatusCode, Text};
+use crate::sip::{StatusCode, Text};
 
 /// At most this many inputs wait for a commit.
 const MAX_UNSAID: usize = 32;
@@ -644,6 +645,7 @@ impl Running {
         };
         if let Some(core) = &self.core {
             let state = core.state();
+            quality::measure(&mut self.media, &self.services, state);
             descriptions::certify(&mut self.media, &self.services, state, &then);
             let again = |side| state.peer_of_side(side).is_some_and(|leg| state.must_be_told_again(leg));
             self.media.keep_told(SIDES.map(again));
@@ -694,6 +696,7 @@ impl Running {
             Mutation::End(_, cdr) => {
                 let answered = cdr.answered.is_some();
                 tracing::info!(status = cdr.status.code(), by = records::ended_by(cdr.by), answered, "call ended");
+                quality::ended(cdr, self.media.session());
             }
             Mutation::Forget(_) => tracing::debug!("forgotten"),
         }
@@ -792,8 +795,4 @@ impl Running {
         metrics::counter!("tandem_calls_given_up_total").increment(1);
         self.hang_up(myself, StatusCode::SERVER_INTERNAL_ERROR, EndedBy::System).await;
     }
-}
-
-fn unavailable(request: &Request) -> Response {
-    request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
 }

@@ -12,6 +12,7 @@ use super::media_leg::Learned;
 use crate::clock;
 use crate::ids::{CallId, LegId};
 use crate::media::core::formats::Codec;
+use crate::media::core::quality::Figures;
 use crate::media::core::{LegPlan, Policy, Recording, SdpError, Secret, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
 use crate::media::relay::Want;
@@ -226,6 +227,13 @@ impl CallMedia {
             (false, Some(_)) => Some(Recording::Paused),
             (false, None) => None,
         };
+    }
+
+    /// Whether they talk, and what each leg's figures are by now, of what they were at the last commit.
+    pub fn measured(&mut self, is_answered: bool, figures: impl Fn(&[Figures; 2]) -> [Figures; 2]) {
+        self.session.is_answered = is_answered;
+        // What stands in the record counts, whatever may have been rolled back.
+        self.session.figures = figures(&self.committed.figures);
     }
 
     /// The session is committed, and the relay knows: what isn't needed any more is free.

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 use super::call::CallMsg;
 use super::calls::{self, Errand};
+use super::figures::LegFigures;
 use super::notifiers::NotifiersMsg;
 use super::seen::SightingParcel;
 use super::services::Services;
@@ -72,6 +73,13 @@ pub enum Parcel {
     Opened {
         /// Which.
         vnode: VnodeId,
+    },
+    /// What has been measured of calls of a vnode that is here.
+    Figures {
+        /// Which.
+        vnode: VnodeId,
+        /// Of the caller's leg and of the callee's.
+        calls: Vec<(CallId, LegFigures)>,
     },
 }
 
@@ -226,6 +234,7 @@ impl Actor for Gateway {
                     }
                 }
                 Ok(Parcel::Opened { vnode }) => seen::heard_opened(&self.services, vnode),
+                Ok(Parcel::Figures { vnode, calls }) => self.services.told.hear(&self.services, vnode, calls),
                 // Of a later release, perhaps.
                 Err(error) => tracing::debug!(%error, "a parcel that this release can't read"),
             },

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::call::CallMsg;
 use super::calls::{self, Errand};
 use super::media_leg::{Learned, MediaLegMsg};
+use super::quality;
 use super::services::Services;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::media::core::Session;
@@ -50,6 +51,10 @@ impl Actor for MediaActor {
             }
             Event::Dtls { call, leg, stream, source, sender, datagram } => {
                 (call, Errand::Media(leg, MediaLegMsg::Dtls { stream, source, sender, datagram }))
+            }
+            Event::Silent { call, leg, sends } => {
+                quality::silent(call, leg, sends);
+                return Ok(());
             }
             Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::quality::{figures_of, figures_record};
 use super::records::Site;
 use crate::cluster::state::records::{
     AssociationRecord, BeforeRecord, FormatRecord, FormatsRecord, Hidden, IceRecord, KeyRecord, KeyedRecord, MediaRecord,
@@ -40,6 +41,7 @@ pub fn media_record(media: &Session) -> MediaRecord {
             certified: media.is_certified,
         }),
         recording: media.recording.map(|recording| recording == Recording::On),
+        figures: media.figures.each_ref().map(figures_record),
     }
 }
 
@@ -194,6 +196,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
     session.held = record.held;
     session.keeps = site.moves;
     session.told.clone_from(&record.told);
+    session.figures = record.figures.each_ref().map(|figures| figures_of(figures));
     if let Some(SecretRecord { bytes, since, keys_made, certified }) = &record.secret
         && let Ok(bytes) = bytes.0[..].try_into()
     {

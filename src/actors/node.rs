@@ -7,6 +7,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 use tokio::sync::mpsc;
 
+use super::figures::FiguresActor;
 use super::gateway::{self, Gateway, LinkSettings};
 use super::media::{self, MediaActor, MediaMsg};
 use super::services::Services;
@@ -34,6 +35,8 @@ pub enum Child {
     Media,
     /// The media of others' calls.
     Standby,
+    /// What is measured of ours.
+    Figures,
     /// A vnode.
     Vnode(VnodeId),
 }
@@ -72,6 +75,7 @@ impl Actor for NodeActor {
         running.spawn(&myself, Child::Gateway).await?;
         running.spawn(&myself, Child::Media).await?;
         running.spawn(&myself, Child::Standby).await?;
+        running.spawn(&myself, Child::Figures).await?;
         gateway::link(&running.services, links, myself.get_cell()).await?;
         for vnode in running.services.cluster.vnodes() {
             running.spawn(&myself, Child::Vnode(vnode)).await?;
@@ -119,6 +123,7 @@ impl Running {
                 *self.media.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor.clone());
                 actor.get_id()
             }
+            Child::Figures => Actor::spawn_linked(None, FiguresActor, services, supervisor).await?.0.get_id(),
             Child::Standby => Actor::spawn_linked(None, StandbyActor, services, supervisor).await?.0.get_id(),
             Child::Vnode(vnode) => {
                 let start = vnode::Start { services, vnode };

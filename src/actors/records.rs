@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::media_records::{media_of, media_record};
+use super::quality;
 use crate::clock::Timestamp;
 use crate::cluster::state::VnodeCommand;
 use crate::cluster::state::records::{
@@ -74,7 +75,8 @@ impl Site {
 /// Reads a stored call.
 pub fn restore(bytes: &[u8], site: Site) -> Result<(CallState, Session), RestoreError> {
     let record: CallRecord = decode(bytes)?;
-    let media = media_of(&record.media, site, media_id(record.id));
+    let is_answered = record.answered.is_some();
+    let media = Session { is_answered, ..media_of(&record.media, site, media_id(record.id)) };
     let mut state = call_state(record)?;
     if site.moves {
         state.move_to(site.ips, site.port);
@@ -110,7 +112,7 @@ pub fn glance(call: CallId, bytes: &[u8], site: Site) -> Result<Glance, RestoreE
         quiet: begun && record.referral.is_none() && record.relays.is_empty() && record.legs.iter().all(done),
         ended: record.ended.is_some(),
         deadline: own.into_iter().chain(timers).min(),
-        media: media_of(&record.media, site, media_id(call)),
+        media: Session { is_answered: record.answered.is_some(), ..media_of(&record.media, site, media_id(call)) },
     })
 }
 
@@ -522,6 +524,7 @@ fn cdr_record(cdr: &Cdr, media: &Session) -> CdrRecord {
         status: cdr.status.code(),
         ended_by: ended_by(cdr.by).into(),
         recorded: media.recording.is_some(),
+        legs: quality::legs_record(media),
     }
 }
 

@@ -14,6 +14,7 @@ use super::calls::CallsMsg;
 use super::certificates;
 use super::directory::Directory;
 use super::elsewhere::Elsewhere;
+use super::figures::Told;
 use super::gateway::Gateways;
 use super::notifiers::NotifiersMsg;
 use super::pager::PagerMsg;
@@ -57,6 +58,8 @@ pub struct Services {
     pub standby: Option<Standby>,
     /// Who is where.
     pub directory: Directory,
+    /// What other nodes have measured of their calls.
+    pub told: Told,
     /// SIP's sockets here.
     pub sockets: Sockets,
     /// The handshakes of TLS, if phones may use it.
@@ -157,6 +160,7 @@ impl Services {
             shelf,
             standby,
             directory: Directory::default(),
+            told: Told::default(),
             sockets: Sockets::default(),
             tls,
             elsewhere,

@@ -10,8 +10,8 @@ use crate::cluster::state::VnodeCommand;
 use crate::ids::{CallId, LegId, VnodeId};
 use crate::sip::b2bua::{EndedBy, Target};
 use crate::sip::leg::{LegEvent, TxKey};
-use crate::sip::message::Request;
-use crate::sip::{Method, StatusCode, Text};
+use crate::sip::message::{Request, Response};
+use crate::sip::{Method, Name, StatusCode, Text};
 
 /// How long we try to take back a call whose INVITE was refused and may have been committed all the same.
 const TAKE_BACK: Duration = Duration::from_secs(60);
@@ -64,6 +64,11 @@ pub(super) fn asks_for_an_answer(event: &LegEvent) -> Option<(&TxKey, &Request)>
         | LegEvent::NoAck
         | LegEvent::NoPrack => None,
     }
+}
+
+/// What it is told.
+pub(super) fn unavailable(request: &Request) -> Response {
+    request.response(StatusCode::SERVICE_UNAVAILABLE, None).with(Name::RetryAfter, "5")
 }
 
 /// A request that a phone doesn't send anew when it was refused.

@@ -25,7 +25,7 @@ use super::records::Site;
 use super::services::{OpenVnode, Services};
 use super::standby::Standing;
 use super::supervise::Budget;
-use super::{calls, edge, notifiers, outbox, pager, records, registrar, seen, standby, tickle};
+use super::{calls, edge, figures, notifiers, outbox, pager, records, registrar, seen, standby, tickle};
 use crate::clock;
 use crate::cluster::Ownership;
 use crate::ids::{CallId, VnodeId};
@@ -346,6 +346,7 @@ impl Running {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
         self.stop_taking().await;
+        figures::tell(&services, vnode);
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
         let calls = std::mem::take(&mut self.left);

@@ -10,9 +10,11 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{Problem, Query};
+use super::quality::LegView;
 use super::registrations::Page;
 use crate::actors::gateway::{Answer, Question, hang_up_here};
 use crate::actors::lookup;
+use crate::actors::quality::figures_of;
 use crate::actors::recording::record_here;
 use crate::clock;
 use crate::cluster::state::records::{CallRecord, decode};
@@ -43,6 +45,8 @@ pub(super) struct CallView {
     recording: Option<&'static str>,
     /// Datagrams from the caller and from the callee, if the call is on the node that answers.
     packets: Option<[u64; 2]>,
+    /// How well the caller and the callee are heard: at this moment if the call is on the node that answers, else as of its last commit.
+    legs: [LegView; 2],
 }
 
 /// The calls that are up
@@ -143,6 +147,9 @@ fn view(api: &Api, vnode: VnodeId, record: &[u8]) -> Option<CallView> {
     let record: CallRecord = decode(record).ok()?;
     let now = clock::now();
     let packets = api.services.directory.counters(record.id);
+    let recorded = record.media.figures.each_ref().map(|figures| figures_of(figures));
+    let recorded = api.services.told.later(record.id, &recorded);
+    let figures = packets.as_ref().map_or(recorded, |legs| [0, 1].map(|leg| legs[leg].gauge.with(&recorded[leg])));
     Some(CallView {
         id: record.id.to_string(),
         vnode: vnode.0,
@@ -153,6 +160,7 @@ fn view(api: &Api, vnode: VnodeId, record: &[u8]) -> Option<CallView> {
         age: now.since(record.created).as_secs(),
         talking: record.answered.map(|at| now.since(at).as_secs()),
         recording: record.media.recording.map(|is_on| if is_on { "on" } else { "paused" }),
+        legs: figures.each_ref().map(LegView::live),
         packets: packets.map(|legs| legs.map(|leg| leg.received.load(Ordering::Relaxed))),
     })
 }

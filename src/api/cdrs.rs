@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{Problem, Query};
+use super::quality::LegView;
 use super::registrations::Page;
 use crate::media::core::recording::segment::day_of;
 
@@ -38,6 +39,8 @@ struct CdrView {
     /// The recording: `/v1/recordings/` and this. It is there a moment after the call's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     recording: Option<String>,
+    /// How well the caller and the callee were heard, if they talked.
+    legs: Option<[LegView; 2]>,
 }
 
 /// The calls that have ended
@@ -56,6 +59,7 @@ pub(super) async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Re
             status: cdr.status,
             ended_by: cdr.ended_by.clone(),
             recording: cdr.recorded.then(|| format!("{}/{}", day_of(cdr.created), cdr.call)),
+            legs: cdr.legs.as_ref().map(|legs| legs.each_ref().map(LegView::of)),
         });
         CdrsView { total: meta.cdrs().count(), cdrs: cdrs.collect() }
     };

@@ -7,6 +7,7 @@ mod cdrs;
 mod cluster;
 mod health;
 mod problem;
+mod quality;
 mod recordings;
 mod registrations;
 mod users;

@@ -21,7 +21,7 @@ use crate::sip::message::Message;
 use crate::sip::{Method, Name, StatusCode};
 
 pub(super) struct World {
-    node: Node,
+    pub(super) node: Node,
     pub(super) server: SocketAddr,
     _dir: tempfile::TempDir,
 }
@@ -79,7 +79,7 @@ impl World {
     }
 
     /// The one call that is up.
-    fn the_call(&self) -> CallId {
+    pub(super) fn the_call(&self) -> CallId {
         let calls: Vec<_> =
             self.node.services.cluster.vnodes().into_iter().flat_map(|v| self.node.services.directory.of_vnode(v)).collect();
         assert_eq!(calls.len(), 1);
@@ -166,7 +166,7 @@ async fn what_keeps_failing_ends_its_own_call_properly() {
 }
 
 /// 64·T1, after which a transaction is forgotten, is 640 ms here.
-fn impatient(config: &mut Config) {
+pub(super) fn impatient(config: &mut Config) {
     config.sip.t1 = 10;
 }
 

@@ -13,6 +13,10 @@ use crate::config::{Log, LogFormat};
 /// Bounds of the histograms, in seconds.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
 
+/// Bounds of opinions (MOS, by G.109), and of shares.
+const OPINIONS: [f64; 8] = [2.0, 2.58, 3.1, 3.6, 4.0, 4.2, 4.3, 4.4];
+const SHARES: [f64; 9] = [0.0, 0.001, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2];
+
 /// Why telemetry could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -47,6 +51,9 @@ pub fn log(log: &Log) -> Result<(), TelemetryError> {
 
 /// Begins counting; the handle renders what Prometheus reads.
 pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("seconds".into()), &SECONDS)?;
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("mos".into()), &OPINIONS)?
+        .set_buckets_for_metric(Matcher::Suffix("ratio".into()), &SHARES)?;
     Ok(builder.install_recorder()?)
 }

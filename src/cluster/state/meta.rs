@@ -274,6 +274,7 @@ mod tests {
             status: 200,
             ended_by: "caller".into(),
             recorded: false,
+            legs: None,
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod dense;
 pub mod meta;
 pub mod placement;
+pub mod quality;
 pub mod records;
 pub mod vnode;
 

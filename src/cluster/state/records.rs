@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::dense::{self, DenseError};
+use super::quality::LegQualityRecord;
 use crate::clock::Timestamp;
 use crate::config::SrtpPolicy;
 use crate::ids::{Aor, CallId, VnodeId};
@@ -441,6 +442,14 @@ pub struct MediaRecord {
     /// Whether the sound is kept, and not only was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<bool>,
+    /// What has been measured of each leg: numbers, whose places stay what they are, and behind which more may come. Who doesn't know of them loses
+    /// them, and nothing else.
+    #[serde(default, skip_serializing_if = "nothing_measured")]
+    pub figures: [Vec<u64>; 2],
+}
+
+fn nothing_measured(figures: &[Vec<u64>; 2]) -> bool {
+    figures.iter().all(Vec::is_empty)
 }
 
 /// What keys are; never printed.
@@ -732,6 +741,9 @@ pub struct CdrRecord {
     /// There is a recording of it, or will be.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub recorded: bool,
+    /// Of the caller's leg and of the callee's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legs: Option<Box<[LegQualityRecord; 2]>>,
 }
 
 #[cfg(test)]

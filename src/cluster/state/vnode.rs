@@ -208,6 +208,7 @@ mod tests {
             status: 486,
             ended_by: "callee".into(),
             recorded: false,
+            legs: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
+mod hearing;
 mod lines;
 
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ use super::dtls::{self, Association, Dtls, Keyed, Place};
 use super::formats::Codec;
 use super::negotiation::{self, FormatError, Formats, Rules};
 use super::protection::{Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
+use super::quality::{Figures, Hearing};
 use super::srtp::Mark;
 use crate::families::Families;
 use lines::{address_of, declined, has_ice, is_carried, is_end_to_end, is_rtp, moved, origin, rtcp_address, unspecified};
@@ -102,6 +104,10 @@ pub struct Session {
     pub is_certified: bool,
     /// Whether the call's sound is kept, if it was to be at some time.
     pub recording: Option<Recording>,
+    /// They talk, as far as their signalling says.
+    pub is_answered: bool,
+    /// What has been measured of each leg, as was known at the last commit.
+    pub figures: [Figures; 2],
     /// What stood before an offer that has no answer yet: a refused one changes nothing (RFC 3264 §8).
     pub before: Option<Box<Before>>,
 }
@@ -183,6 +189,8 @@ pub struct LegPlan {
     pub is_other: bool,
     /// What its phone says is kept.
     pub recorded: bool,
+    /// What is measured of them.
+    pub hearing: Hearing,
 }
 
 impl Session {
@@ -207,6 +215,8 @@ impl Session {
             keys_made: 0,
             is_certified: false,
             recording: None,
+            is_answered: false,
+            figures: Default::default(),
             before: None,
         }
     }
@@ -701,6 +711,7 @@ impl Session {
                     .filter(|stream| !stream.is_declined)
                     .and_then(|stream| stream.formats.as_ref())
                     .map_or_else(Rules::default, |formats| formats.rules(leg)),
+                hearing: self.hearing(leg, at, former.unwrap_or(stream)),
             })
         };
         streams.iter().enumerate().map(plan).collect()

@@ -21,6 +21,7 @@ use super::dtmf::{Detector, Event, Signal};
 use super::formats::Codec;
 use super::keys::Keys;
 use super::negotiation::{How, Rule};
+use super::rtcp::Sender;
 use super::sound::{Lane, Quality, Sound};
 use crate::clock::Uptime;
 use telephone::Saying;
@@ -57,6 +58,8 @@ pub struct Translator {
     saying: Option<Saying>,
     /// What the phone has pressed, once it is over: for whoever is told by INFO.
     pressed: VecDeque<Signal>,
+    /// Packets of sound that were made, and octets in them.
+    made: (u64, u64),
 }
 
 /// Where a source is.
@@ -122,6 +125,7 @@ impl Translator {
             detector: Box::default(),
             saying: None,
             pressed: VecDeque::with_capacity(PRESSED),
+            made: (0, 0),
         }
     }
 
@@ -203,6 +207,24 @@ impl Translator {
     /// Whether it has heard anything that it has a rule for.
     pub fn has_begun(&self) -> bool {
         self.source.is_some()
+    }
+
+    /// What a sender report says of what its sender's packets become: times are by the other clock, and there are as many octets as there would be if all
+    /// packets were as long as those that were made here.
+    pub fn made_over(&self, sender: Sender) -> Sender {
+        let (Some((from, to)), source) = (self.clocks, self.source.filter(|source| source.ssrc == sender.ssrc)) else {
+            return sender;
+        };
+        let (packets, octets) = self.made;
+        #[allow(clippy::cast_possible_truncation, reason = "as counts of octets are")]
+        let octets =
+            u64::from(sender.packets).wrapping_mul(octets).checked_div(packets).map_or(sender.octets, |octets| octets as u32);
+        let time = match (from <= to, source) {
+            (true, _) => sender.time.wrapping_mul(to / from.max(1)),
+            (false, Some(source)) => shrunk(source.at(sender.time), from / to.max(1)),
+            (false, None) => sender.time / (from / to.max(1)),
+        };
+        Sender { time, octets, ..sender }
     }
 
     /// When [`Translator::wake`] has something to do.
@@ -436,6 +458,7 @@ impl Translator {
         let (How::Code(from, to), payload_type) = (rule.how, rule.to) else { return };
         let Some(made) = lane.as_mut().and_then(|lane| lane.make(sound, &mut self.out[HEADER..])) else { return };
         let time = self.time(header, from.clock(), to.clock()).wrapping_sub(made.early);
+        self.made = (self.made.0 + 1, self.made.1 + made.length as u64);
         self.send(header, payload_type, time, made.length, send);
     }
 
@@ -455,13 +478,24 @@ impl Translator {
             return header.time.wrapping_mul(to / from.max(1));
         }
         let Some(source) = &mut self.source else { return header.time / (from / to.max(1)) };
-        #[allow(clippy::cast_possible_truncation, reason = "its lower half")]
-        let step = header.time.wrapping_sub(source.extended as u32).cast_signed();
-        source.extended = source.extended.wrapping_add_signed(step.into());
-        #[allow(clippy::cast_possible_truncation, reason = "as timestamps are")]
-        let time = (source.extended / u64::from(from / to.max(1))) as u32;
-        time
+        source.extended = source.at(header.time);
+        shrunk(source.extended, from / to.max(1))
     }
+}
+
+impl Source {
+    /// A time near the last one, without its bound.
+    fn at(&self, time: u32) -> u64 {
+        #[allow(clippy::cast_possible_truncation, reason = "its lower half")]
+        let step = time.wrapping_sub(self.extended as u32).cast_signed();
+        self.extended.wrapping_add_signed(step.into())
+    }
+}
+
+/// By a clock that is slower by a factor.
+#[allow(clippy::cast_possible_truncation, reason = "as timestamps are")]
+fn shrunk(extended: u64, factor: u32) -> u32 {
+    (extended / u64::from(factor)) as u32
 }
 
 /// Whether a number may be of the same run.

@@ -13,6 +13,7 @@
 //! Who the peer of a port is says [`Latch`](super::core::Latch); packets from others are dropped and counted.
 
 mod dtls;
+mod gauge;
 mod shield;
 mod tape;
 mod thread;
@@ -39,6 +40,8 @@ use super::ports::Pair;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 pub use tape::Taped;
+
+pub use gauge::Gauge;
 
 /// At most this many commands wait for a thread.
 const COMMANDS: usize = 16 << 10;
@@ -104,6 +107,15 @@ pub enum Event {
         /// What has come.
         datagram: Box<[u8]>,
     },
+    /// A leg's phone says nothing, and should.
+    Silent {
+        /// Which call.
+        call: CallId,
+        /// Which leg.
+        leg: LegId,
+        /// Whether anything comes at all: then it is digital silence.
+        sends: bool,
+    },
     /// Nothing came on any leg of a call for the relay's timeout.
     Idle {
         /// Which call.
@@ -122,6 +134,8 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Datagrams that nobody was there for, or from a stranger.
     pub dropped: AtomicU64,
+    /// How well the phone is heard, and hears.
+    pub gauge: Gauge,
 }
 
 /// One end of one stream, as an actor wants it.

@@ -1,6 +1,7 @@
 //! Datagrams through real sockets.
 
 mod coding;
+mod quality;
 
 use super::*;
 use std::io::IoSliceMut;
@@ -12,6 +13,7 @@ use nix::sys::socket::sockopt::IpRecvTos;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt};
 
 use super::super::core::ice::{Agent, Credentials};
+use super::super::core::quality::Hearing;
 use super::super::core::srtp::{Context, MOST_ADDED, MasterKey, Suite};
 use super::super::core::{Association, Dtls, Keyed, Keys, Secret, Shield};
 use super::thread::TICK;
@@ -48,6 +50,7 @@ fn plan(port: u16, remote: Option<SocketAddr>) -> LegPlan {
         dtls: None,
         rules: Rules::default(),
         is_other: false,
+        hearing: Hearing::default(),
     }
 }
 
@@ -65,7 +68,9 @@ impl World {
     fn latched(&mut self) -> (LegId, SocketAddr) {
         match self.events.blocking_recv().unwrap() {
             Event::Latched { leg, source, .. } => (leg, source),
-            other @ (Event::CameTo { .. } | Event::Dtls { .. } | Event::Idle { .. }) => panic!("{other:?}"),
+            other @ (Event::CameTo { .. } | Event::Dtls { .. } | Event::Silent { .. } | Event::Idle { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod coder;
 mod guests;
+mod measure;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -30,6 +31,7 @@ use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 use crate::media::core::ice::{ANSWER, Check};
+use crate::media::core::quality::{Hearing, Meter};
 use crate::media::core::sound::Quality;
 use crate::media::core::srtp::{MOST_ADDED, is_rtcp};
 use crate::media::core::{Dtls, From, Latch};
@@ -93,6 +95,9 @@ struct End {
     peer: Latch,
     /// Of RTP: what becomes of what comes here.
     coder: coder::Coder,
+    /// Of RTP: what is to be measured, and what has been.
+    hearing: Hearing,
+    meter: Option<Box<Meter>>,
     /// What comes is neither RTP nor RTCP.
     is_other: bool,
     /// Of RTP: what comes is kept.
@@ -328,6 +333,7 @@ impl Thread {
                 self.look_for_silence(now);
                 if ticks.is_multiple_of(TELLS) {
                     self.ends.iter_mut().flatten().for_each(|end| end.tell(&self.events, now));
+                    self.look_for_the_missed(now);
                 }
                 ticks += 1;
                 self.rest(now);
@@ -401,6 +407,8 @@ impl Thread {
                     pair: [0; 2],
                     peer: Latch::default(),
                     coder: coder::Coder::default(),
+                    hearing: Hearing::default(),
+                    meter: None,
                     is_other: want.plan.is_other,
                     recorded: false,
                     moved: Default::default(),
@@ -416,6 +424,7 @@ impl Thread {
                 end.associate(want.plan.dtls.map(|dtls| *dtls));
                 end.coder.set(want.plan.rules);
                 end.recorded = want.plan.recorded;
+                end.set_hearing(want.plan.hearing, counters);
             }
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
@@ -562,6 +571,7 @@ impl Thread {
             if stands_by {
                 end.peer.forget();
                 end.coder.forget();
+                end.meter = None;
                 end.steady = 0;
             }
             let is_scarce = self.open.sockets.load(Ordering::Relaxed) >= self.spare;
@@ -654,6 +664,8 @@ impl Thread {
         if end.recorded && !is_rtcp(&buffer[..length]) {
             self.tape.take(end.call, u8::from(end.leg.0 != 0), now, &buffer[..length]);
         }
+        self.measure(at, &mut buffer[..length], now);
+        let Some(end) = self.ends[at].as_ref() else { return };
         if !end.coder.passes() && !is_rtcp(&buffer[..length]) {
             return self.translate(at, &buffer[..length], now);
         }

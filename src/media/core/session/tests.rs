@@ -1,6 +1,7 @@
 //! What each leg is told, and where its media go.
 
 mod coding;
+mod hearing;
 
 use super::*;
 use proptest::prelude::*;

@@ -410,3 +410,30 @@ mod whatever_comes {
         }
     }
 }
+
+/// RFC 3550 §7.2: the sender report of a stream goes by the clock that its sound goes by, also where that has wrapped.
+#[test]
+fn what_a_sender_says_of_time_is_true_of_what_is_made() {
+    let sender = |time| Sender { ssrc: SSRC, ntp: 7, time, packets: 100, octets: 16_000 };
+    for (from, to) in [(Codec::Opus, Codec::Pcmu), (Codec::Pcmu, Codec::Opus)] {
+        let mut world = World::new(&[rule(0, 8, How::Code(from, to))]);
+        let step = from.clock() / 50;
+        let frame = if from == Codec::Opus { &[0xf8, 0xff, 0xfe][..] } else { &[0xff; 160] };
+        let begin = u32::MAX - 5 * step;
+        for number in 0..10_u16 {
+            let time = begin.wrapping_add(u32::from(number) * step);
+            assert!(world.hear(&packet(0, number, time, frame)));
+            let said = world.translator.made_over(sender(time.wrapping_add(step)));
+            let (.., made, sound) = parts(world.sent.last().unwrap());
+            let ahead = said.time.wrapping_sub(made);
+            // What was held back for the next frame may be more.
+            assert!((to.clock() / 50..to.clock() / 25).contains(&ahead), "{ahead}");
+            assert_eq!(said.ntp, 7);
+            let per_packet = said.octets / 100;
+            assert!(per_packet.abs_diff(u32::try_from(sound.len()).unwrap()) <= 40, "{per_packet}");
+        }
+        // Of another source nothing is known but its clock.
+        let other = world.translator.made_over(Sender { ssrc: 1, ..sender(48_000) });
+        assert_eq!(other.time, if from == Codec::Opus { 8000 } else { 288_000 });
+    }
+}

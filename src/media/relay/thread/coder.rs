@@ -7,7 +7,8 @@ use super::{DATAGRAM, Thread, count};
 use crate::clock::{self, Uptime};
 use crate::ids::{CallId, LegId};
 use crate::media::core::dtmf::Signal;
-use crate::media::core::negotiation::Rules;
+use crate::media::core::negotiation::{How, Rules};
+use crate::media::core::rtcp::Sender;
 use crate::media::core::sound::Quality;
 use crate::media::core::srtp::MOST_ADDED;
 use crate::media::core::translator::Translator;
@@ -57,6 +58,24 @@ impl Coder {
     /// Nothing is made over: packets pass as they are.
     pub(super) fn passes(&self) -> bool {
         self.rules.rules.is_empty() && self.press.is_none()
+    }
+
+    /// Of sound that is coded anew between two clocks: what the phone's times are by, and what they are made over to.
+    pub(super) fn clocks(&self) -> Option<(u32, u32)> {
+        self.rules.rules.iter().find_map(|rule| match rule.how {
+            How::Code(from, to) => Some((from.clock(), to.clock())).filter(|(from, to)| from != to),
+            How::Pass | How::Events(..) | How::Tone(..) | How::Listen(..) => None,
+        })
+    }
+
+    /// What a sender report of the phone's is to say of what its sound becomes.
+    pub(super) fn made_over(&self, sender: Sender) -> Sender {
+        match (&self.translator, self.clocks()) {
+            (Some(translator), _) => translator.made_over(sender),
+            (None, Some((from, to))) if from > to => Sender { time: sender.time / (from / to), ..sender },
+            (None, Some((from, to))) => Sender { time: sender.time.wrapping_mul(to / from), ..sender },
+            (None, None) => sender,
+        }
     }
 
     /// Nobody is heard here for now.
