@@ -1,4 +1,4 @@
-//! Datagrams that come to a media port: STUN, DTLS, SRTP, and what is made over of them.
+//! Datagrams that come to a media port: STUN, DTLS, SRTP, RTCP, what is measured of them and what is made over.
 //!
 //! An input is a row of datagrams, each with two bytes before it that say how long it is.
 
@@ -14,6 +14,8 @@ use tandem::media::core::dtmf::Signal;
 use tandem::media::core::formats::Codec;
 use tandem::media::core::ice::{ANSWER, Agent, Check, Credentials};
 use tandem::media::core::negotiation::{How, Rule};
+use tandem::media::core::quality::{Figures, Meter};
+use tandem::media::core::rtcp::{self, Said};
 use tandem::media::core::sound::Quality;
 use tandem::media::core::srtp::{Context, MOST_ADDED, MasterKey, Suite, is_rtcp};
 use tandem::media::core::translator::Translator;
@@ -47,6 +49,7 @@ pub fn packets(input: &[u8]) {
     ];
     let mut translator = Translator::new(&rules, Quality::default()).with_events(101, 8000);
     let mut uptime = Uptime::default();
+    let mut meter = Meter::default();
     let mut rest = input;
     for _ in 0..DATAGRAMS {
         let Some((length, more)) = rest.split_first_chunk::<2>() else { break };
@@ -66,6 +69,18 @@ pub fn packets(input: &[u8]) {
             assert_eq!(Signal::parse(signal.write().as_bytes()), Some(signal));
             translator.press(signal, (101, 8000));
         }
+        meter.hear(datagram, uptime);
+        rtcp::read(datagram, |said| {
+            meter.told(said, uptime);
+            if let Said::Sends(sender) = said {
+                meter.passes(sender, uptime);
+                translator.made_over(sender);
+            }
+        });
+        let figures = meter.figures();
+        assert!(figures.received <= figures.expected && Figures::of(figures.numbers()) == *figures);
+        assert!([figures.mos(), figures.far_mos()].iter().flatten().all(|mos| (1.0..=4.5).contains(mos)));
+        rtcp::make_over(&mut datagram.to_vec(), |sender| translator.made_over(sender), (48_000, 8000));
         let said = |packet: &[u8]| assert!((12..=1500).contains(&packet.len()));
         translator.hear(datagram, uptime, said);
         uptime = uptime + Duration::from_millis(u64::from(length[1]) % 64);

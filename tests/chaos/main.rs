@@ -23,6 +23,7 @@ mod moves;
 mod nat;
 mod peers;
 mod protection;
+mod quality;
 mod recordings;
 mod registrations;
 mod releases;

@@ -37,10 +37,20 @@ impl Gauge {
         self.before.get().is_some()
     }
 
-    /// What the thread has measured.
-    pub(super) fn publish(&self, figures: &Figures) {
+    /// What the thread has measured that owns the leg's sockets: nobody else says anything here.
+    pub fn publish(&self, figures: &Figures) {
+        self.store(figures, Figures::COUNT);
+    }
+
+    /// The same after a packet of sound: what else has changed is made known with the next report, or second.
+    pub fn publish_sound(&self, figures: &Figures) {
+        self.store(figures, Figures::EACH);
+    }
+
+    #[inline]
+    fn store(&self, figures: &Figures, most: usize) {
         let now = self.now.get_or_init(Box::default);
-        for (number, figure) in now.iter().zip(figures.numbers()) {
+        for (number, figure) in now.iter().zip(figures.numbers()).take(most) {
             number.store(figure, Ordering::Relaxed);
         }
     }

@@ -136,7 +136,8 @@ macro_rules! figures {
             /// So many numbers they are.
             pub const COUNT: usize = 1 $(+ { let _ = stringify!($name); 1 })*;
 
-            /// As numbers.
+            /// As numbers, the first [`Self::EACH`] of which may change with each packet, and the others more seldom.
+            #[inline]
             pub fn numbers(&self) -> [u64; Self::COUNT] {
                 [self.coding as u64, $(self.$name,)*]
             }
@@ -184,6 +185,9 @@ figures! {
 }
 
 impl Figures {
+    /// How coding, numbers of packets, gaps and jitter stand before all others.
+    pub const EACH: usize = 8;
+
     /// Whether there is nothing to be said.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()

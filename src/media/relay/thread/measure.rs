@@ -17,10 +17,14 @@ impl Thread {
         if is_report {
             return self.measure_report(rtp, packet, now);
         }
-        if end.measured().is_some_and(|meter| meter.hear(packet, now)) {
+        let is_silent = end.measured().is_some_and(|meter| meter.hear(packet, now));
+        if let Some(meter) = &end.meter {
+            end.counters.gauge.publish_sound(meter.figures());
+        }
+        if is_silent {
+            end.publish();
             let _ = self.events.try_send(Event::Silent { call: end.call, leg: end.leg, sends: true });
         }
-        end.publish();
     }
 
     fn measure_report(&mut self, rtp: usize, packet: &mut [u8], now: Uptime) {
