@@ -80,13 +80,16 @@ struct MeasuredMedia {
 }
 
 /// What has been measured of a call of ours, by us and before.
-fn measured(services: &Services, vnode: VnodeId, call: CallId) -> Option<(CallId, LegFigures)> {
+fn measured(services: &Services, vnode: VnodeId, call: CallId, is_ours: bool) -> Option<(CallId, LegFigures)> {
     let counters = services.directory.counters(call)?;
     if counters.iter().all(|leg| leg.gauge.here().is_nothing()) {
         return None;
     }
     if counters.iter().any(|leg| !leg.gauge.has_begun()) {
-        // One that has slept since it came here: nobody has looked at its record.
+        // One that has slept since it came here: nobody has looked at its record. If that may be another's by now it isn't what was before us.
+        if !is_ours {
+            return None;
+        }
         let record = services.cluster.read(vnode, |state| state.call(call).map(|entry| entry.record.clone())).flatten()?;
         let Measured { media } = decode(&record).ok()?;
         let before = services.told.later(call, &media.figures.each_ref().map(|figures| figures_of(figures)));
@@ -95,10 +98,10 @@ fn measured(services: &Services, vnode: VnodeId, call: CallId) -> Option<(CallId
     Some((call, counters.each_ref().map(|leg| figures_record(&leg.gauge.with(&Figures::default())))))
 }
 
-/// Tells those who hold a vnode of ours what has been measured of its calls.
-pub fn tell(services: &Services, vnode: VnodeId) {
+/// Tells those who hold a vnode what has been measured here of its calls; it is ours still, or was until now.
+pub fn tell(services: &Services, vnode: VnodeId, is_ours: bool) {
     let calls = services.directory.of_vnode(vnode);
-    let figures: Vec<_> = calls.into_iter().filter_map(|call| measured(services, vnode, call)).collect();
+    let figures: Vec<_> = calls.into_iter().filter_map(|call| measured(services, vnode, call, is_ours)).collect();
     let holders: Vec<_> = services.cluster.holders(vnode).into_iter().filter(|node| *node != services.node).collect();
     for page in figures.chunks(PAGE) {
         let parcel = Parcel::Figures { vnode, calls: page.to_vec() };
@@ -140,7 +143,7 @@ impl Actor for FiguresActor {
     ) -> Result<(), ActorProcessingErr> {
         let all = services.clone();
         let told = tokio::task::spawn_blocking(move || {
-            all.cluster.vnodes().into_iter().filter(|vnode| all.owns(*vnode)).for_each(|vnode| tell(&all, vnode));
+            all.cluster.vnodes().into_iter().filter(|vnode| all.owns(*vnode)).for_each(|vnode| tell(&all, vnode, true));
             all.told.forget_the_ended(&all);
         });
         told.await?;

@@ -117,7 +117,7 @@ mod tests {
         let record = leg_record(&figures);
         assert_eq!((record.codec.as_str(), record.received, record.lost), ("PCMA", 99, 1));
         assert_eq!((record.jitter, record.trip, record.far), (None, None, None));
-        assert_eq!(record.mos, Some(430));
+        assert_eq!(record.mos, Some(433));
         let told =
             leg_record(&Figures { reports: 2, far_lost_sum: 128, far_jitter_sum: 5000, trips: 1, trip_sum: 40_000, ..figures });
         assert_eq!((told.trip, told.far.map(|far| [far[0], far[1]])), (Some([40_000, 0]), Some([2500, 2500])));

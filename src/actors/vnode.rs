@@ -346,7 +346,7 @@ impl Running {
         let Start { services, vnode } = &self.start;
         let (services, vnode) = (services.clone(), *vnode);
         self.stop_taking().await;
-        figures::tell(&services, vnode);
+        figures::tell(&services, vnode, false);
         // Sound needs no actors: it flows until the last moment.
         self.end_actors().await;
         let calls = std::mem::take(&mut self.left);

@@ -571,7 +571,7 @@ impl Thread {
             if stands_by {
                 end.peer.forget();
                 end.coder.forget();
-                end.meter = None;
+                end.meter.iter_mut().for_each(|meter| meter.forget());
                 end.steady = 0;
             }
             let is_scarce = self.open.sockets.load(Ordering::Relaxed) >= self.spare;

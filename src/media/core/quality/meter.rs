@@ -82,6 +82,12 @@ impl Meter {
         }
     }
 
+    /// Nobody is heard here for now: who comes then begins anew, and what was measured stays.
+    pub fn forget(&mut self) {
+        (self.source, self.heard, self.quiet, self.missed) = (None, None, None, None);
+        (self.figures.is_silent, self.figures.is_missed) = (0, 0);
+    }
+
     /// What there is so far.
     pub fn figures(&self) -> &Figures {
         &self.figures

@@ -72,12 +72,16 @@ fn who_begins_anew_has_lost_nothing() {
     // A stray one costs nothing.
     phone.says(50_000, 0).says(30_010, 0).says(30_011, 0);
     assert_eq!(phone.counts(), (22, 22, 0));
+    // Nobody was heard for a while.
+    phone.meter.forget();
+    phone.says(50_100, 0);
+    assert_eq!(phone.counts(), (23, 23, 0));
     // Another source.
     let now = phone.start + Duration::from_secs(700);
     for number in 0..5 {
         phone.meter.hear(&packet(8, number, 0, 99, &[1; 160]), now);
     }
-    assert_eq!(phone.counts(), (27, 27, 0));
+    assert_eq!(phone.counts(), (28, 28, 0));
 }
 
 /// RFC 3550 A.8: what differs by 4 ms from packet to packet, always, comes to 4 ms.
