@@ -26,7 +26,7 @@ async fn a_call_has_the_figures_of_both_its_owners() {
         let (user, password) = &cluster.users[n];
         Baresip::start(user, password, cluster.sip_of(2 - n), 440)
     };
-    let [mut a, mut b] = [phone(0), phone(1)];
+    let [mut a, b] = [phone(0), phone(1)];
     a.dial(&cluster.users[1].0.clone());
     b.wait_for("CALL_ESTABLISHED");
     // Node 2 owns the call, and tells the others.
