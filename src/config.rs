@@ -296,6 +296,7 @@ pub struct Media {
     pub codecs: Vec<Codec>,
     pub opus_complexity: u8,
     pub opus_bitrate: u32,
+    pub hold_music: Option<PathBuf>,
 }
 
 /// `[api]`
@@ -347,6 +348,7 @@ impl Default for Media {
             codecs: Codec::ALL.to_vec(),
             opus_complexity: 5,
             opus_bitrate: 24_000,
+            hold_music: None,
         }
     }
 }
@@ -446,10 +448,10 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config = Self::parse(&text, path)?;
         let base = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let Self { node, cluster, sip, api, .. } = &mut config;
+        let Self { node, cluster, sip, media, api, .. } = &mut config;
         let own = [&mut node.data, &mut cluster.ca, &mut cluster.cert, &mut cluster.key, &mut api.token_file];
         let phones = sip.tls.iter_mut().flat_map(|tls| [&mut tls.cert, &mut tls.key].into_iter().chain(&mut tls.ca));
-        for file in own.into_iter().chain(phones) {
+        for file in own.into_iter().chain(phones).chain(&mut media.hold_music) {
             *file = base.join(&*file);
         }
         let store = config.recording.store.as_mut().filter(|store| !store.starts_with("s3://"));
@@ -536,6 +538,9 @@ impl Config {
         let codecs = &self.media.codecs;
         if let Some(twice) = codecs.iter().enumerate().find(|(at, codec)| codecs[..*at].contains(codec)) {
             return Err(("media.codecs", format!("has {:?} twice", twice.1)));
+        }
+        if self.media.hold_music.is_some() && codecs.is_empty() {
+            return Err(("media.hold_music", "needs some media.codecs: nobody is listened to without".into()));
         }
         if self.media.opus_complexity > 10 {
             return Err(("media.opus_complexity", format!("is {}, and must be 10 at most", self.media.opus_complexity)));
@@ -733,6 +738,11 @@ mod tests {
             ("id = 1   ", "id = 9   ", "x.toml: node.id is 9, which no cluster.member has"),
             ("first_port = 10000", "first_port = 80", "x.toml: media wants"),
             ("dscp = 46", "dscp = 64", "x.toml: media.dscp is 64"),
+            (
+                "codecs = [\"opus\", \"g722\", \"pcma\", \"pcmu\"]",
+                "hold_music = \"a.wav\"\ncodecs = []",
+                "media.hold_music needs some media.codecs",
+            ),
             ("[registration]", "[[sip.peer]]\nnet = \"10/8\"\nuser = \"a\"\n[registration]", "x.toml: sip.peer \"10/8\" wants"),
             ("trusted = []", "trusted = [\"10/8\"]", "x.toml: guard.trusted \"10/8\" is no address"),
             ("\"127.0.0.11\"", "[\"127.0.0.11\", \"127.0.0.21\"]", "more than one address of IPv4 or of IPv6"),

@@ -23,6 +23,7 @@ use crate::config::{self, AddressMode, Config};
 use crate::media::core::sound::Quality;
 use crate::media::recorder::{self, Recorder, Shelf, ShelfError};
 use crate::media::relay::Relay;
+use crate::media::sounds::{SoundError, Sounds};
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ pub enum NodeError {
     /// Where recordings are kept.
     #[error("recording.store")]
     Recordings(#[from] ShelfError),
+    /// What is to be played.
+    #[error(transparent)]
+    Sound(#[from] SoundError),
     /// The supervision tree.
     #[error("the actors did not start")]
     Actors(#[source] Box<ractor::SpawnErr>),
@@ -116,7 +120,8 @@ impl Node {
         let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
         let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
         let quality = Quality { complexity: config.media.opus_complexity, bitrate: config.media.opus_bitrate };
-        let (relay, events) = Relay::start(workers, timeout, config.media.dscp, quality).map_err(NodeError::Media)?;
+        let sounds = Sounds::load(config.media.hold_music.as_deref(), quality)?;
+        let (relay, events) = Relay::start(workers, timeout, config.media.dscp, quality, sounds).map_err(NodeError::Media)?;
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;
         let links = LinkSettings { listen: own.actors, tls };

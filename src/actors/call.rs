@@ -552,7 +552,7 @@ impl Running {
         let policies = [Some((Some(&phone), flow.transport)), called]
             .map(|phone| phone.map_or(Policy::default(), |(phone, by)| descriptions::policy(&self.services, phone, by)));
         self.media.treats(policies, [false; 2], [Some(flow.remote.ip()), None]);
-        self.media.may_code(&self.services.config.media.codecs);
+        self.media.may_code(&self.services.config.media);
         let body = match Body::of(&invite.headers, &invite.body) {
             Some(body) if is_sdp(&invite.headers) => match self.media.translate(0, Part::Offer, &body.bytes) {
                 Ok(bytes) => Some(Body { bytes, ..body }),

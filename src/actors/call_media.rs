@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::media_leg::Learned;
 
 use crate::clock;
+use crate::config;
 use crate::ids::{CallId, LegId};
-use crate::media::core::formats::Codec;
 use crate::media::core::quality::Figures;
 use crate::media::core::{LegPlan, Policy, Recording, SdpError, Secret, Session, TakePort};
 use crate::media::ports::{Pair, PortPool};
@@ -215,9 +215,10 @@ impl CallMedia {
         (self.session.policies, self.session.dtls, self.session.reached) = (policies, dtls, reached);
     }
 
-    /// What a side may be offered besides what the other has.
-    pub fn may_code(&mut self, codecs: &[Codec]) {
-        self.session.codecs = codecs.into();
+    /// What a side may be offered besides what the other has, and whether it hears music on hold.
+    pub fn may_code(&mut self, media: &config::Media) {
+        self.session.codecs = media.codecs[..].into();
+        self.session.has_music = media.hold_music.is_some();
     }
 
     /// Whether what the phones say is kept from now on.

@@ -104,7 +104,7 @@ pub(super) fn treat(media: &mut CallMedia, services: &Services, state: &CallStat
     let dtls = sides.map(|side| state.peer_of_side(side).is_some_and(|seated| has_dtls(services, state.leg(seated))));
     let says = |side: LegId| (state.side(leg) == usize::from(side.0)).then(|| state.leg(leg).dialog.flow.remote.ip());
     media.treats(policies(services, state, leg), dtls, sides.map(says));
-    media.may_code(&services.config.media.codecs);
+    media.may_code(&services.config.media);
 }
 
 /// An offer that came later than the first, and of which nothing has come, changes nothing (RFC 3264 §8).

@@ -16,7 +16,7 @@ use crate::media::core::formats::{Codec, Format};
 use crate::media::core::negotiation::Formats;
 use crate::media::core::protection::{Offered, Profile, Protection, Secret};
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
-use crate::media::core::{Association, Before, Keyed, Recording, Session, Stream, StreamLeg};
+use crate::media::core::{Association, Before, Keyed, Recording, Session, Stream, StreamLeg, Way};
 
 /// The media as they are stored.
 pub fn media_record(media: &Session) -> MediaRecord {
@@ -66,6 +66,7 @@ fn stream_record(stream: &Stream) -> StreamRecord {
         declined: stream.is_declined,
         other: stream.is_other,
         formats: stream.formats.as_deref().map(formats_record),
+        ways: Some(stream.ways.map(Way::bits)).filter(|_| stream.ways != [Way::default(); 2]),
     }
 }
 
@@ -179,6 +180,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
                 is_declined: stream.declined,
                 formats: stream.formats.as_ref().map(|formats| Arc::new(formats_of(formats))),
                 is_other: stream.other,
+                ways: stream.ways.map_or_else(Default::default, |ways| ways.map(Way::of_bits)),
             })
             .collect()
     };

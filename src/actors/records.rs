@@ -630,7 +630,8 @@ mod tests {
     #[test]
     fn what_is_made_over_is_read_as_it_was_written() {
         let (call, mut media) = ringing();
-        media.may_code(&[crate::media::core::formats::Codec::Opus]);
+        let codecs = vec![crate::media::core::formats::Codec::Opus];
+        media.may_code(&crate::config::Media { codecs, ..Default::default() });
         let offer = "v=0\r\no=a 1 2 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
         media.translate(0, Part::Offer, &offer.into()).unwrap();
         let opus =
@@ -655,5 +656,24 @@ mod tests {
         assert_eq!([0, 1].map(|leg| read.plan(leg)[0].as_ref().unwrap().recorded), [true; 2]);
         let record: CallRecord = decode(&record).unwrap();
         assert_eq!(heard_from(&record.media)[1][0], (0, crate::media::core::formats::Codec::Pcmu));
+    }
+
+    /// And goes on with the music.
+    #[test]
+    fn who_holds_is_read_as_it_was_written() {
+        let (call, mut media) = ringing();
+        media.may_code(&crate::config::Media { hold_music: Some("x.wav".into()), ..Default::default() });
+        let offer = "v=0\r\no=a 1 2 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+        media.translate(0, Part::Offer, &offer.into()).unwrap();
+        media.translate(1, Part::Answer, &offer.replace("0.0.1", "0.0.2").into()).unwrap();
+        for (part, leg, direction) in [(Part::LaterOffer, 0, "inactive"), (Part::Answer, 1, "recvonly")] {
+            media.translate(leg, part, &format!("{offer}a={direction}\r\n").into()).unwrap();
+            let site = Site::of(call.state().legs[0].dialog.flow.local);
+            let (_, read) = restore(&encode_call(&call_record(call.state(), media.session())), site).unwrap();
+            assert_eq!(read.streams, media.session().streams);
+            assert_eq!([0, 1].map(|leg| read.plan(leg)), [0, 1].map(|leg| media.session().plan(leg)));
+        }
+        media.accepted();
+        assert!(media.session().plan(1)[0].as_ref().unwrap().music.is_some());
     }
 }

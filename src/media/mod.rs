@@ -8,3 +8,4 @@ pub mod dtls;
 pub mod ports;
 pub mod recorder;
 pub mod relay;
+pub mod sounds;

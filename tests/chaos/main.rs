@@ -29,6 +29,7 @@ mod registrations;
 mod releases;
 mod ringing;
 mod soak;
+mod sounds;
 mod states;
 mod timers;
 mod transfers;

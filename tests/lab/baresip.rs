@@ -127,6 +127,16 @@ impl Baresip {
         self.send("sndcode", keys);
     }
 
+    /// Puts its call on hold.
+    pub fn holds(&mut self) {
+        self.send("hold", "");
+    }
+
+    /// Talks on.
+    pub fn goes_on(&mut self) {
+        self.send("resume", "");
+    }
+
     /// Hangs up.
     pub fn hang_up(&mut self) {
         self.send("hangup", "");

@@ -584,6 +584,9 @@ pub struct StreamRecord {
     pub declined: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formats: Option<FormatsRecord>,
+    /// Which of the two sends, hears and holds, where that isn't as usual: who doesn't know of it plays no music.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ways: Option<[u8; 2]>,
     /// Not RTP.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub other: bool,

@@ -9,6 +9,7 @@
 //!
 //! Invariant: an end's local port is given once and stays for the life of the call.
 
+mod directions;
 mod hearing;
 mod lines;
 
@@ -24,10 +25,12 @@ use smallvec::SmallVec;
 use super::dtls::{self, Association, Dtls, Keyed, Place};
 use super::formats::Codec;
 use super::negotiation::{self, FormatError, Formats, Rules};
+use super::player::Music;
 use super::protection::{Policy, Protection, ProtectionError, Secret, Shield, bring_down, has_feedback, kind};
 use super::quality::{Figures, Hearing};
 use super::srtp::Mark;
 use crate::families::Families;
+pub use directions::Way;
 use lines::{address_of, declined, has_ice, is_carried, is_end_to_end, is_rtp, moved, origin, rtcp_address, unspecified};
 
 /// More `m=` lines than this are refused.
@@ -96,6 +99,8 @@ pub struct Session {
     pub reached: [Option<IpAddr>; 2],
     /// What a side may be offered besides what the other has.
     pub codecs: SmallVec<[Codec; 4]>,
+    /// A phone on hold hears music, if it can.
+    pub has_music: bool,
     /// What our keys are made of.
     pub secret: Secret,
     /// So many of them were made.
@@ -149,6 +154,8 @@ pub struct Stream {
     pub is_declined: bool,
     /// What was said of its formats, if it is sound by RTP that may be made over.
     pub formats: Option<Arc<Formats>>,
+    /// Who sends and hears, if somebody may hear music.
+    pub ways: [Way; 2],
     /// Its datagrams are neither RTP nor RTCP: a fax's (UDPTL, RFC 3362), say.
     pub is_other: bool,
 }
@@ -185,6 +192,8 @@ pub struct LegPlan {
     pub dtls: Option<Box<Dtls>>,
     /// What becomes of its packets.
     pub rules: Rules,
+    /// What it hears while the other phone holds.
+    pub music: Option<Music>,
     /// Its datagrams are neither RTP nor RTCP.
     pub is_other: bool,
     /// What its phone says is kept.
@@ -211,6 +220,7 @@ impl Session {
             dtls: [false; 2],
             reached: [None; 2],
             codecs: SmallVec::new(),
+            has_music: false,
             secret: Secret::default(),
             keys_made: 0,
             is_certified: false,
@@ -396,6 +406,7 @@ impl Session {
         for (at, media) in sdp.medias.iter_mut().enumerate() {
             next.describe_stream((from, answers), at, media, (session_address.as_ref(), bundle.as_deref()), take_port)?;
         }
+        next.leave_to_music((from, answers), &mut sdp);
         // A stream that it says nothing of it doesn't have.
         for stream in next.streams.iter_mut().skip(sdp.medias.len()) {
             stream.legs[from].signal(None, None);
@@ -712,6 +723,7 @@ impl Session {
                     .and_then(|stream| stream.formats.as_ref())
                     .map_or_else(Rules::default, |formats| formats.rules(leg)),
                 hearing: self.hearing(leg, at, former.unwrap_or(stream)),
+                music: former.unwrap_or(stream).music(leg),
             })
         };
         streams.iter().enumerate().map(plan).collect()

@@ -3,6 +3,8 @@
 //! Between them it is L16 at the lower of the two rates that there is something to hear by: Opus is decoded and encoded at 8 kHz beside G.711, and at 16 kHz
 //! beside G.722.
 
+pub mod melody;
+
 use ropus::{Application, Bitrate, Channels, DecodeMode};
 
 use super::codec::conceal::Concealer;
@@ -98,25 +100,14 @@ impl Lane {
             (Codec::G722, _) | (Codec::Opus, Codec::G722 | Codec::Opus) => 16,
         };
         let (heard, said) = (rate(from, to), rate(to, from));
-        let encoder = match to {
-            Codec::Pcmu => Encoder::Law(Law::Mu),
-            Codec::Pcma => Encoder::Law(Law::A),
-            Codec::G722 => Encoder::G722(Box::default()),
-            Codec::Opus => Encoder::Opus(Box::new(Opus::new(said, quality)?)),
-        };
-        Some(Self { ear: Ear::between(from, heard, said)?, encoder })
+        Some(Self { ear: Ear::between(from, heard, said)?, encoder: Encoder::new(to, said, quality)? })
     }
 
     /// Makes a payload; none if there is nothing to send.
     pub fn make(&mut self, sound: Sound<'_>, octets: &mut [u8]) -> Option<Made> {
         let mut samples = [0; MOST_SAMPLES];
         let count = self.ear.hear(sound, &mut samples)?;
-        let samples = &samples[..count];
-        match &mut self.encoder {
-            Encoder::Law(law) => Some(Made { length: law.encode(samples, octets), early: 0 }),
-            Encoder::G722(encoder) => Some(Made { length: encoder.encode(samples, octets), early: 0 }),
-            Encoder::Opus(opus) => opus.encode(samples, octets),
-        }
+        self.encoder.encode(&samples[..count], octets)
     }
 }
 
@@ -199,6 +190,26 @@ impl Decoder {
             Self::Opus(_) => return None,
         };
         Some(count)
+    }
+}
+
+impl Encoder {
+    /// Of samples at so many kHz: at 8 for G.711, at 16 for G.722.
+    fn new(codec: Codec, rate: u8, quality: Quality) -> Option<Self> {
+        Some(match codec {
+            Codec::Pcmu => Self::Law(Law::Mu),
+            Codec::Pcma => Self::Law(Law::A),
+            Codec::G722 => Self::G722(Box::default()),
+            Codec::Opus => Self::Opus(Box::new(Opus::new(rate, quality)?)),
+        })
+    }
+
+    fn encode(&mut self, samples: &[i16], octets: &mut [u8]) -> Option<Made> {
+        match self {
+            Self::Law(law) => Some(Made { length: law.encode(samples, octets), early: 0 }),
+            Self::G722(encoder) => Some(Made { length: encoder.encode(samples, octets), early: 0 }),
+            Self::Opus(opus) => opus.encode(samples, octets),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!  callee ◀── socket (leg 1) ─┘      └─ socket (leg 1) ◀── callee
 //! ```
 //!
-//! A call lives on one thread; one whose packets are made over (transcoding) on one of those that do only that. Actors say what a leg needs ([`Relay::apply`]), which may be said twice;
+//! A call lives on one thread; one whose packets are made over (transcoding), or whose phones hear music, on one of those that do only that. Actors say what a leg needs ([`Relay::apply`]), which may be said twice;
 //! the relay says where packets come from ([`Event::Latched`]) and when there are none ([`Event::Idle`]).
 //!
 //! Who the peer of a port is says [`Latch`](super::core::Latch); packets from others are dropped and counted.
@@ -37,6 +37,7 @@ use super::core::negotiation::Rules;
 use super::core::sound::Quality;
 use super::core::srtp::Mark;
 use super::ports::Pair;
+use super::sounds::Sounds;
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 pub use tape::Taped;
@@ -229,12 +230,13 @@ impl Worker {
 
 impl Relay {
     /// Starts `workers` threads, and as many for calls that are made over by `quality`. A call without packets for `timeout` is reported idle; what is
-    /// sent is marked by `dscp` (RFC 2474).
+    /// sent is marked by `dscp` (RFC 2474). Phones on hold hear what there is of `sounds`.
     pub fn start(
         workers: usize,
         timeout: Option<Duration>,
         dscp: u8,
         quality: Quality,
+        sounds: Sounds,
     ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENTS);
         if let Err(error) = super::dtls::prepare() {
@@ -247,7 +249,15 @@ impl Relay {
             let bell = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
             let told = Arc::new(AtomicBool::new(false));
             let inbox = thread::Inbox { bell: bell.clone(), queue, told: told.clone(), running: running.clone() };
-            let thread = thread::Thread::new(inbox, events.clone(), timeout, (dscp, quality), open.clone(), coder, tape.clone())?;
+            let thread = thread::Thread::new(
+                inbox,
+                events.clone(),
+                timeout,
+                (dscp, quality, sounds.clone()),
+                open.clone(),
+                coder,
+                tape.clone(),
+            )?;
             std::thread::Builder::new().name(name).spawn(move || thread.run())?;
             Ok::<_, io::Error>(Worker { commands, bell, told })
         };

@@ -1,6 +1,7 @@
 //! Datagrams through real sockets.
 
 mod coding;
+mod music;
 mod quality;
 
 use super::*;
@@ -49,6 +50,7 @@ fn plan(port: u16, remote: Option<SocketAddr>) -> LegPlan {
         shield: Shield::Plain,
         dtls: None,
         rules: Rules::default(),
+        music: None,
         is_other: false,
         hearing: Hearing::default(),
     }
@@ -56,7 +58,7 @@ fn plan(port: u16, remote: Option<SocketAddr>) -> LegPlan {
 
 impl World {
     fn new(timeout: Option<Duration>) -> Self {
-        let (relay, events) = Relay::start(1, timeout, 46, Quality::default()).unwrap();
+        let (relay, events) = Relay::start(1, timeout, 46, Quality::default(), Sounds::default()).unwrap();
         Self { relay, events, counters: Arc::default(), fence: Fence::open() }
     }
 

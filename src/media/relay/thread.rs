@@ -6,6 +6,7 @@
 mod coder;
 mod guests;
 mod measure;
+mod players;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -31,10 +32,12 @@ use crate::clock::{self, Uptime};
 use crate::fence::Fence;
 use crate::ids::{CallId, LegId};
 use crate::media::core::ice::{ANSWER, Check};
+use crate::media::core::player::Player;
 use crate::media::core::quality::{Hearing, Meter};
 use crate::media::core::sound::Quality;
 use crate::media::core::srtp::{MOST_ADDED, is_rtcp};
 use crate::media::core::{Dtls, From, Latch};
+use crate::media::sounds::Sounds;
 
 pub(super) use guests::Moved;
 
@@ -98,6 +101,8 @@ struct End {
     /// Of RTP: what is to be measured, and what has been.
     hearing: Hearing,
     meter: Option<Box<Meter>>,
+    /// Of RTP: what the phone hears while the other one holds.
+    player: Option<Box<Player>>,
     /// What comes is neither RTP nor RTCP.
     is_other: bool,
     /// Of RTP: what comes is kept.
@@ -239,6 +244,9 @@ pub(super) struct Thread {
     quality: Quality,
     /// Ends of which something is missing that may have to be made up.
     gaps: VecDeque<usize>,
+    /// What there is to be played, and to whom.
+    sounds: Sounds,
+    players: players::Players,
     /// Who waits until all sockets have been read, and until when at most.
     settling: Vec<(Uptime, oneshot::Sender<()>)>,
     tape: Tape,
@@ -249,7 +257,7 @@ impl Thread {
         inbox: Inbox,
         events: mpsc::Sender<Event>,
         timeout: Option<Duration>,
-        (dscp, quality): (u8, Quality),
+        (dscp, quality, sounds): (u8, Quality, Sounds),
         open: Arc<Open>,
         coder: Option<Arc<Worker>>,
         tape: mpsc::Sender<Vec<Taped>>,
@@ -274,6 +282,8 @@ impl Thread {
             guests: HashSet::new(),
             quality,
             gaps: VecDeque::new(),
+            sounds,
+            players: players::Players::default(),
             settling: Vec::new(),
             tape: Tape::new(tape),
         })
@@ -326,6 +336,7 @@ impl Thread {
             }
             gap = if self.gaps.is_empty() { None } else { self.fill_gaps() };
             self.tape.hand_over(now);
+            gap = [gap, self.play()].into_iter().flatten().min();
             busy |= self.bind_again(busy);
             self.connect_the_steady();
             if now.since(ticked) >= TICK {
@@ -409,6 +420,7 @@ impl Thread {
                     coder: coder::Coder::default(),
                     hearing: Hearing::default(),
                     meter: None,
+                    player: None,
                     is_other: want.plan.is_other,
                     recorded: false,
                     moved: Default::default(),
@@ -426,6 +438,7 @@ impl Thread {
                 end.recorded = want.plan.recorded;
                 end.set_hearing(want.plan.hearing, counters);
             }
+            self.set_music(pair[0], want.plan.music);
             for (component, at) in pair.into_iter().enumerate() {
                 let Some(end) = self.ends[at].as_mut() else { continue };
                 end.counters = counters.clone();
@@ -694,6 +707,9 @@ impl Thread {
     fn pass_on(&mut self, at: usize, buffer: &mut [u8], length: usize) {
         let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.pair[0], end.rtcp)) else { return };
         let Some(end) = self.ends[rtp].as_mut() else { return };
+        if let Some(player) = end.player.as_mut().filter(|_| !rtcp && !is_rtcp(&buffer[..length])) {
+            player.give_way();
+        }
         let sealed = end.shield.seal(buffer, length, rtcp);
         let Some(end) = self.ends[at].as_ref() else { return };
         let sent = match (&end.wire, end.peer.remote(), sealed) {

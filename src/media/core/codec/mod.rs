@@ -4,3 +4,4 @@ pub mod conceal;
 pub mod g711;
 pub mod g722;
 pub mod halfband;
+pub mod resample;

@@ -2,6 +2,7 @@
 
 mod coding;
 mod hearing;
+mod music;
 
 use super::*;
 use proptest::prelude::*;

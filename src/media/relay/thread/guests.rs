@@ -26,7 +26,7 @@ impl Thread {
         let Some(coder) = self.coder.clone() else { return Some(command) };
         let (call, moves) = match &command {
             Command::Apply { call, streams, .. } => {
-                (*call, streams.iter().flatten().any(|want| !want.plan.rules.rules.is_empty()))
+                (*call, streams.iter().flatten().any(|want| !want.plan.rules.rules.is_empty() || want.plan.music.is_some()))
             }
             Command::Press { call, .. } => (*call, self.calls.contains_key(call)),
             Command::Close { call } | Command::Send { call, .. } => (*call, false),

@@ -1,0 +1,135 @@
+//! Music toward one phone: RTP packets of 20 ms, by an explicit time. Layer: pure.
+//!
+//! A player has a source of its own (SSRC), a random one, so that nothing of it has to be known to whoever takes the call over: he has another, and an
+//! SRTP index is never used twice. Its sequence numbers begin in the lower half of theirs, as RFC 3711 §3.3.1 wants of who is told no rollover counter.
+//! It keeps its numbers over as many holds as there are.
+//!
+//! All players of a node are due at the same moments, and where the music is goes by the wall clock: a next owner plays on from there.
+//!
+//! Whose place it takes counts more: while packets of the other phone pass, and for [`GIVES_WAY`] after, nothing is played.
+
+use std::time::Duration;
+
+use super::formats::Codec;
+use super::sound::melody::{FRAMES_A_SECOND, Melody};
+use crate::clock::{Timestamp, Uptime};
+
+/// A packet has so much.
+const FRAME: Duration = Duration::from_millis(1000 / FRAMES_A_SECOND as u64);
+const FRAME_MS: u64 = FRAME.as_millis() as u64;
+const FRAME_US: u64 = 1000 * FRAME_MS;
+/// Music begins so long after the last packet of the other phone.
+pub const GIVES_WAY: Duration = Duration::from_millis(200);
+/// Who wakes up late makes so many packets at once at most; what was before is skipped.
+const MOST_AT_ONCE: u64 = 3;
+/// RTP's header (RFC 3550 §5.1).
+pub const HEADER: usize = 12;
+/// The lower half of the sequence numbers.
+const LOWER_HALF: u16 = 0x7fff;
+
+/// What a phone is to hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Music {
+    /// As the phone can hear it.
+    pub codec: Codec,
+    /// By which payload type.
+    pub payload: u8,
+}
+
+/// Where a source begins, all of it random.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// SSRC.
+    pub ssrc: u32,
+    /// The first sequence number, whose highest bit doesn't count.
+    pub sequence: u16,
+    /// The first timestamp.
+    pub time: u32,
+}
+
+/// One source.
+#[derive(Debug)]
+pub struct Player {
+    source: Source,
+    music: Option<Music>,
+    /// The next packet's moment, a multiple of a frame.
+    due: Uptime,
+    /// The last one's.
+    last: Option<Uptime>,
+    /// So many frames the wall clock is before the uptime.
+    ahead: u64,
+    /// The other phone has said something.
+    is_spoken_over: bool,
+    /// The next packet is the first after a pause.
+    begins: bool,
+}
+
+impl Player {
+    /// It plays nothing yet.
+    pub fn new(source: Source) -> Self {
+        let source = Source { sequence: source.sequence & LOWER_HALF, ..source };
+        Self { source, music: None, due: Uptime(0), last: None, ahead: 0, is_spoken_over: false, begins: true }
+    }
+
+    /// What it is to play from now on.
+    pub fn set(&mut self, music: Option<Music>, now: Uptime, wall: Timestamp) {
+        if self.music != music {
+            self.music = music;
+            self.ahead = (wall.0 / FRAME_MS).wrapping_sub(now.0 / FRAME_US);
+            self.pause(now);
+        }
+    }
+
+    /// Another packet passes to the same phone.
+    pub fn give_way(&mut self) {
+        self.is_spoken_over = true;
+    }
+
+    /// When it is to be woken; not at all if it plays nothing.
+    pub fn due(&self) -> Option<Uptime> {
+        self.music.map(|_| self.due)
+    }
+
+    /// Makes what is due, as packets in the first octets of `buffer`; `send` is told how long each is.
+    pub fn wake(&mut self, now: Uptime, melody: &Melody, buffer: &mut [u8], mut send: impl FnMut(&mut [u8], usize)) {
+        let Some(music) = self.music.filter(|_| self.due <= now) else { return };
+        if std::mem::take(&mut self.is_spoken_over) {
+            return self.pause(now);
+        }
+        if now.since(self.due) >= FRAME * MOST_AT_ONCE as u32 {
+            // It was away: it goes on where the music is by now.
+            self.due = Uptime(now.0 / FRAME_US * FRAME_US);
+        }
+        while self.due <= now {
+            let frame = melody.frame(music.codec, self.ahead.wrapping_add(self.due.0 / FRAME_US));
+            let Some(packet) = buffer.get_mut(..HEADER + frame.len()) else { return };
+            self.write_header(music, packet);
+            packet[HEADER..].copy_from_slice(frame);
+            self.due = self.due + FRAME;
+            send(buffer, HEADER + frame.len());
+        }
+    }
+
+    fn pause(&mut self, now: Uptime) {
+        self.due = Uptime((now + GIVES_WAY).0.next_multiple_of(FRAME_US));
+        (self.begins, self.is_spoken_over) = (true, false);
+    }
+
+    fn write_header(&mut self, Music { codec, payload }: Music, packet: &mut [u8]) {
+        let Source { ssrc, sequence, time } = &mut self.source;
+        if let Some(last) = self.last {
+            *sequence = sequence.wrapping_add(1);
+            let frames = u32::try_from(self.due.since(last).as_micros() / u128::from(FRAME_US)).unwrap_or(0);
+            *time = time.wrapping_add(frames.wrapping_mul(codec.clock() / FRAMES_A_SECOND));
+        }
+        self.last = Some(self.due);
+        let marker = if std::mem::take(&mut self.begins) { 0x80 } else { 0 };
+        packet[..2].copy_from_slice(&[0x80, marker | payload & 0x7f]);
+        packet[2..4].copy_from_slice(&sequence.to_be_bytes());
+        packet[4..8].copy_from_slice(&time.to_be_bytes());
+        packet[8..HEADER].copy_from_slice(&ssrc.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! A phone that is on hold hears the music of the configuration, and does again when the owner is killed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::lab::baresip::Baresip;
+use crate::lab::cluster::Cluster;
+use crate::lab::{net, tone};
+
+const PCMU: &str = "PCMU/8000/1";
+const OPUS: &str = "opus/48000/2";
+/// What the music sounds like, and what the holder does.
+const MUSIC: f64 = 1200.0;
+const TALK: f64 = 440.0;
+/// In tenths of a second: music begins 0.2 s after the last sound, a takeover takes some more, and phones have buffers.
+const MISSING: usize = 12;
+
+fn write_music(path: &Path) {
+    let spec = hound::WavSpec { channels: 2, sample_rate: 48_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for at in 0..48_000 {
+        #[allow(clippy::cast_possible_truncation, reason = "it is a sample")]
+        let sample = ((f64::from(at) / 48_000.0 * MUSIC * std::f64::consts::TAU).sin() * 9000.0) as i16;
+        (0..2).for_each(|_| writer.write_sample(sample).unwrap());
+    }
+    writer.finalize().unwrap();
+}
+
+/// The first phone holds; node 2 owns the call and is killed meanwhile.
+fn music_goes_on(codec: &'static str, by: &'static str) {
+    let dir = tempfile::tempdir().unwrap();
+    let music = dir.path().join("music.wav");
+    write_music(&music);
+    net::run(3, async |net| {
+        let users = (1..=2).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let mut cluster = Cluster::at_with(&net, users, |config| config.media.hold_music = Some(music.clone())).await;
+        let phone = |n: usize, codec, by| {
+            let (user, password) = &cluster.users[n];
+            Baresip::coding(codec, by, user, password, cluster.sip_of(2 - n), 440 * (u32::from(n > 0) + 1))
+        };
+        let (mut a, b) = (phone(0, PCMU, ""), phone(1, codec, by));
+        a.dial(&cluster.users[1].0.clone());
+        b.wait_for("CALL_ESTABLISHED");
+        let some_time = || tokio::time::sleep(Duration::from_millis(2500));
+        some_time().await;
+        a.holds();
+        some_time().await;
+        cluster.kill(2);
+        some_time().await;
+        a.goes_on();
+        some_time().await;
+        assert!(!a.saw("CALL_CLOSED") && !b.saw("CALL_CLOSED"));
+        a.hang_up();
+        a.wait_for("CALL_CLOSED");
+        b.wait_for("CALL_CLOSED");
+        let [talk, music] = [TALK, MUSIC].map(|hz| tone::heard(&b.recording(), hz));
+        let count = |heard: &[bool]| heard.iter().filter(|heard| **heard).count();
+        let (first, last) = (music.iter().position(|heard| *heard), music.iter().rposition(|heard| *heard));
+        let (first, last) = first.zip(last).unwrap_or_else(|| panic!("no music: {talk:?}"));
+        assert!(count(&music) + MISSING >= 50 && count(&music) <= 53, "{music:?}");
+        assert!(count(&talk[..first]) >= 15 && count(&talk[last..]) >= 15, "{talk:?}");
+        // It is there at the end of the hold, and not only at its beginning.
+        assert!(music[last - 5..last].iter().all(|heard| *heard), "{music:?}");
+    });
+}
+
+#[test]
+fn a_phone_on_hold_hears_music_again_when_the_owner_is_killed() {
+    music_goes_on(PCMU, "");
+}
+
+/// Sealed, and made of the same file.
+#[test]
+fn a_phone_with_opus_and_keys_on_hold_hears_music_again_when_the_owner_is_killed() {
+    music_goes_on(OPUS, "srtp-mand");
+}
