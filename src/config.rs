@@ -297,6 +297,7 @@ pub struct Media {
     pub opus_complexity: u8,
     pub opus_bitrate: u32,
     pub hold_music: Option<PathBuf>,
+    pub ringback: Option<PathBuf>,
 }
 
 /// `[api]`
@@ -349,6 +350,7 @@ impl Default for Media {
             opus_complexity: 5,
             opus_bitrate: 24_000,
             hold_music: None,
+            ringback: None,
         }
     }
 }
@@ -451,7 +453,7 @@ impl Config {
         let Self { node, cluster, sip, media, api, .. } = &mut config;
         let own = [&mut node.data, &mut cluster.ca, &mut cluster.cert, &mut cluster.key, &mut api.token_file];
         let phones = sip.tls.iter_mut().flat_map(|tls| [&mut tls.cert, &mut tls.key].into_iter().chain(&mut tls.ca));
-        for file in own.into_iter().chain(phones).chain(&mut media.hold_music) {
+        for file in own.into_iter().chain(phones).chain(&mut media.hold_music).chain(&mut media.ringback) {
             *file = base.join(&*file);
         }
         let store = config.recording.store.as_mut().filter(|store| !store.starts_with("s3://"));
@@ -539,8 +541,10 @@ impl Config {
         if let Some(twice) = codecs.iter().enumerate().find(|(at, codec)| codecs[..*at].contains(codec)) {
             return Err(("media.codecs", format!("has {:?} twice", twice.1)));
         }
-        if self.media.hold_music.is_some() && codecs.is_empty() {
-            return Err(("media.hold_music", "needs some media.codecs: nobody is listened to without".into()));
+        for (key, file) in [("media.hold_music", &self.media.hold_music), ("media.ringback", &self.media.ringback)] {
+            if file.is_some() && codecs.is_empty() {
+                return Err((key, "needs some media.codecs: without, nobody is told from another by what it can hear".into()));
+            }
         }
         if self.media.opus_complexity > 10 {
             return Err(("media.opus_complexity", format!("is {}, and must be 10 at most", self.media.opus_complexity)));

@@ -120,7 +120,7 @@ impl Node {
         let workers = if config.media.workers == 0 { cores } else { config.media.workers.into() };
         let timeout = Some(Duration::from_secs(config.media.timeout.into())).filter(|timeout| !timeout.is_zero());
         let quality = Quality { complexity: config.media.opus_complexity, bitrate: config.media.opus_bitrate };
-        let sounds = Sounds::load(config.media.hold_music.as_deref(), quality)?;
+        let sounds = Sounds::load(config.media.hold_music.as_deref(), config.media.ringback.as_deref(), quality)?;
         let (relay, events) = Relay::start(workers, timeout, config.media.dscp, quality, sounds).map_err(NodeError::Media)?;
         let own = config.cluster.member.iter().find(|member| member.id == config.node.id);
         let own = own.ok_or(StartError::NotAMember(config.node.id))?;

@@ -28,6 +28,7 @@ pub struct CallMedia {
     /// The last description of each leg and what it was made into: a repeated one is no new version.
     described: [Option<Described>; 2],
     applied: [Vec<Option<LegPlan>>; 2],
+    has_ringback: bool,
 }
 
 /// What [`CallMedia::restore`] goes back to.
@@ -88,6 +89,7 @@ impl CallMedia {
             sockets: HashMap::new(),
             described: [None, None],
             applied: [Vec::new(), Vec::new()],
+            has_ringback: false,
         }
     }
 
@@ -219,6 +221,15 @@ impl CallMedia {
     pub fn may_code(&mut self, media: &config::Media) {
         self.session.codecs = media.codecs[..].into();
         self.session.has_music = media.hold_music.is_some();
+        self.has_ringback = media.ringback.is_some();
+    }
+
+    /// What the caller is told so that it hears from us that somebody rings; none if it isn't to hear that. Of an offer that was made here: a next
+    /// owner goes on with what is heard, and begins nothing.
+    pub fn ring(&mut self) -> Option<Bytes> {
+        let (part, _, told) = self.described[0].as_ref().filter(|_| self.has_ringback)?;
+        let told = told.clone();
+        Some(self.session.ring(&told).filter(|_| *part == Part::Offer)?.into())
     }
 
     /// Whether what the phones say is kept from now on.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::call_media::{CallMedia, Part};
+use super::ringback;
 use super::services::Services;
 use crate::ids::LegId;
 use crate::media::core::{Policy, Session};
@@ -174,6 +175,9 @@ pub(super) fn translate(media: &mut CallMedia, state: &CallState, leg: LegId, ev
                 None => return Err(Refused::Answer(Box::new(response))),
             }
             Ok(LegEvent::Response(response))
+        }
+        LegEvent::Response(response) if !over && ringback::may_be_heard(media, state, leg, &response) => {
+            Ok(LegEvent::Response(ringback::ring(media, state, response)))
         }
         LegEvent::Response(response) if !over && answers_an_offer(state, leg, &response) => {
             let to_offer = answers_a_later_offer(state, leg, &response.headers) || state.comes_about(leg, &response);

@@ -47,6 +47,7 @@ pub mod records;
 pub mod registrar;
 pub mod registration;
 pub mod repeat;
+mod ringback;
 pub mod router;
 pub mod seen;
 pub mod services;

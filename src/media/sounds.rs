@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use hound::{SampleFormat, WavReader};
 
 use super::core::codec::resample::resample;
+use super::core::player::Tune;
 use super::core::sound::Quality;
 use super::core::sound::melody::{Melody, RATE};
 
@@ -47,18 +48,23 @@ pub enum SoundError {
 #[derive(Debug, Clone, Default)]
 pub struct Sounds {
     hold_music: Option<Arc<OnceLock<Melody>>>,
+    ringback: Option<Arc<OnceLock<Melody>>>,
 }
 
 impl Sounds {
     /// Reads the files, and begins to code them by `quality`.
-    pub fn load(hold_music: Option<&Path>, quality: Quality) -> Result<Self, SoundError> {
-        let hold_music = hold_music.map(|path| prepare(path, quality)).transpose()?;
-        Ok(Self { hold_music })
+    pub fn load(hold_music: Option<&Path>, ringback: Option<&Path>, quality: Quality) -> Result<Self, SoundError> {
+        let load = |path: Option<&Path>| path.map(|path| prepare(path, quality)).transpose();
+        Ok(Self { hold_music: load(hold_music)?, ringback: load(ringback)? })
     }
 
-    /// What a phone hears that is on hold, once it is coded.
-    pub fn hold_music(&self) -> Option<&Melody> {
-        self.hold_music.as_ref()?.get()
+    /// One of them, once it is coded.
+    pub fn of(&self, tune: Tune) -> Option<&Melody> {
+        let melody = match tune {
+            Tune::HoldMusic => &self.hold_music,
+            Tune::Ringback => &self.ringback,
+        };
+        melody.as_ref()?.get()
     }
 }
 

@@ -1,11 +1,11 @@
-//! A phone that is on hold hears the music of the configuration, and does again when the owner is killed.
+//! A phone that is on hold hears the music of the configuration, and a caller while it rings the ringing tone; both again when the owner is killed.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::lab::baresip::Baresip;
 use crate::lab::cluster::Cluster;
-use crate::lab::{net, tone};
+use crate::lab::{call, net, tone};
 
 const PCMU: &str = "PCMU/8000/1";
 const OPUS: &str = "opus/48000/2";
@@ -73,4 +73,41 @@ fn a_phone_on_hold_hears_music_again_when_the_owner_is_killed() {
 #[test]
 fn a_phone_with_opus_and_keys_on_hold_hears_music_again_when_the_owner_is_killed() {
     music_goes_on(OPUS, "srtp-mand");
+}
+
+#[test]
+fn a_caller_hears_the_ringing_tone_again_when_the_owner_is_killed() {
+    const RINGS: Duration = Duration::from_millis(5000);
+    let dir = tempfile::tempdir().unwrap();
+    let ringing = dir.path().join("ringing.wav");
+    write_music(&ringing);
+    net::run(3, async |net| {
+        let users = (1..=2).map(|n| (format!("u{n:04}"), format!("pu{n:04}"))).collect();
+        let mut cluster = Cluster::at_with(&net, users, |config| config.media.ringback = Some(ringing.clone())).await;
+        let (user, password) = &cluster.users[0];
+        let mut a = Baresip::coding(PCMU, "", user, password, cluster.sip_of(2), 440);
+        let (mut b, _media) = call::phone(&cluster, 1, 1).await;
+        b.register().await.unwrap();
+        a.begins_to_call(&cluster.users[1].0.clone());
+        let (answered, ()) = tokio::join!(
+            async {
+                let ringing = b.ring(RINGS).await?;
+                b.pick_up(&ringing).await
+            },
+            async {
+                tokio::time::sleep(RINGS / 2).await;
+                cluster.kill(2);
+            }
+        );
+        answered.unwrap();
+        a.wait_for("CALL_ESTABLISHED");
+        // What is heard then is the phone, which says nothing.
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        let (ended, ()) = tokio::join!(b.wait_for_bye(), async { a.hang_up() });
+        ended.unwrap();
+        a.wait_for("CALL_CLOSED");
+        let heard = tone::heard(&a.recording(), MUSIC);
+        let count = heard.iter().filter(|heard| **heard).count();
+        assert!(count + MISSING >= 50 && count <= 52, "{count}: {heard:?}");
+    });
 }

@@ -1,4 +1,4 @@
-//! Music toward one phone: RTP packets of 20 ms, by an explicit time. Layer: pure.
+//! Music or a ringing tone toward one phone: RTP packets of 20 ms, by an explicit time. Layer: pure.
 //!
 //! A player has a source of its own (SSRC), a random one, so that nothing of it has to be known to whoever takes the call over: he has another, and an
 //! SRTP index is never used twice. Its sequence numbers begin in the lower half of theirs, as RFC 3711 §3.3.1 wants of who is told no rollover counter.
@@ -27,9 +27,20 @@ pub const HEADER: usize = 12;
 /// The lower half of the sequence numbers.
 const LOWER_HALF: u16 = 0x7fff;
 
+/// What there may be to be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tune {
+    /// While the other holds.
+    HoldMusic,
+    /// While the other rings.
+    Ringback,
+}
+
 /// What a phone is to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Music {
+    /// This one.
+    pub tune: Tune,
     /// As the phone can hear it.
     pub codec: Codec,
     /// By which payload type.
@@ -85,6 +96,11 @@ impl Player {
         self.is_spoken_over = true;
     }
 
+    /// What it plays.
+    pub fn tune(&self) -> Option<Tune> {
+        self.music.map(|music| music.tune)
+    }
+
     /// When it is to be woken; not at all if it plays nothing.
     pub fn due(&self) -> Option<Uptime> {
         self.music.map(|_| self.due)
@@ -115,7 +131,7 @@ impl Player {
         (self.begins, self.is_spoken_over) = (true, false);
     }
 
-    fn write_header(&mut self, Music { codec, payload }: Music, packet: &mut [u8]) {
+    fn write_header(&mut self, Music { codec, payload, .. }: Music, packet: &mut [u8]) {
         let Source { ssrc, sequence, time } = &mut self.source;
         if let Some(last) = self.last {
             *sequence = sequence.wrapping_add(1);

@@ -12,6 +12,7 @@
 mod directions;
 mod hearing;
 mod lines;
+mod ringback;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

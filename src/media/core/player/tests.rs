@@ -1,7 +1,7 @@
 use super::super::sound::Quality;
 use super::*;
 
-const MUSIC: Music = Music { codec: Codec::Pcma, payload: 8 };
+const MUSIC: Music = Music { tune: Tune::HoldMusic, codec: Codec::Pcma, payload: 8 };
 
 /// Each of its frames is another.
 fn melody(frames: usize) -> Melody {
@@ -113,7 +113,7 @@ fn a_next_owner_plays_on_from_where_it_would_be() {
 #[test]
 fn another_codec_has_another_clock() {
     let (mut player, melody) = (player(), melody(10));
-    player.set(Some(Music { codec: Codec::Opus, payload: 111 }), ms(0), Timestamp(0));
+    player.set(Some(Music { codec: Codec::Opus, payload: 111, ..MUSIC }), ms(0), Timestamp(0));
     let heard = run(&mut player, 0, 300, &melody);
     assert_eq!((heard[0].0, heard[1].0), (0x80 | 111, 111));
     assert_eq!(heard[1].2.wrapping_sub(heard[0].2), 960);

@@ -1,16 +1,17 @@
-//! Who sends and who hears (RFC 3264 §5.1), and whom a call on hold leaves to music (§8.4). Layer: pure.
+//! Who sends and who hears (RFC 3264 §5.1), and who hears something of ours: while the other holds (§8.4), or rings. Layer: pure.
 //!
 //! Who puts a call on hold won't hear; the other phone is told that it may hear all the same, so that it does. Whether somebody holds is his own will
 //! only: who answers that he hears nothing since the other sends nothing holds nobody.
 
 use sdp_types::{Attribute, Media, Session as Sdp};
 
-use super::super::player::Music;
+use super::super::player::{Music, Tune};
 use super::{Session, Stream};
 
 const SENDS: u8 = 1;
 const RECEIVES: u8 = 2;
 const HOLDS: u8 = 4;
+const RINGS: u8 = 8;
 
 /// What one end of a stream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +20,13 @@ pub struct Way {
     pub sends: bool,
     /// It hears.
     pub receives: bool,
-    /// It won't hear, and not because the other doesn't send.
-    pub holds: bool,
+    /// What the other may hear from us meanwhile: it won't hear, and not because the other doesn't send; or it rings.
+    pub leaves: Option<Tune>,
 }
 
 impl Default for Way {
     fn default() -> Self {
-        Self { sends: true, receives: true, holds: false }
+        Self { sends: true, receives: true, leaves: None }
     }
 }
 
@@ -33,12 +34,22 @@ impl Way {
     /// As a number, for the record.
     pub fn bits(self) -> u8 {
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
-        bit(self.sends, SENDS) | bit(self.receives, RECEIVES) | bit(self.holds, HOLDS)
+        let leaves = match self.leaves {
+            Some(Tune::HoldMusic) => HOLDS,
+            Some(Tune::Ringback) => RINGS,
+            None => 0,
+        };
+        bit(self.sends, SENDS) | bit(self.receives, RECEIVES) | leaves
     }
 
     /// Of [`Way::bits`].
     pub fn of_bits(bits: u8) -> Self {
-        Self { sends: bits & SENDS != 0, receives: bits & RECEIVES != 0, holds: bits & HOLDS != 0 }
+        let leaves = match (bits & HOLDS != 0, bits & RINGS != 0) {
+            (true, _) => Some(Tune::HoldMusic),
+            (false, true) => Some(Tune::Ringback),
+            (false, false) => None,
+        };
+        Self { sends: bits & SENDS != 0, receives: bits & RECEIVES != 0, leaves }
     }
 
     /// What a description says of a stream. One whose address is none hears nothing (RFC 3264 §8.4).
@@ -57,7 +68,7 @@ impl Way {
             "inactive" => (false, false),
             _ => return None,
         };
-        Some(Self { sends, receives, holds: false })
+        Some(Self { sends, receives, leaves: None })
     }
 
     fn name(self) -> &'static str {
@@ -81,6 +92,9 @@ impl Way {
 impl Session {
     /// Takes what a leg has said of who hears, stream by stream, and makes what the other is told of it be that it may hear music.
     pub(super) fn leave_to_music(&mut self, (from, answers): (usize, bool), sdp: &mut Sdp) {
+        // Who says something of itself rings no longer.
+        let rings = |way: &&mut Way| way.leaves == Some(Tune::Ringback);
+        self.streams.iter_mut().map(|stream| &mut stream.ways[from]).filter(rings).for_each(|way| *way = Way::default());
         if !self.has_music {
             return;
         }
@@ -89,11 +103,12 @@ impl Session {
             let said = Way::read(media, &sdp.attributes);
             let others = stream.ways[other];
             // Who is sent nothing says nothing by hearing nothing.
-            let holds = if answers && !others.sends { stream.ways[from].holds } else { !said.receives };
-            stream.ways[from] = Way { holds, ..said };
+            let held = stream.ways[from].leaves.is_some();
+            let holds = if answers && !others.sends { held } else { !said.receives };
+            stream.ways[from] = Way { leaves: holds.then_some(Tune::HoldMusic), ..said };
             let told = match answers {
                 false => Way { sends: said.sends || holds, ..said },
-                true => Way { sends: (said.sends || holds) && others.receives, receives: said.receives && others.sends, holds },
+                true => Way { sends: (said.sends || holds) && others.receives, receives: said.receives && others.sends, ..said },
             };
             // What stays as it was is said as it was, unless that would be no address.
             let is_held_by_it = holds && (!answers || others.receives);
@@ -105,11 +120,12 @@ impl Session {
 }
 
 impl Stream {
-    /// What a leg's phone is to hear while the other holds.
+    /// What a leg's phone is to hear from us.
     pub(super) fn music(&self, leg: usize) -> Option<Music> {
         let [own, others] = [self.ways[leg], self.ways[1 - leg]];
-        let formats = self.formats.as_ref().filter(|_| others.holds && own.receives && !self.is_declined)?;
+        let tune = others.leaves.filter(|_| own.receives && !self.is_declined)?;
+        let formats = self.formats.as_ref()?;
         let heard = formats.agreed.as_ref()?[leg].iter().find_map(|format| Some((format.codec()?, format.payload)));
-        heard.map(|(codec, payload)| Music { codec, payload })
+        heard.map(|(codec, payload)| Music { tune, codec, payload })
     }
 }

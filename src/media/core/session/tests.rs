@@ -3,6 +3,7 @@
 mod coding;
 mod hearing;
 mod music;
+mod ringback;
 
 use super::*;
 use proptest::prelude::*;

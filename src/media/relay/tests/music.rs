@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::media::core::formats::Codec;
-use crate::media::core::player::{GIVES_WAY, Music};
+use crate::media::core::player::{GIVES_WAY, Music, Tune};
 
-const MUSIC: Music = Music { codec: Codec::Pcma, payload: 8 };
+const MUSIC: Music = Music { tune: Tune::HoldMusic, codec: Codec::Pcma, payload: 8 };
 
 /// A second, whose frames are each another, coded.
 fn sounds() -> Sounds {
@@ -13,8 +13,8 @@ fn sounds() -> Sounds {
     let mut writer = hound::WavWriter::create(&path, spec).unwrap();
     (0..16_000).for_each(|at| writer.write_sample(i16::try_from(at / 320 * 300 - 7000).unwrap()).unwrap());
     writer.finalize().unwrap();
-    let sounds = Sounds::load(Some(&path), Quality::default()).unwrap();
-    wait_until(|| sounds.hold_music().is_some());
+    let sounds = Sounds::load(Some(&path), None, Quality::default()).unwrap();
+    wait_until(|| sounds.of(Tune::HoldMusic).is_some());
     sounds
 }
 
@@ -150,7 +150,8 @@ fn whoever_takes_the_call_over_plays_on_by_another_source() {
     sources.dedup();
     assert_eq!(sources.len(), 2);
     // Each moment of the wall clock has its frame, whoever plays: to two frames.
-    let coded: Vec<u8> = (0..50).map(|number| sounds().hold_music().unwrap().frame(Codec::Pcma, number)[88]).collect();
+    let sounds = sounds();
+    let coded: Vec<u8> = (0..50).map(|number| sounds.of(Tune::HoldMusic).unwrap().frame(Codec::Pcma, number)[88]).collect();
     for (moment, octet) in places {
         assert!((moment - 2..=moment + 1).any(|near| coded[usize::try_from(near % 50).unwrap()] == octet), "{moment} {octet}");
     }

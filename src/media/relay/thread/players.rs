@@ -1,4 +1,4 @@
-//! Music toward phones that are on hold: what a codec thread says by the clock. Layer: shell.
+//! Music toward phones that are on hold, and ringing tones: what a codec thread says by the clock. Layer: shell.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -61,7 +61,8 @@ impl Thread {
             };
             // The time is asked for here: this process may have been frozen since.
             let may_send = self.ends[at].as_ref().is_some_and(|end| end.fence.may_send(clock::uptime()));
-            if let Some(melody) = sounds.hold_music().filter(|_| may_send) {
+            let melody = player.tune().and_then(|tune| sounds.of(tune));
+            if let Some(melody) = melody.filter(|_| may_send) {
                 player.wake(now, melody, &mut buffer[..], |buffer, length| self.pass_on(at, buffer, length));
                 due = player.due().map_or(due, |next| due.min(next));
             }
