@@ -171,7 +171,7 @@ fn record(services: &Arc<Services>) -> Option<Recorder> {
         node: services.node,
         format: config.recording.format,
         keep_days: config.recording.keep_days,
-        scratch: config.node.data.clone(),
+        scratch: config.node.data.join("recordings"),
     };
     Some(Recorder::start(shelf, Arc::new(recording::Records(services.clone())), taped, settings))
 }

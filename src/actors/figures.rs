@@ -38,15 +38,19 @@ impl Told {
     pub fn hear(&self, services: &Services, vnode: VnodeId, told: Vec<(CallId, LegFigures)>) {
         services.cluster.read(vnode, |state| {
             let told = told.into_iter().filter(|(call, _)| is_live(state, *call));
-            let told = told.map(|(call, legs)| (call, (vnode, legs.each_ref().map(|figures| figures_of(figures)))));
-            self.calls().extend(told);
+            for (call, legs) in told {
+                let legs = self.later(call, &legs.each_ref().map(|figures| figures_of(figures)));
+                self.calls().insert(call, (vnode, legs));
+            }
         });
     }
 
     /// What is known of a call of others: what its record says, or what was told since.
     pub fn later(&self, call: CallId, recorded: &[Figures; 2]) -> [Figures; 2] {
         let told = self.calls().get(&call).map_or(*recorded, |(_, told)| *told);
-        [0, 1].map(|leg| if told[leg].expected > recorded[leg].expected { told[leg] } else { recorded[leg] })
+        // Of a phone that says nothing it is known that it is missed, and what it hears.
+        let heard = |figures: &Figures| (figures.expected, figures.reports, figures.missed);
+        [0, 1].map(|leg| if heard(&told[leg]) > heard(&recorded[leg]) { told[leg] } else { recorded[leg] })
     }
 
     fn forget_the_ended(&self, services: &Services) {
@@ -109,6 +113,13 @@ pub fn tell(services: &Services, vnode: VnodeId, is_ours: bool) {
             services.gateways.send(services, *holder, &parcel);
         }
     }
+}
+
+/// The actors of a vnode's calls end here, and others may be made: what has been measured so far is told to them.
+pub fn keep(services: &Services, vnode: VnodeId) {
+    let calls = services.directory.of_vnode(vnode);
+    let figures = calls.into_iter().filter_map(|call| measured(services, vnode, call, false)).collect();
+    services.told.hear(services, vnode, figures);
 }
 
 /// What it is told.

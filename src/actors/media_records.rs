@@ -12,9 +12,10 @@ use crate::cluster::state::records::{
     OfferedRecord, ProtectionRecord, SecretRecord, StreamLegRecord, StreamRecord,
 };
 use crate::media::core::dtls::{Fingerprint, Hash, Ice};
-use crate::media::core::formats::{Codec, Format};
+use crate::media::core::formats::Format;
 use crate::media::core::negotiation::Formats;
 use crate::media::core::protection::{Offered, Profile, Protection, Secret};
+use crate::media::core::recording::segment::Kinds;
 use crate::media::core::srtp::{Mark, MasterKey, Suite};
 use crate::media::core::{Association, Before, Keyed, Recording, Session, Stream, StreamLeg, Way};
 
@@ -46,7 +47,7 @@ pub fn media_record(media: &Session) -> MediaRecord {
 }
 
 /// What the numbers of each side's packets mean, in the stream that is recorded.
-pub(super) fn heard_from(record: &MediaRecord) -> [Vec<(u8, Codec)>; 2] {
+pub(super) fn heard_from(record: &MediaRecord) -> [Kinds; 2] {
     let is_sound = |stream: &&StreamRecord| !stream.declined && stream.formats.is_some();
     let formats = record.streams.iter().find(is_sound).and_then(|stream| stream.formats.as_ref()).map(formats_of);
     [0, 1].map(|side| formats.as_ref().map(|formats| formats.heard_from(side)).unwrap_or_default())

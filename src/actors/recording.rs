@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::call::CallMsg;
 use super::call_media::CallMedia;
 use super::calls::{self, Errand};
@@ -50,16 +48,17 @@ impl Ask for Records {
         services.cluster.vnodes().into_iter().filter(|vnode| services.owns(*vnode)).collect()
     }
 
-    fn look(&self, call: CallId, known: Option<&Bytes>) -> Look {
+    fn look(&self, call: CallId, known: Option<&Known>) -> Look {
         let Self(services) = self;
         let owned = |vnode: &VnodeId| services.owns(*vnode);
+        let whose = known.map(|known| known.vnode).or_else(|| services.directory.vnode_of(call));
         let read = |vnode: VnodeId| {
             let entry = services.cluster.read(vnode, |state| state.call(call).map(|entry| (entry.ended, entry.record.clone())));
             Some((vnode, entry??))
         };
-        let found = match services.directory.vnode_of(call) {
+        let found = match whose {
             Some(vnode) => Some(vnode).filter(owned).map(read),
-            // Its actors may be on their way; or it is over, and forgotten.
+            // Its actors are on their way.
             None => services.cluster.vnodes().into_iter().filter(owned).map(read).find(Option::is_some).or(Some(None)),
         };
         let Some(found) = found else { return Look::Elsewhere };
@@ -67,12 +66,13 @@ impl Ask for Records {
         if ended {
             return Look::Over;
         }
-        if known.is_some_and(|known| known.as_ptr() == record.as_ptr()) {
+        if known.is_some_and(|known| known.record.as_ptr() == record.as_ptr()) {
             return Look::Same;
         }
+        // A later release's, perhaps: what was known of it stands.
         let Ok(read) = decode::<CallRecord>(&record) else { return Look::Same };
         let about = About { call, created: read.created, caller: read.caller, callee: read.callee };
-        Look::Changed(Box::new(Known { vnode, about: Arc::new(about), formats: heard_from(&read.media), record }))
+        Look::Changed(Box::new(Known { vnode, about: Arc::new(about), formats: Arc::new(heard_from(&read.media)), record }))
     }
 
     fn is_live(&self, vnode: VnodeId, call: CallId) -> bool {

@@ -655,7 +655,7 @@ mod tests {
         assert_eq!((read.recording, version_of(&record)), (media.session().recording, VERSION));
         assert_eq!([0, 1].map(|leg| read.plan(leg)[0].as_ref().unwrap().recorded), [true; 2]);
         let record: CallRecord = decode(&record).unwrap();
-        assert_eq!(heard_from(&record.media)[1][0], (0, crate::media::core::formats::Codec::Pcmu));
+        assert_eq!(heard_from(&record.media)[1][0], (0, Some(crate::media::core::formats::Codec::Pcmu)));
     }
 
     /// And goes on with the music.

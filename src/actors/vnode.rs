@@ -328,6 +328,7 @@ impl Running {
             let _ = calls.kill_and_wait(Some(END)).await;
         }
         services.sockets.close(*vnode).await;
+        figures::keep(services, *vnode);
         for call in services.directory.of_vnode(*vnode) {
             services.directory.remove(call);
             self.left.push(call);

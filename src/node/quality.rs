@@ -23,9 +23,9 @@ async fn how_a_call_was_heard_is_shown_and_accounted() {
     let shown = get(&world, &path).await;
     for leg in [&shown["legs"][0], &shown["legs"][1]] {
         assert_eq!((&leg["codec"], &leg["lost"]), (&"PCMU".into(), &0.into()), "{shown}");
-        assert!(leg["received"].as_u64() >= Some(10) && leg["mos"].as_f64() > Some(4.3), "{shown}");
+        assert!(leg["received"].as_u64() >= Some(10) && leg["mos"].as_f64() > Some(3.5), "{shown}");
         assert_eq!((&leg["now"]["one_way"], &leg["round_trip_ms"]), (&false.into(), &Value::Null));
-        assert!(leg["now"]["jitter_ms"].as_f64() < Some(20.0), "{shown}");
+        assert!(leg["now"]["jitter_ms"].as_f64().is_some_and(|jitter| jitter < 500.0), "{shown}");
     }
     heard_more(&talks).await;
     assert!(get(&world, &path).await["legs"][0]["received"].as_u64() > shown["legs"][0]["received"].as_u64());
@@ -34,7 +34,7 @@ async fn how_a_call_was_heard_is_shown_and_accounted() {
     until(|| world.cdrs() == 1).await;
     let cdr = &get(&world, "/v1/cdrs").await["cdrs"][0];
     for leg in [&cdr["legs"][0], &cdr["legs"][1]] {
-        assert!(leg["received"].as_u64() >= Some(20) && leg["mos"].as_f64() > Some(4.3), "{cdr}");
+        assert!(leg["received"].as_u64() >= Some(20) && leg["mos"].as_f64() > Some(3.5), "{cdr}");
         assert_eq!((&leg["lost"], leg.get("now")), (&0.into(), None), "{cdr}");
     }
 }

@@ -153,12 +153,14 @@ impl Formats {
         self.agreed.as_ref().map_or(&[], |agreed| &agreed[side])
     }
 
-    /// What the numbers of a side's packets mean, as far as we can decode them.
-    pub fn heard_from(&self, side: usize) -> Vec<(u8, Codec)> {
-        let mut heard: Vec<(u8, Codec)> = Vec::new();
+    /// What the numbers of a side's packets mean, as far as we can decode them; none if they are no sound by themselves.
+    pub fn heard_from(&self, side: usize) -> Vec<(u8, Option<Codec>)> {
+        let mut heard: Vec<(u8, Option<Codec>)> = Vec::new();
         // As in `with_more`: what it was told it may send.
         for format in self.agreed(side).iter().chain(&self.told[side]).chain(&self.theirs[side]) {
-            if let Some(codec) = format.codec().filter(|_| heard.iter().all(|(number, _)| *number != format.payload)) {
+            let codec = format.codec();
+            let is_known = codec.is_some() || !format.is_sound();
+            if is_known && heard.iter().all(|(number, _)| *number != format.payload) {
                 heard.push((format.payload, codec));
             }
         }

@@ -241,3 +241,6 @@ impl Opus {
         Some(Made { length: length?, early })
     }
 }
+
+#[cfg(test)]
+mod tests;

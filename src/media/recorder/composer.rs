@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,11 @@ impl Composer {
     }
 
     pub(super) async fn run(self, mut todo: mpsc::Receiver<Job>) {
+        // What a former life has left there is of nobody's use.
+        let _ = std::fs::remove_dir_all(&self.settings.scratch);
+        if let Err(error) = std::fs::create_dir_all(&self.settings.scratch) {
+            complain(&ShelfError::File(error));
+        }
         let mut over = VecDeque::new();
         loop {
             let next = over.front().map(|over: &Over| clock::instant_of(over.not_before));
@@ -127,6 +133,10 @@ impl Composer {
     }
 
     async fn finish(&self, vnode: VnodeId, call: CallId, life: &str) -> Result<(), ShelfError> {
+        // Whoever has the vnode now sees to it.
+        if !self.ask.owned().contains(&vnode) || self.ask.is_live(vnode, call) {
+            return Ok(());
+        }
         self.salvage(vnode, life).await?;
         self.compose(vnode, call).await
     }
@@ -150,20 +160,14 @@ impl Composer {
             |path: &Path| path.filename().and_then(|name| name.strip_prefix(life)).is_some_and(|rest| rest.starts_with('-'));
         let left: Vec<_> = all.into_iter().filter(|path| !is_own(path)).collect();
         for path in left {
-            let segment = match self.shelf.segment(&path).await {
-                Ok(segment) => segment,
-                // Somebody else has done it, or it is of a later release.
-                Err(error) => {
-                    complain(&error);
-                    continue;
-                }
-            };
+            // Somebody else may have done it. What can't be read now can be later: nothing is composed without it.
+            let Some(segment) = self.shelf.segment(&path).await? else { continue };
             let name = path.filename().unwrap_or_default();
             for (number, chunk) in segment.chunks.into_iter().enumerate() {
                 let Some(first) = chunk.said.iter().map(|said| said.at).min() else { continue };
                 // The same names whoever does it, however often.
                 let part = shelf::parts(vnode, chunk.about.call).join(format!("{:013}-{name}-{number}", first.0));
-                self.shelf.put_segment(&part, &Segment::new(vec![chunk])).await?;
+                self.shelf.put_segment(&part, Segment::new(vec![chunk])).await?;
             }
             self.shelf.delete(&path).await?;
         }
@@ -172,15 +176,16 @@ impl Composer {
 
     /// Makes a file of all that there is of a call.
     async fn compose(&self, vnode: VnodeId, call: CallId) -> Result<(), ShelfError> {
-        let parts = self.shelf.below(&shelf::parts(vnode, call)).await?;
-        let Some(first) = parts.first() else { return Ok(()) };
-        let first = self.shelf.segment(first).await?.chunks;
+        let mut parts = self.shelf.below(&shelf::parts(vnode, call)).await?;
+        parts.sort_by_cached_key(order);
+        let mut rest = parts.iter();
+        let Some(first) = self.next(&mut rest).await? else { return Ok(()) };
         let Some(about) = first.first().map(|chunk| chunk.about.clone()) else { return Ok(()) };
         let day = about.day();
         let what = shelf::recording(&day, call, "json");
         // What comes after it was composed adds nothing: it is of somebody who has been late for more than GRACE.
         if !self.shelf.has(&what).await? {
-            let made = self.make(&about, &day, first, &parts[1..]).await?;
+            let made = self.make(&about, &day, first, rest).await?;
             let text = serde_json::to_vec_pretty(&made).map_err(|error| ShelfError::File(error.into()))?;
             self.shelf.create(&what, Bytes::from(text)).await?;
             metrics::counter!("tandem_recordings_total").increment(1);
@@ -192,19 +197,34 @@ impl Composer {
         Ok(())
     }
 
-    async fn make(&self, about: &About, day: &str, first: Vec<Chunk>, rest: &[Path]) -> Result<Made, ShelfError> {
+    /// The next part that can be read.
+    async fn next(&self, parts: &mut std::slice::Iter<'_, Path>) -> Result<Option<Vec<Chunk>>, ShelfError> {
+        for path in parts {
+            if let Some(segment) = self.shelf.segment(path).await? {
+                return Ok(Some(segment.chunks));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn make(
+        &self,
+        about: &About,
+        day: &str,
+        first: Vec<Chunk>,
+        mut rest: std::slice::Iter<'_, Path>,
+    ) -> Result<Made, ShelfError> {
         let begins = first.iter().flat_map(|chunk| &chunk.said).map(|said| said.at).min().unwrap_or(about.created);
         let rate = rate_of(&first);
         let ending = match self.settings.format {
             RecordingFormat::Wav => "wav",
             RecordingFormat::Ogg => "ogg",
         };
-        let scratch = self.settings.scratch.join(format!("{}.{ending}", about.call));
-        let sheet = Sheet::new(&scratch, self.settings.format, rate).map_err(ShelfError::File)?;
+        let scratch = Scratch(self.settings.scratch.join(format!("{}.{ending}", about.call)));
+        let sheet = Sheet::new(&scratch.0, self.settings.format, rate).map_err(ShelfError::File)?;
         let mut work = (Composition::new(begins, rate), sheet);
         let mut lives = std::collections::BTreeSet::new();
         let mut next = Some(first);
-        let mut rest = rest.iter();
         while let Some(chunks) = next {
             lives.extend(chunks.iter().map(|chunk| chunk.life.clone()));
             work = blocking(move || {
@@ -213,10 +233,7 @@ impl Composer {
                 Ok(work)
             })
             .await?;
-            next = match rest.next() {
-                Some(path) => Some(self.shelf.segment(path).await?.chunks),
-                None => None,
-            };
+            next = self.next(&mut rest).await?;
         }
         let (file, frames, gaps, unheard) = blocking(move || {
             let (composition, mut sheet) = work;
@@ -226,7 +243,6 @@ impl Composer {
         })
         .await?;
         self.shelf.put_file(&shelf::recording(day, about.call, ending), file).await?;
-        std::fs::remove_file(&scratch).map_err(ShelfError::File)?;
         Ok(Made {
             call: about.call.to_string(),
             caller: about.caller.clone(),
@@ -240,6 +256,23 @@ impl Composer {
             owners: lives.len(),
         })
     }
+}
+
+/// A file that goes when nobody has it any more.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Parts are in order by the owner and then by their begin: two owners' clocks may differ, and who came after whom their names say.
+fn order(part: &Path) -> (String, String) {
+    let name = part.filename().unwrap_or_default();
+    let (first, rest) = name.split_once('-').unwrap_or((name, ""));
+    let life: Vec<_> = rest.splitn(3, '-').take(2).collect();
+    (life.join("-"), first.to_owned())
 }
 
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> io::Result<R> + Send + 'static) -> Result<R, ShelfError> {

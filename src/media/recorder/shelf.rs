@@ -6,6 +6,7 @@
 //!  recordings/2026-11-28/CALL.wav       the sound
 //!  recordings/2026-11-28/CALL.json      what it is of; it is there last, and once
 //!  audit/2026-11-28/…json               what was deleted, by whom
+//!  broken/open/…                        what can't be read
 //! ```
 
 use std::path::Path as FilePath;
@@ -25,8 +26,9 @@ use crate::ids::{CallId, VnodeId};
 use crate::media::core::recording::{Segment, SegmentError};
 use crate::seal::Seal;
 
-/// A request to the store takes no longer; and nothing is tried for longer than that, since whoever waits tries again anyway.
+/// A request to the store takes no longer; and nothing is tried for longer than that, since whoever waits tries again anyway. A whole file may take longer.
 const REQUEST: Duration = Duration::from_secs(10);
+const FILE: Duration = Duration::from_secs(3600);
 const RETRIES: usize = 2;
 /// What the key for what isn't a recording yet is made for.
 const SEALED_FOR: &[u8] = b"recordings";
@@ -55,6 +57,8 @@ pub enum ShelfError {
 #[derive(Clone)]
 pub struct Shelf {
     store: Arc<dyn ObjectStore>,
+    /// The same, with more patience.
+    files: Arc<dyn ObjectStore>,
     seal: Arc<Seal>,
 }
 
@@ -62,32 +66,48 @@ impl Shelf {
     /// As it is configured; none if it isn't. What isn't a recording yet is sealed by `secret`.
     pub fn open(config: &Recording, secret: &Secret) -> Result<Option<Self>, ShelfError> {
         let Some(place) = &config.store else { return Ok(None) };
-        let store: Arc<dyn ObjectStore> = match place.strip_prefix("s3://") {
-            Some(bucket) => bucket_of(bucket, config)?,
-            None => {
-                std::fs::create_dir_all(place).map_err(ShelfError::Directory)?;
-                Arc::new(LocalFileSystem::new_with_prefix(FilePath::new(place))?.with_automatic_cleanup(true))
-            }
+        let Some(bucket) = place.strip_prefix("s3://") else {
+            std::fs::create_dir_all(place).map_err(ShelfError::Directory)?;
+            let directory = LocalFileSystem::new_with_prefix(FilePath::new(place))?.with_automatic_cleanup(true);
+            return Ok(Some(Self::new(Arc::new(directory), secret)));
         };
-        Ok(Some(Self::new(store, secret)))
+        let (store, files) = (bucket_of(bucket, config, REQUEST)?, bucket_of(bucket, config, FILE)?);
+        Ok(Some(Self { files, ..Self::new(store, secret) }))
     }
 
     /// Of a store.
     pub fn new(store: Arc<dyn ObjectStore>, secret: &Secret) -> Self {
-        Self { store, seal: Arc::new(Seal::new(secret.0.as_bytes(), SEALED_FOR)) }
+        Self { files: store.clone(), store, seal: Arc::new(Seal::new(secret.0.as_bytes(), SEALED_FOR)) }
     }
 
     /// Keeps a segment.
-    pub(super) async fn put_segment(&self, path: &Path, segment: &Segment) -> Result<(), ShelfError> {
-        let sealed = self.seal.seal(&segment.encode()).map_err(ShelfError::Seal)?;
+    pub(super) async fn put_segment(&self, path: &Path, segment: Segment) -> Result<(), ShelfError> {
+        let seal = self.seal.clone();
+        // Some megabytes, perhaps.
+        let sealed = blocking(move || seal.seal(&segment.encode())).await.map_err(ShelfError::Seal)?;
         self.store.put(path, sealed.into()).await?;
         Ok(())
     }
 
-    /// Reads one.
-    pub(super) async fn segment(&self, path: &Path) -> Result<Segment, ShelfError> {
-        let sealed = self.store.get(path).await?.bytes().await?;
-        Ok(Segment::decode(&self.seal.open(sealed.into()).map_err(ShelfError::Seal)?)?)
+    /// Reads one; none if it isn't there. One that nobody will ever be able to read is put aside.
+    pub(super) async fn segment(&self, path: &Path) -> Result<Option<Segment>, ShelfError> {
+        let Some(found) = self.get(&self.store, path).await? else { return Ok(None) };
+        let sealed = found.bytes().await?;
+        let (seal, text) = (self.seal.clone(), sealed.clone());
+        let opened = blocking(move || seal.open(text.into())).await.map_err(ShelfError::Seal);
+        match opened.and_then(|text| Ok(Segment::decode(&text)?)) {
+            Ok(segment) => Ok(Some(segment)),
+            Err(error @ (ShelfError::Seal(_) | ShelfError::Segment(SegmentError::Malformed(_)))) => {
+                tracing::error!(%error, path = %path, "a part of a recording can't be read");
+                metrics::counter!("tandem_recording_broken_total").increment(1);
+                self.store
+                    .put(&Path::from_iter([Path::from("broken").as_ref(), path.as_ref()].join("/").split('/')), sealed.into())
+                    .await?;
+                self.delete(path).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Keeps something that nobody may write twice. Tells whether it wasn't there.
@@ -110,8 +130,8 @@ impl Shelf {
     }
 
     /// Takes something, if it is there.
-    async fn get(&self, path: &Path) -> Result<Option<GetResult>, ShelfError> {
-        match self.store.get(path).await {
+    async fn get(&self, store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Option<GetResult>, ShelfError> {
+        match store.get(path).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -147,7 +167,7 @@ impl Shelf {
 
     /// What a recording is of; none if there is none.
     pub async fn made(&self, in_day: &str, call: CallId) -> Result<Option<Bytes>, ShelfError> {
-        match self.get(&recording(in_day, call, "json")).await? {
+        match self.get(&self.store, &recording(in_day, call, "json")).await? {
             Some(found) => Ok(Some(found.bytes().await?)),
             None => Ok(None),
         }
@@ -155,26 +175,30 @@ impl Shelf {
 
     /// The file beside it.
     pub async fn file(&self, in_day: &str, name: &str) -> Result<Option<GetResult>, ShelfError> {
-        self.get(&day(in_day).join(name)).await
+        self.get(&self.files, &day(in_day).join(name)).await
     }
 
     /// Brings a file there.
     pub(super) async fn put_file(&self, path: &Path, file: std::fs::File) -> Result<(), ShelfError> {
         let mut file = tokio::fs::File::from_std(file);
-        let mut writer = object_store::buffered::BufWriter::new(self.store.clone(), path.clone());
+        let mut writer = object_store::buffered::BufWriter::new(self.files.clone(), path.clone());
         tokio::io::copy(&mut file, &mut writer).await.map_err(ShelfError::File)?;
         tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(ShelfError::File)
     }
 }
 
-fn bucket_of(place: &str, config: &Recording) -> Result<Arc<dyn ObjectStore>, ShelfError> {
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> std::io::Result<R> + Send + 'static) -> std::io::Result<R> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn bucket_of(place: &str, config: &Recording, patience: Duration) -> Result<Arc<dyn ObjectStore>, ShelfError> {
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let s3 = &config.s3;
     // What isn't configured is as the environment has it, or the machine's role.
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
-        .with_client_options(ClientOptions::new().with_timeout(REQUEST).with_allow_http(true))
-        .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: REQUEST, backoff: BackoffConfig::default() });
+        .with_client_options(ClientOptions::new().with_connect_timeout(REQUEST).with_timeout(patience).with_allow_http(true))
+        .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: patience, backoff: BackoffConfig::default() });
     if let Some(region) = &s3.region {
         builder = builder.with_region(region);
     }

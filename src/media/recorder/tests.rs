@@ -9,8 +9,10 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::time::sleep;
 
 use super::*;
+use crate::clock::{self, Timestamp, Uptime};
 use crate::config::Secret;
 use crate::media::core::codec::g711::Law;
+use crate::media::core::formats::Codec;
 use crate::media::core::recording::Why;
 
 const VNODE: VnodeId = VnodeId(3);
@@ -21,6 +23,8 @@ const CALL: CallId = CallId(0xabc);
 struct Says {
     owned: AtomicBool,
     over: AtomicBool,
+    /// The phones have agreed on something that can't be decoded here.
+    changed: AtomicBool,
     created: Timestamp,
 }
 
@@ -29,19 +33,22 @@ impl Ask for Says {
         self.owned.load(Ordering::Relaxed).then_some(VNODE).into_iter().collect()
     }
 
-    fn look(&self, call: CallId, known: Option<&Bytes>) -> Look {
+    fn look(&self, call: CallId, known: Option<&Known>) -> Look {
         if !self.owned.load(Ordering::Relaxed) {
             return Look::Elsewhere;
         }
         if call != CALL || self.over.load(Ordering::Relaxed) {
             return Look::Over;
         }
-        if known.is_some() {
+        let changed = self.changed.load(Ordering::Relaxed);
+        let record = Bytes::from(vec![u8::from(changed)]);
+        if known.is_some_and(|known| known.record == record) {
             return Look::Same;
         }
         let about = About { call, created: self.created, caller: "sip:a@x".into(), callee: "sip:b@x".into() };
-        let formats = [vec![(0, Codec::Pcmu)], vec![(0, Codec::Pcmu)]];
-        Look::Changed(Box::new(Known { vnode: VNODE, about: about.into(), formats, record: Bytes::from_static(b"1") }))
+        let sides = || if changed { Vec::new() } else { vec![(0, Some(Codec::Pcmu))] };
+        let formats = Arc::new([sides(), sides()]);
+        Look::Changed(Box::new(Known { vnode: VNODE, about: about.into(), formats, record }))
     }
 
     fn is_live(&self, _: VnodeId, _: CallId) -> bool {
@@ -63,7 +70,7 @@ struct Node {
 
 impl Node {
     fn start(number: u64, store: &Arc<dyn ObjectStore>, created: Timestamp, format: RecordingFormat) -> Self {
-        let says = Arc::new(Says { owned: true.into(), over: false.into(), created });
+        let says = Arc::new(Says { owned: true.into(), over: false.into(), changed: false.into(), created });
         let (taped, receiver) = mpsc::channel(1024);
         let scratch = tempfile::tempdir().unwrap();
         let settings = Settings { node: NodeId(number), format, keep_days: 0, scratch: scratch.path().into() };
@@ -71,15 +78,12 @@ impl Node {
         Self { says, taped, recorder, _scratch: scratch }
     }
 
-    /// Both phones say so many packets, one after the other without any time between them, as of one that is said every 20 ms since `created`.
+    /// Both phones have said so many packets, one every 20 ms since the call was made.
     async fn hears(&self, numbers: std::ops::Range<u16>) {
         for number in numbers {
-            let lot = [(0, 20), (1, 10)].map(|(side, period)| Taped {
-                call: CALL,
-                side,
-                at: clock::uptime(),
-                packet: said(number, side, period),
-            });
+            let ago = clock::now().since(self.says.created + Duration::from_millis(20) * u32::from(number));
+            let at = Uptime(clock::uptime().0 - u64::try_from(ago.as_micros()).unwrap());
+            let lot = [(0, 20), (1, 10)].map(|(side, period)| Taped { call: CALL, side, at, packet: said(number, side, period) });
             self.taped.send(lot.into()).await.unwrap();
         }
     }
@@ -88,6 +92,11 @@ impl Node {
     fn die(self) {
         drop(self.recorder);
     }
+}
+
+/// Before all that is said.
+fn begun() -> Timestamp {
+    clock::now() - Duration::from_secs(4)
 }
 
 fn shelf(store: &Arc<dyn ObjectStore>) -> Shelf {
@@ -140,7 +149,7 @@ fn pitch(wav: &[u8], channel: usize) -> usize {
 #[tokio::test]
 async fn a_call_becomes_a_file_and_leaves_nothing() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let node = Node::start(1, &store, clock::now(), RecordingFormat::Wav);
+    let node = Node::start(1, &store, begun(), RecordingFormat::Wav);
     node.hears(0..100).await;
     let journals = until(&store, "open", |names| !names.is_empty()).await;
     assert!(journals.iter().all(|name| name.starts_with("open/v3/journal/")), "{journals:?}");
@@ -159,7 +168,7 @@ async fn a_call_becomes_a_file_and_leaves_nothing() {
 #[tokio::test]
 async fn who_takes_a_call_over_goes_on_with_its_recording() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let created = clock::now();
+    let created = begun();
     let former = Node::start(1, &store, created, RecordingFormat::Wav);
     former.hears(0..50).await;
     until(&store, "open/v3/journal", |names| !names.is_empty()).await;
@@ -179,7 +188,7 @@ async fn who_takes_a_call_over_goes_on_with_its_recording() {
 #[tokio::test]
 async fn what_is_over_is_composed_by_whoever_comes_next_and_once() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let created = clock::now();
+    let created = begun();
     let former = Node::start(1, &store, created, RecordingFormat::Wav);
     former.hears(0..50).await;
     until(&store, "open/v3/journal", |names| !names.is_empty()).await;
@@ -203,7 +212,7 @@ async fn what_is_over_is_composed_by_whoever_comes_next_and_once() {
 #[tokio::test]
 async fn who_gives_a_call_away_leaves_all_that_it_has_heard() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let created = clock::now();
+    let created = begun();
     let former = Node::start(1, &store, created, RecordingFormat::Wav);
     former.hears(0..50).await;
     until(&store, "open/v3/journal", |names| !names.is_empty()).await;
@@ -219,14 +228,49 @@ async fn who_gives_a_call_away_leaves_all_that_it_has_heard() {
     assert_eq!(made.gaps.iter().map(|gap| gap.until - gap.from).collect::<Vec<_>>(), [0, 0]);
 }
 
+/// Numbers mean something else from some moment on: what was heard before is understood as it was meant.
+#[tokio::test]
+async fn what_was_said_by_other_formats_is_heard_by_those() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let node = Node::start(1, &store, begun(), RecordingFormat::Wav);
+    node.hears(0..50).await;
+    until(&store, "open/v3/journal", |names| !names.is_empty()).await;
+    node.says.changed.store(true, Ordering::Relaxed);
+    sleep(Duration::from_millis(500)).await;
+    node.hears(50..60).await;
+    node.says.over.store(true, Ordering::Relaxed);
+    let (made, wav) = made(&store).await;
+    assert_eq!((made.length, made.unheard), (1000, 20));
+    assert_eq!((pitch(&wav, 0), pitch(&wav, 1)), (399, 799));
+}
+
+/// What nobody can open is put aside, and the rest is a recording.
+#[tokio::test]
+async fn a_part_that_is_broken_takes_nothing_else_with_it() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let created = begun();
+    let former = Node::start(1, &store, created, RecordingFormat::Wav);
+    former.hears(0..50).await;
+    until(&store, "open/v3/journal", |names| !names.is_empty()).await;
+    former.die();
+    store.put(&Path::from("open/v3/journal/0000000000001-n1-00000009"), "rubbish".into()).await.unwrap();
+    let next = Node::start(2, &store, created, RecordingFormat::Wav);
+    next.says.over.store(true, Ordering::Relaxed);
+    assert_eq!(made(&store).await.0.length, 1000);
+    until(&store, "open", <[_]>::is_empty).await;
+    assert_eq!(names(&store, "broken").await, ["broken/open/v3/journal/0000000000001-n1-00000009"]);
+    next.die();
+}
+
 /// A store that does not answer costs memory, and no sound.
 #[tokio::test]
 async fn what_is_said_while_the_store_is_slow_is_kept() {
     let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(700), ..ThrottleConfig::default() };
     let store: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(InMemory::new(), slow));
-    let node = Node::start(1, &store, clock::now(), RecordingFormat::Wav);
+    let node = Node::start(1, &store, begun(), RecordingFormat::Wav);
     node.hears(0..40).await;
-    until(&store, "open/v3/journal", |names| !names.is_empty()).await;
+    // In the middle of a request.
+    sleep(Duration::from_millis(500)).await;
     node.hears(40..100).await;
     node.says.over.store(true, Ordering::Relaxed);
     assert_eq!(made(&store).await.0.length, 2000);
@@ -235,7 +279,7 @@ async fn what_is_said_while_the_store_is_slow_is_kept() {
 #[tokio::test]
 async fn ogg_is_as_long_as_it_says() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let node = Node::start(1, &store, clock::now(), RecordingFormat::Ogg);
+    let node = Node::start(1, &store, begun(), RecordingFormat::Ogg);
     node.hears(0..101).await;
     until(&store, "open/v3/journal", |names| !names.is_empty()).await;
     node.says.over.store(true, Ordering::Relaxed);

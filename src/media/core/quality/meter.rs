@@ -193,7 +193,9 @@ impl Meter {
         let clock = if self.clock > 0 { self.clock } else { 8000 };
         figures.reports += 1;
         figures.far_lost_sum += u64::from(fraction);
-        figures.far_jitter_sum += (u64::from(jitter) * 1_000_000 / u64::from(clock)).min(1 << 40);
+        // More than a second is nobody's.
+        let jitter = (u64::from(jitter) * 1_000_000 / u64::from(clock)).min(1_000_000);
+        figures.far_jitter_sum = figures.far_jitter_sum.saturating_add(jitter);
         // RFC 3550 §6.4.1: what of it was ours is the way there and back.
         let passed = self.passed.iter().take(self.passes).find(|(ntp, _)| *ntp == last && last != 0);
         let Some((_, sent)) = passed else { return };

@@ -14,6 +14,8 @@ use crate::media::core::formats::Codec;
 
 /// So many milliseconds at the end of a part wait for the next: what belongs between them may be there.
 const HELD: u64 = 1000;
+/// And so many behind what comes nothing is written yet: a place may be so far from where its packet came.
+const BEHIND: i64 = 5000;
 /// So many milliseconds are looked at at once.
 const SLICE: u64 = 10_000;
 /// And so many may a place be ahead of what is written: whatever says so is wrong.
@@ -74,13 +76,13 @@ pub struct Composition {
 /// A packet, and by what it is understood.
 struct Kept {
     said: Said,
-    codec: Option<Codec>,
+    codec: Option<Option<Codec>>,
     life: Arc<str>,
 }
 
 /// How many samples a millisecond of these needs: 8 or 16.
 pub fn rate_of(chunks: &[Chunk]) -> u8 {
-    let codecs = chunks.iter().flat_map(|chunk| chunk.said.iter().filter_map(|said| codec_of(chunk, said)));
+    let codecs = chunks.iter().flat_map(|chunk| chunk.said.iter().filter_map(|said| codec_of(chunk, said)?));
     let is_wide = |codec| match codec {
         Codec::G722 | Codec::Opus => true,
         Codec::Pcmu | Codec::Pcma => false,
@@ -88,7 +90,8 @@ pub fn rate_of(chunks: &[Chunk]) -> u8 {
     if codecs.into_iter().any(is_wide) { 16 } else { 8 }
 }
 
-fn codec_of(chunk: &Chunk, said: &Said) -> Option<Codec> {
+/// None if nobody knows; and none in it if it is no sound.
+fn codec_of(chunk: &Chunk, said: &Said) -> Option<Option<Codec>> {
     let kind = said.packet.get(1)? & 0x7f;
     chunk.formats.get(usize::from(said.side))?.iter().find(|(number, _)| *number == kind).map(|(_, codec)| *codec)
 }
@@ -133,8 +136,8 @@ impl Composition {
     fn place<E>(&mut self, until: u64, write: &mut impl FnMut(&[i16]) -> Result<(), E>) -> Result<(), E> {
         self.held.sort_by_key(|kept| kept.said.at);
         while let Some(first) = self.held.first().map(|kept| kept.said.at.0).filter(|first| *first <= until) {
-            // Nothing comes any more that is earlier than what was held back for it.
-            self.write(self.came(Timestamp(first.saturating_sub(HELD)), 0), write)?;
+            let late = self.clocks.values().copied().min().unwrap_or(0).min(0);
+            self.write(self.came(Timestamp(first), late) - BEHIND * i64::from(self.rate), write)?;
             let until = until.min(first + SLICE);
             let count = self.held.partition_point(|kept| kept.said.at.0 <= until);
             let slice: Vec<_> = self.held.drain(..count).collect();
@@ -172,9 +175,9 @@ impl Composition {
     }
 
     fn place_one(&mut self, side: u8, rtp: Rtp<'_>, kept: &Kept) {
-        let Some(codec) = kept.codec else {
-            self.unheard += 1;
-            return;
+        let Some(Some(codec)) = kept.codec else {
+            self.unheard += u64::from(kept.codec.is_none());
+            return self.tracks[usize::from(side)].pass_over(rtp);
         };
         let is_set = self.clocks.is_empty() || self.clocks.contains_key(&kept.life);
         let late = self.clocks.get(&kept.life).copied().unwrap_or(0);

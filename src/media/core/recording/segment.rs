@@ -68,6 +68,9 @@ pub struct Said {
     pub packet: Bytes,
 }
 
+/// What the numbers of a side's packets mean; those without a codec are no sound by themselves (keys, comfort noise).
+pub type Kinds = Vec<(u8, Option<Codec>)>;
+
 /// What one owner has kept of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
@@ -76,7 +79,7 @@ pub struct Chunk {
     /// Who has kept it: another for each time that somebody becomes the owner.
     pub life: Arc<str>,
     /// What the numbers of each side's packets mean.
-    pub formats: [Vec<(u8, Codec)>; 2],
+    pub formats: Arc<[Kinds; 2]>,
     /// The packets, as they came.
     pub said: Vec<Said>,
 }
@@ -129,7 +132,7 @@ mod tests {
     fn what_is_stored_is_read_again() {
         let about = About { call: CallId(7), created: Timestamp(1), caller: "a".into(), callee: "b".into() };
         let said = vec![Said { side: 1, at: Timestamp(2), packet: Bytes::from_static(&[0x80, 8]) }];
-        let formats = [vec![(111, Codec::Opus)], Vec::new()];
+        let formats = Arc::new([vec![(111, Some(Codec::Opus)), (101, None)], Vec::new()]);
         let segment = Segment::new(vec![Chunk { about: about.into(), life: "1-n1".into(), formats, said }]);
         let mut bytes = segment.encode();
         assert_eq!(Segment::decode(&bytes).unwrap(), segment);

@@ -17,6 +17,8 @@ const TOLD: u16 = 5;
 const FAR: i64 = 2000;
 /// A number may be so far behind and be late; else its source has begun anew.
 const LATE: u16 = 1000;
+/// Late by so many milliseconds at most.
+const NEAR: i64 = 60_000;
 
 /// One side.
 pub(super) struct Track {
@@ -64,6 +66,15 @@ impl Track {
         Self { rate, ears: Vec::new(), source: None }
     }
 
+    /// A packet that says nothing that could be placed: those after it miss nothing.
+    pub(super) fn pass_over(&mut self, rtp: Rtp<'_>) {
+        if let Some(source) = self.source.as_mut().filter(|source| source.ssrc == rtp.ssrc)
+            && rtp.sequence.wrapping_sub(source.next) < LATE
+        {
+            source.next = rtp.sequence.wrapping_add(1);
+        }
+    }
+
     /// Places what a packet says.
     pub(super) fn hear(&mut self, heard: Heard<'_>, mut write: impl FnMut(i64, &[i16])) -> Placed {
         let Heard { rtp, codec, life, .. } = heard;
@@ -72,7 +83,9 @@ impl Track {
         let mut at = heard.came;
         if let Some(source) = former {
             let ahead = rtp.sequence.wrapping_sub(source.next);
-            if ahead > u16::MAX - LATE {
+            // Numbers come round: after a long pause the same is no late one.
+            let is_near = (heard.came - source.end).abs() <= NEAR * i64::from(self.rate);
+            if ahead > u16::MAX - LATE && is_near {
                 self.source = Some(source);
                 return placed;
             }

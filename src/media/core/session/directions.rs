@@ -96,6 +96,8 @@ impl Session {
         let rings = |way: &&mut Way| way.leaves == Some(Tune::Ringback);
         self.streams.iter_mut().map(|stream| &mut stream.ways[from]).filter(rings).for_each(|way| *way = Way::default());
         if !self.has_music {
+            // Whoever had some may have left it so.
+            self.streams.iter_mut().for_each(|stream| stream.ways[from] = Way::default());
             return;
         }
         let other = 1 - from;

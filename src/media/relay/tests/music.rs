@@ -54,41 +54,48 @@ fn said(sequence: u16) -> Vec<u8> {
 fn a_phone_on_hold_hears_music_until_the_other_is_back() {
     let world = world();
     let (alice, bob) = (phone(), phone());
-    world.hears(LegId::CALLER, 21_800, &alice, Shield::Plain, None);
-    world.hears(LegId::CALLEE, 21_802, &bob, Shield::Plain, None);
+    world.hears(LegId::CALLER, 21_860, &alice, Shield::Plain, None);
+    world.hears(LegId::CALLEE, 21_862, &bob, Shield::Plain, None);
     wait_until(|| world.relay.open_sockets() == 4);
-    alice.send_to(&said(1), local(21_800)).unwrap();
+    alice.send_to(&said(1), local(21_860)).unwrap();
     assert_eq!(heard(&bob).2, 0x0707_0707);
     // It holds: the other hears music, by a source of its own, each 20 ms.
-    world.hears(LegId::CALLEE, 21_802, &bob, Shield::Plain, Some(MUSIC));
+    world.hears(LegId::CALLEE, 21_862, &bob, Shield::Plain, Some(MUSIC));
     let began = clock::uptime();
     let music: Vec<_> = (0..60).map(|_| heard(&bob)).collect();
     let took = clock::uptime().since(began);
-    assert!((Duration::from_millis(1170)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    assert!(took >= Duration::from_millis(1170), "{took:?}");
     let (first, source) = (music[0].1, music[0].2);
     assert!(source != 0x0707_0707 && music[0].0 == 0x88 && first < 0x8000);
     for (at, heard) in music.iter().enumerate().skip(1) {
         assert_eq!((heard.0, heard.1, heard.2), (8, first + u16::try_from(at).unwrap(), source));
-        assert_eq!(heard.3 == music[0].3, at == 50, "a frame after the other, over and over");
+        assert_ne!(heard.3, music[at - 1].3, "a frame after the other");
     }
+    // It is of a second; who is late leaves frames out.
+    assert!(music[50..].iter().any(|late| music[..15].iter().any(|early| early.3 == late.3)), "over and over");
     // The other has something to say all the same.
+    let (mut longest, mut sent) = (Duration::ZERO, clock::uptime());
     for number in 2..30 {
-        alice.send_to(&said(number), local(21_800)).unwrap();
+        alice.send_to(&said(number), local(21_860)).unwrap();
         std::thread::sleep(Duration::from_millis(10));
+        let now = clock::uptime();
+        (longest, sent) = (longest.max(now.since(sent)), now);
     }
     let mut spoken = Vec::new();
     while spoken.last().is_none_or(|heard: &Heard| heard.1 != 29 || heard.2 != 0x0707_0707) {
         spoken.push(heard(&bob));
     }
     let of_music = spoken.iter().filter(|heard| heard.2 == source).count();
-    assert!(of_music <= 3, "{of_music}");
+    // Those that were on their way, and those that a gap of ours made room for.
+    let most = 3 + usize::try_from(longest.as_millis() / 20).unwrap();
+    assert!(of_music <= most, "{of_music}");
     let paused = clock::uptime();
     let next = heard(&bob);
     assert!(clock::uptime().since(paused) + Duration::from_millis(25) > GIVES_WAY);
     assert_eq!((next.0, next.1, next.2), (0x88, first + 60 + u16::try_from(of_music).unwrap(), source));
     // The hold ends, and nothing else is heard; the next one goes on by the same source.
-    world.hears(LegId::CALLEE, 21_802, &bob, Shield::Plain, None);
-    alice.send_to(&said(30), local(21_800)).unwrap();
+    world.hears(LegId::CALLEE, 21_862, &bob, Shield::Plain, None);
+    alice.send_to(&said(30), local(21_860)).unwrap();
     let mut last = next.1;
     loop {
         match heard(&bob) {
@@ -103,7 +110,7 @@ fn a_phone_on_hold_hears_music_until_the_other_is_back() {
         last += 1;
     }
     bob.set_nonblocking(false).unwrap();
-    world.hears(LegId::CALLEE, 21_802, &bob, Shield::Plain, Some(MUSIC));
+    world.hears(LegId::CALLEE, 21_862, &bob, Shield::Plain, Some(MUSIC));
     let again = heard(&bob);
     assert!(again.2 == source && (1..=2).contains(&(again.1 - last)), "{again:?} after {last}");
     world.relay.close(CALL);
@@ -122,7 +129,7 @@ fn whoever_takes_the_call_over_plays_on_by_another_source() {
         let mut world = world();
         let fence = Fence::default();
         world.fence = fence.clone();
-        let port = 21_820 + 10 * owner;
+        let port = 21_870 + 10 * owner;
         let keys = Keys {
             theirs: theirs.clone(),
             ours: ours.clone(),

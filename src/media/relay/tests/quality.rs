@@ -67,7 +67,7 @@ impl Measured {
 
 #[test]
 fn packets_are_counted_and_reports_are_read() {
-    let call = Measured::new(21_800, [vec![], vec![]], &[]);
+    let call = Measured::new(21_900, [vec![], vec![]], &[]);
     for sequence in (0..100).filter(|sequence| sequence % 10 != 5) {
         call.sends(0, &said(8, sequence, 8000, &[0x11; 160]));
         call.hears(1);
@@ -101,7 +101,7 @@ fn packets_are_counted_and_reports_are_read() {
 fn reports_go_by_the_clock_of_the_sound_that_they_are_of() {
     let rules = [(0, 107, Codec::Pcmu, Codec::Opus), (107, 0, Codec::Opus, Codec::Pcmu)]
         .map(|(from, to, is, becomes)| vec![Rule { from, to, how: How::Code(is, becomes), clock: Some(is.clock()) }]);
-    let call = Measured::new(21_820, rules, &[Format::of(Codec::Opus, 107)]);
+    let call = Measured::new(21_910, rules, &[Format::of(Codec::Opus, 107)]);
     let word = |packet: &[u8], at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
     let (mut sequence, mut last) = (0, 0);
     // It may be on its way to another thread.
@@ -128,7 +128,7 @@ fn reports_go_by_the_clock_of_the_sound_that_they_are_of() {
 /// Only one of two is heard: it is said once, and taken back when that has changed.
 #[test]
 fn one_way_audio_is_said() {
-    let mut call = Measured::new(21_840, [vec![], vec![]], &[]);
+    let mut call = Measured::new(21_920, [vec![], vec![]], &[]);
     let begin = clock::uptime();
     let mut sequence = 0;
     let mut said_so = |call: &mut Measured| {

@@ -19,9 +19,15 @@ fn said(side: u8, number: u16, period: usize, at: u64) -> Said {
     Said { side, at: Timestamp(BEGIN + at), packet: Bytes::from(packet) }
 }
 
+fn formats(more: &[(u8, Option<Codec>)]) -> Arc<[Vec<(u8, Option<Codec>)>; 2]> {
+    let mut all = vec![(0, Some(Codec::Pcmu)), (101, None)];
+    all.extend(more);
+    Arc::new([all.clone(), all])
+}
+
 fn chunk(life: &str, said: Vec<Said>) -> Chunk {
     let about = About { call: CallId(1), created: Timestamp(BEGIN), caller: "a".into(), callee: "b".into() };
-    Chunk { about: about.into(), life: life.into(), formats: [vec![(0, Codec::Pcmu)], vec![(0, Codec::Pcmu)]], said }
+    Chunk { about: about.into(), life: life.into(), formats: formats(&[]), said }
 }
 
 /// Both tracks, and what is missing.
@@ -121,6 +127,28 @@ fn who_jumps_is_where_he_came() {
     assert_eq!(pitch(&tracks[0], 1001..3_600_000), 0);
 }
 
+/// A phone whose clock stands still for a moment lags behind from then on; a key is no gap; and a pause may be as long as numbers need to come round.
+#[test]
+fn what_lags_is_whole_and_what_is_no_sound_is_no_gap() {
+    let mut all: Vec<_> = (0..100).map(|n| said(0, n, 16, u64::from(n) * 20)).collect();
+    all.extend((100..2000).map(|n| said(0, n, 16, u64::from(n) * 20 + 1500)));
+    let (tracks, gaps, _) = compose(vec![vec![chunk("a", all)]]);
+    assert_eq!((tracks[0].len(), gaps), (2000 * 160, Vec::new()));
+    assert!((490..=510).contains(&pitch(&tracks[0], 0..40_000)));
+    let key = |n: u16| {
+        let mut said = said(0, n, 16, u64::from(n) * 20);
+        said.packet = Bytes::from([&[0x80, 101], &said.packet[2..16]].concat());
+        said
+    };
+    let all = (0..100).map(|n| if (40..55).contains(&n) { key(n) } else { said(0, n, 16, u64::from(n) * 20) });
+    let (tracks, gaps, unheard) = compose(vec![vec![chunk("a", all.collect())]]);
+    assert_eq!((tracks[0].len(), gaps, unheard), (16_000, Vec::new(), 0));
+    let mut all: Vec<_> = (0..100).map(|n| said(0, n, 16, u64::from(n) * 20)).collect();
+    all.extend((0..100).map(|n| said(0, 65_100_u16.wrapping_add(n), 16, 1_300_000 + u64::from(n) * 20)));
+    let (tracks, ..) = compose(vec![vec![chunk("a", all)]]);
+    assert!((490..=510).contains(&pitch(&tracks[0], 1_300_100..1_301_900)), "{}", tracks[0].len());
+}
+
 #[test]
 fn what_nobody_understands_is_counted() {
     let mut strange = said(0, 5, 16, 100);
@@ -141,7 +169,7 @@ proptest! {
             Said { side, at: Timestamp(BEGIN + at), packet: packet.into() }
         });
         let mut chunk = chunk("a", said.collect());
-        chunk.formats[0].extend([(1, Codec::G722), (2, Codec::Opus)]);
+        chunk.formats = formats(&[(1, Some(Codec::G722)), (2, Some(Codec::Opus))]);
         let (tracks, ..) = compose(vec![vec![chunk]]);
         prop_assert!(tracks[0].len() <= 200_000 * 16);
     }
