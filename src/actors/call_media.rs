@@ -227,9 +227,9 @@ impl CallMedia {
     /// What the caller is told so that it hears from us that somebody rings; none if it isn't to hear that. Of an offer that was made here: a next
     /// owner goes on with what is heard, and begins nothing.
     pub fn ring(&mut self) -> Option<Bytes> {
-        let (part, _, told) = self.described[0].as_ref().filter(|_| self.has_ringback)?;
-        let told = told.clone();
-        Some(self.session.ring(&told).filter(|_| *part == Part::Offer)?.into())
+        let offer = self.described[0].as_ref().filter(|(part, ..)| self.has_ringback && *part == Part::Offer);
+        let told = offer.map(|(_, _, told)| told.clone())?;
+        self.session.ring(&told).map(Bytes::from)
     }
 
     /// Whether what the phones say is kept from now on.

@@ -163,10 +163,17 @@ impl Baresip {
 
     /// What it heard; complete when it has ended its call.
     pub fn recording(&self) -> PathBuf {
-        let mut files: Vec<_> = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-dec.wav")));
+        let mut files = self.recordings();
         assert_eq!(files.len(), 1, "one recording: {files:?}\n{}", self.log());
         files.remove(0)
+    }
+
+    /// The same in their order: it begins another with each description that it gets while it calls.
+    pub fn recordings(&self) -> Vec<PathBuf> {
+        let mut files: Vec<_> = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-dec.wav")));
+        files.sort();
+        files
     }
 
     /// What it has said.

@@ -53,7 +53,7 @@ impl Way {
     }
 
     /// What a description says of a stream. One whose address is none hears nothing (RFC 3264 §8.4).
-    fn read(media: &Media, of_all: &[Attribute]) -> Self {
+    pub(super) fn read(media: &Media, of_all: &[Attribute]) -> Self {
         let said = media.attributes.iter().rev().chain(of_all).find_map(|attribute| Self::named(&attribute.attribute));
         let is_nowhere = media.connections.iter().any(|c| c.try_address().is_ok_and(|there| there.ip.is_unspecified()));
         let way = said.unwrap_or_default();

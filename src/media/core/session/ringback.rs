@@ -9,7 +9,7 @@ use super::super::formats::{self, Format, Kind};
 use super::super::negotiation::Formats;
 use super::super::player::Tune;
 use super::super::protection::{Policy, Protection};
-use super::{Session, is_rtp};
+use super::{Session, Way, is_rtp};
 
 /// A port that nobody sends anything to.
 const NOWHERE: u16 = 9;
@@ -21,13 +21,17 @@ impl Session {
         let mut next = self.clone();
         let mut sdp = Sdp::parse(told).ok()?;
         let ip = self.sides[1];
-        (sdp.connection, sdp.attributes) = (Some(Connection::from_ip_addr(ip)), Vec::new());
+        let of_all = std::mem::take(&mut sdp.attributes);
+        sdp.connection = Some(Connection::from_ip_addr(ip));
         let mut rings = None;
         for (at, (media, stream)) in sdp.medias.iter_mut().zip(&mut next.streams).enumerate() {
+            // A caller who holds from the start, or only speaks, hears nothing.
+            let talks = Way::read(media, &of_all) == Way::default();
             media.connections.clear();
             media.bandwidths.clear();
             media.attributes.clear();
-            let offered = stream.formats.as_ref().filter(|formats| formats.is_open && media.port != 0 && rings.is_none());
+            let offered =
+                stream.formats.as_ref().filter(|formats| formats.is_open && media.port != 0 && rings.is_none() && talks);
             let chosen = offered.filter(|_| is_rtp(&*media)).map(|formats| has_one(formats)).unwrap_or_default();
             if chosen.is_empty() {
                 media.port = 0;

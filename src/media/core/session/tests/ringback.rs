@@ -77,6 +77,12 @@ fn without_sound_that_we_can_make_nothing_is_said() {
     let before = session.clone();
     assert_eq!((ring(&mut session, &told), ring(&mut session, "rubbish")), (None, None));
     assert_eq!(session, before);
+    // Nor to who wouldn't hear it.
+    for direction in ["sendonly", "inactive"] {
+        let mut session = coding();
+        let told = describe(&mut session, 0, &sdp(1, "RTP/AVP", "8", &format!("a={direction}\r\n"))).unwrap();
+        assert_eq!(ring(&mut session, &told), None);
+    }
     // Nor when somebody has answered.
     let mut session = coding();
     let told = describe(&mut session, 0, &sdp(1, "RTP/AVP", "8", "")).unwrap();
