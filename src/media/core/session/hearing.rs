@@ -12,9 +12,14 @@ impl Session {
         }
         hearing.misses = self.is_answered && !self.is_silent_on_purpose();
         if let Some(formats) = stream.formats.as_deref() {
-            // Where nothing is made over each sends by the numbers that the other has given.
-            let agreed = formats.agreed.as_ref().unwrap_or(&formats.theirs);
-            [&agreed[leg], &agreed[1 - leg], &formats.told[leg]].into_iter().for_each(|formats| hearing.knows(formats));
+            let told = &formats.told[leg];
+            let known = match &formats.agreed {
+                // Where nothing is made over each sends by the numbers that the other has given.
+                Some(agreed) if !formats.is_open => [&agreed[leg], &agreed[1 - leg], told],
+                // What a caller hears from us while it rings is agreed with nobody.
+                Some(_) | None => [told, &formats.theirs[leg], &formats.theirs[1 - leg]],
+            };
+            known.into_iter().for_each(|formats| hearing.knows(formats));
         }
         hearing
     }
