@@ -153,3 +153,32 @@ async fn a_recording_is_begun_paused_and_gone_on_with() {
     let gaps = made["gaps"].as_array().unwrap();
     assert_eq!(gaps.iter().filter(|gap| gap["why"] == "missing").count(), 2, "{made}");
 }
+
+/// Its vnode goes to another node and comes home: it stays one recording, and all of it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_goes_along_with_its_call() {
+    let cluster = Cluster::start(2);
+    record(&cluster).await;
+    let phones = phones(&cluster);
+    let cluster = talk_on(cluster, phones, async |cluster| {
+        let calls = cluster.api(1).get("/v1/calls").await.unwrap();
+        let vnode = calls["calls"][0]["vnode"].to_string();
+        for node in ["3", "2"] {
+            assert_eq!(cluster.command(&["move", &vnode, node]).await, Ok(format!("vnode {vnode} is on node {node}")));
+            // Long enough for a former owner to compose what isn't his any more.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    })
+    .await;
+    let (made, name) = recording(&cluster).await;
+    let file = cluster.dir.path().join(format!("dev/recordings/recordings/{name}.wav"));
+    assert_eq!(made["owners"], 3, "{made}");
+    for gap in made["gaps"].as_array().unwrap() {
+        assert!(gap["why"] == "takeover" && gap["until"].as_u64().unwrap() - gap["from"].as_u64().unwrap() <= 100, "{made}");
+    }
+    for (channel, hz) in [(0, 440.0), (1, 880.0)] {
+        let heard = tone::heard_in(&file, channel, hz);
+        let good = heard.iter().filter(|good| **good).count();
+        assert!(heard.len() >= 95 && good + 4 >= heard.len(), "{hz} Hz: {heard:?}");
+    }
+}

@@ -566,6 +566,10 @@ impl Thread {
             // Its place may be another's by now, or its peer be at another place.
             let Some(end) = self.ends[at].as_mut().filter(|end| end.steady >= STEADY && end.may_be_connected()) else { continue };
             let (Some(wire), Some(peer)) = (end.wire.as_mut(), end.peer.remote()) else { continue };
+            // What comes while it is connected goes to the twin, and is read before what comes then: it would overtake what waits. It is tried again.
+            if wire.waits() {
+                continue;
+            }
             let before = wire.sockets();
             let watch = |twin: BorrowedFd<'_>| self.epoll.add(twin, event(at, true)).map_err(io::Error::from);
             // After an error, as when the address is away, it goes on as before, for a little more of the kernel's time, and is tried again.

@@ -3,6 +3,7 @@
 //! The kernel finds the way to the peer once for a connected socket, and not for each packet. What others send to the port comes to its twin, which
 //! is not connected: a peer whose address changes is heard there.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,12 +12,17 @@ use socket2::SockRef;
 
 use super::super::ports;
 
+/// So many datagrams of a new twin are read before what comes to the socket then: no more can have come between the two.
+const BETWEEN: u8 = 64;
+
 /// The sockets of a port.
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: UdpSocket,
     /// Whom it is connected to, and the twin that hears all others.
     connected: Option<(SocketAddr, UdpSocket)>,
+    /// How many the twin may still have that came before those of the socket.
+    between: Cell<u8>,
 }
 
 impl Wire {
@@ -26,7 +32,7 @@ impl Wire {
         if let Err(error) = mark(&socket, dscp) {
             tracing::warn!(%error, dscp, "media are not marked");
         }
-        Self { socket, connected: None }
+        Self { socket, connected: None, between: Cell::new(0) }
     }
 
     /// Binds the port. A former owner's process may still be closing its sockets: then it fails.
@@ -59,6 +65,13 @@ impl Wire {
 
     /// Reads a datagram; none if there is none, as after an error that a former one has come back with.
     pub(super) fn receive(&self, twin: bool, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        if !twin && self.between.get() > 0 {
+            self.between.set(self.between.get() - 1);
+            if let Some(earlier) = self.of(true).and_then(|twin| twin.recv_from(buffer).ok()) {
+                return Some(earlier);
+            }
+            self.between.set(0);
+        }
         self.of(twin)?.recv_from(buffer).ok()
     }
 
@@ -74,6 +87,11 @@ impl Wire {
             // A connected socket tells of a former one that found nobody, and sends nothing.
             Err(_) => send().is_ok(),
         }
+    }
+
+    /// Whether something waits at the socket.
+    pub(super) fn waits(&self) -> bool {
+        self.socket.peek(&mut [0]).is_ok()
     }
 
     /// Whether it is connected to somebody else than this one, or to nobody.
@@ -105,6 +123,7 @@ impl Wire {
         watch(twin.as_fd())?;
         self.socket.connect(peer)?;
         self.connected = Some((peer, twin));
+        self.between.set(BETWEEN);
         Ok(())
     }
 
