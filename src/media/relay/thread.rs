@@ -566,10 +566,6 @@ impl Thread {
             // Its place may be another's by now, or its peer be at another place.
             let Some(end) = self.ends[at].as_mut().filter(|end| end.steady >= STEADY && end.may_be_connected()) else { continue };
             let (Some(wire), Some(peer)) = (end.wire.as_mut(), end.peer.remote()) else { continue };
-            // What comes while it is connected goes to the twin, and is read before what comes then: it would overtake what waits. It is tried again.
-            if wire.waits() {
-                continue;
-            }
             let before = wire.sockets();
             let watch = |twin: BorrowedFd<'_>| self.epoll.add(twin, event(at, true)).map_err(io::Error::from);
             // After an error, as when the address is away, it goes on as before, for a little more of the kernel's time, and is tried again.
@@ -636,7 +632,7 @@ impl Thread {
     fn hear(&mut self, key: u64, buffer: &mut [u8; DATAGRAM + MOST_ADDED]) {
         let (at, twin) = (usize::try_from(key >> 1).unwrap_or(usize::MAX), key & 1 == 1);
         let Some(end) = self.ends.get_mut(at).and_then(Option::as_mut) else { return };
-        let received = end.wire.as_ref().and_then(|wire| wire.receive(twin, &mut buffer[..DATAGRAM]));
+        let received = end.wire.as_mut().and_then(|wire| wire.receive(twin, &mut buffer[..DATAGRAM]));
         let Some((mut length, source)) = received else { return };
         // After reading: what has come while this process was frozen belongs to another by now. It is read all the same, since it would teach a
         // later owner where somebody was.

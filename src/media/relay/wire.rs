@@ -2,8 +2,11 @@
 //!
 //! The kernel finds the way to the peer once for a connected socket, and not for each packet. What others send to the port comes to its twin, which
 //! is not connected: a peer whose address changes is heard there.
+//!
+//! ```text
+//!  one socket ──▶ a twin: what comes goes there, and the socket is read until nothing waits ──▶ connected: what the twin has had is read first
+//! ```
 
-use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,17 +15,25 @@ use socket2::SockRef;
 
 use super::super::ports;
 
-/// So many datagrams of a new twin are read before what comes to the socket then: no more can have come between the two.
+/// So many datagrams of a twin are read before what comes to the socket once it is connected: no more can have come between the two.
 const BETWEEN: u8 = 64;
 
 /// The sockets of a port.
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: UdpSocket,
-    /// Whom it is connected to, and the twin that hears all others.
-    connected: Option<(SocketAddr, UdpSocket)>,
-    /// How many the twin may still have that came before those of the socket.
-    between: Cell<u8>,
+    beside: Option<Beside>,
+}
+
+/// What hears those whom the socket doesn't.
+#[derive(Debug)]
+struct Beside {
+    twin: UdpSocket,
+    /// Whom the socket is, or will be, connected to.
+    peer: SocketAddr,
+    is_connected: bool,
+    /// So many the twin may still have that came before those of the socket.
+    between: u8,
 }
 
 impl Wire {
@@ -32,7 +43,7 @@ impl Wire {
         if let Err(error) = mark(&socket, dscp) {
             tracing::warn!(%error, dscp, "media are not marked");
         }
-        Self { socket, connected: None, between: Cell::new(0) }
+        Self { socket, beside: None }
     }
 
     /// Binds the port. A former owner's process may still be closing its sockets: then it fails.
@@ -42,7 +53,7 @@ impl Wire {
 
     /// How many descriptors it has.
     pub(super) fn sockets(&self) -> usize {
-        1 + usize::from(self.connected.is_some())
+        1 + usize::from(self.beside.is_some())
     }
 
     /// What epoll watches.
@@ -50,29 +61,35 @@ impl Wire {
         self.socket.as_fd()
     }
 
-    /// What it watches besides, if the port is connected.
+    /// What it watches besides, if there is one.
     pub(super) fn twin(&self) -> Option<BorrowedFd<'_>> {
-        self.connected.as_ref().map(|(_, twin)| twin.as_fd())
+        self.beside.as_ref().map(|beside| beside.twin.as_fd())
     }
 
-    fn of(&self, twin: bool) -> Option<&UdpSocket> {
-        match (twin, &self.connected) {
-            (false, _) => Some(&self.socket),
-            (true, Some((_, twin))) => Some(twin),
-            (true, None) => None,
-        }
-    }
-
-    /// Reads a datagram; none if there is none, as after an error that a former one has come back with.
-    pub(super) fn receive(&self, twin: bool, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        if !twin && self.between.get() > 0 {
-            self.between.set(self.between.get() - 1);
-            if let Some(earlier) = self.of(true).and_then(|twin| twin.recv_from(buffer).ok()) {
-                return Some(earlier);
+    /// Reads a datagram of either socket, in the order in which they came; none if there is none, as after an error that a former one has come back with.
+    pub(super) fn receive(&mut self, twin: bool, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        let Self { socket, beside } = self;
+        match beside {
+            Some(Beside { twin, peer, is_connected, between }) if !*is_connected => {
+                if let Ok(earlier) = socket.recv_from(buffer) {
+                    return Some(earlier);
+                }
+                // After an error it is tried with the next.
+                (*is_connected, *between) = (socket.connect(*peer).is_ok(), BETWEEN);
+                twin.recv_from(buffer).ok()
             }
-            self.between.set(0);
+            Some(Beside { twin: beside, between, .. }) if !twin && *between > 0 => {
+                *between -= 1;
+                if let Ok(earlier) = beside.recv_from(buffer) {
+                    return Some(earlier);
+                }
+                *between = 0;
+                socket.recv_from(buffer).ok()
+            }
+            Some(Beside { twin: beside, .. }) if twin => beside.recv_from(buffer).ok(),
+            None if twin => None,
+            Some(_) | None => socket.recv_from(buffer).ok(),
         }
-        self.of(twin)?.recv_from(buffer).ok()
     }
 
     /// Sends a datagram; tells whether it has gone.
@@ -89,17 +106,13 @@ impl Wire {
         }
     }
 
-    /// Whether something waits at the socket.
-    pub(super) fn waits(&self) -> bool {
-        self.socket.peek(&mut [0]).is_ok()
-    }
-
     /// Whether it is connected to somebody else than this one, or to nobody.
     pub(super) fn is_apart(&self, peer: SocketAddr) -> bool {
-        self.connected.as_ref().is_none_or(|(connected, _)| *connected != peer)
+        self.beside.as_ref().is_none_or(|beside| !beside.is_connected || beside.peer != peer)
     }
 
-    /// Connects the port to a peer; if it wasn't connected, it gets a twin that `watch` has read. After an error it is as it was.
+    /// Connects the port to a peer, as soon as what waits has been read; if it wasn't connected, it gets a twin that `watch` has read. After an error it is as
+    /// it was.
     ///
     /// The twin is bound after the socket and closed after it: the kernel looks for early demultiplexing at the one that was bound last, and would not
     /// forward the packets of an address that has gone if that one were connected (ADR 17).
@@ -109,9 +122,11 @@ impl Wire {
         peer: SocketAddr,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        if let Some((connected, _)) = &mut self.connected {
-            self.socket.connect(peer)?;
-            *connected = peer;
+        if let Some(beside) = &mut self.beside {
+            if beside.is_connected {
+                self.socket.connect(peer)?;
+            }
+            beside.peer = peer;
             return Ok(());
         }
         // For as long as it takes the port may be bound by who says so too, and not longer: whether somebody has it is how a port is found free.
@@ -121,16 +136,14 @@ impl Wire {
         let twin = twin?;
         SockRef::from(&twin).set_reuse_address(false)?;
         watch(twin.as_fd())?;
-        self.socket.connect(peer)?;
-        self.connected = Some((peer, twin));
-        self.between.set(BETWEEN);
+        self.beside = Some(Beside { twin, peer, is_connected: false, between: 0 });
         Ok(())
     }
 
     /// It is one socket again, which hears everybody. What the twin has not been read of is lost.
     pub(super) fn disconnect(&mut self) -> io::Result<()> {
         rustix::net::connect_unspec(&self.socket)?;
-        self.connected = None;
+        self.beside = None;
         Ok(())
     }
 }
