@@ -94,7 +94,7 @@ impl Shelf {
         let Some(found) = self.get(&self.store, path).await? else { return Ok(None) };
         let sealed = found.bytes().await?;
         let (seal, text) = (self.seal.clone(), sealed.clone());
-        let opened = blocking(move || seal.open(text.into())).await.map_err(ShelfError::Seal);
+        let opened = blocking(move || seal.open_sealed(text.into())).await.map_err(ShelfError::Seal);
         match opened.and_then(|text| Ok(Segment::decode(&text)?)) {
             Ok(segment) => Ok(Some(segment)),
             Err(error @ (ShelfError::Seal(_) | ShelfError::Segment(SegmentError::Malformed(_)))) => {
