@@ -15,13 +15,13 @@ use super::sound::melody::{FRAMES_A_SECOND, Melody};
 use crate::clock::{Timestamp, Uptime};
 
 /// A packet has so much.
-const FRAME: Duration = Duration::from_millis(1000 / FRAMES_A_SECOND as u64);
-const FRAME_MS: u64 = FRAME.as_millis() as u64;
+const FRAME: Duration = Duration::from_millis(FRAME_MS);
+const FRAME_MS: u64 = 1000 / FRAMES_A_SECOND as u64;
 const FRAME_US: u64 = 1000 * FRAME_MS;
 /// Music begins so long after the last packet of the other phone.
 pub const GIVES_WAY: Duration = Duration::from_millis(200);
 /// Who wakes up late makes so many packets at once at most; what was before is skipped.
-const MOST_AT_ONCE: u64 = 3;
+const MOST_AT_ONCE: u32 = 3;
 /// RTP's header (RFC 3550 §5.1).
 pub const HEADER: usize = 12;
 /// The lower half of the sequence numbers.
@@ -112,7 +112,7 @@ impl Player {
         if std::mem::take(&mut self.is_spoken_over) {
             return self.pause(now);
         }
-        if now.since(self.due) >= FRAME * MOST_AT_ONCE as u32 {
+        if now.since(self.due) >= FRAME * MOST_AT_ONCE {
             // It was away: it goes on where the music is by now.
             self.due = Uptime(now.0 / FRAME_US * FRAME_US);
         }

@@ -64,6 +64,13 @@ struct Call {
 /// A packet, by what its number meant when it came.
 type Heard = (Arc<[Kinds; 2]>, Said);
 
+/// What goes into one object.
+struct Piece {
+    vnode: VnodeId,
+    octets: usize,
+    calls: Vec<(CallId, Vec<Heard>)>,
+}
+
 /// Of one vnode, by this owner.
 struct Journal {
     life: Arc<str>,
@@ -252,20 +259,20 @@ impl Keeper {
 
     /// What isn't in the store yet is written, vnode by vnode; what can't be is fresh still.
     async fn write_journals(&mut self, now: Timestamp) {
-        let mut pieces: Vec<(VnodeId, usize, Vec<(CallId, Vec<Heard>)>)> = Vec::new();
+        let mut pieces: Vec<Piece> = Vec::new();
         for (id, call) in self.calls.iter_mut().filter(|(_, call)| !call.fresh.is_empty()) {
             let (vnode, fresh) = (call.known.vnode, std::mem::take(&mut call.fresh));
             let size = octets(&fresh);
-            match pieces.iter_mut().find(|(of, octets, _)| *of == vnode && *octets + size <= PIECE) {
-                Some((_, octets, calls)) => {
-                    *octets += size;
-                    calls.push((*id, fresh));
+            match pieces.iter_mut().find(|piece| piece.vnode == vnode && piece.octets + size <= PIECE) {
+                Some(piece) => {
+                    piece.octets += size;
+                    piece.calls.push((*id, fresh));
                 }
-                None => pieces.push((vnode, size, vec![(*id, fresh)])),
+                None => pieces.push(Piece { vnode, octets: size, calls: vec![(*id, fresh)] }),
             }
         }
         let mut writes = Vec::new();
-        for (vnode, _, calls) in pieces {
+        for Piece { vnode, calls, .. } in pieces {
             let journal = self.vnodes.entry(vnode).or_insert_with(|| Journal::new(self.node, now));
             let path = shelf::journals(vnode).join(journal.next());
             let life = journal.life.clone();

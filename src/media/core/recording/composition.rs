@@ -80,6 +80,14 @@ struct Kept {
     life: Arc<str>,
 }
 
+/// What a source has said.
+struct Run<'a> {
+    ssrc: u32,
+    /// Of the last, without its bounds.
+    number: u64,
+    packets: Vec<(u64, Rtp<'a>, &'a Kept)>,
+}
+
 /// How many samples a millisecond of these needs: 8 or 16.
 pub fn rate_of(chunks: &[Chunk]) -> u8 {
     let codecs = chunks.iter().flat_map(|chunk| chunk.said.iter().filter_map(|said| codec_of(chunk, said)?));
@@ -150,25 +158,23 @@ impl Composition {
 
     /// Each source's packets in their order.
     fn place_side(&mut self, side: u8, slice: &[Kept]) {
-        let mut sources: Vec<(u32, u64, Vec<(u64, Rtp<'_>, &Kept)>)> = Vec::new();
+        let mut sources: Vec<Run<'_>> = Vec::new();
         for kept in slice.iter().filter(|kept| kept.said.side == side) {
             let Some(rtp) = Rtp::parse(&kept.said.packet) else { continue };
             let number = u64::from(rtp.sequence);
-            let source = match sources.iter_mut().find(|(ssrc, ..)| *ssrc == rtp.ssrc) {
-                Some(source) => source,
-                None => {
-                    // Those that are earlier have room below.
-                    sources.push((rtp.ssrc, number + (1 << 32), Vec::new()));
-                    let last = sources.len() - 1;
-                    &mut sources[last]
-                }
-            };
+            let known = sources.iter().position(|run| run.ssrc == rtp.ssrc);
+            let at = known.unwrap_or_else(|| {
+                // Those that are earlier have room below.
+                sources.push(Run { ssrc: rtp.ssrc, number: number + (1 << 32), packets: Vec::new() });
+                sources.len() - 1
+            });
+            let run = &mut sources[at];
             #[allow(clippy::cast_possible_truncation, reason = "its lower half")]
-            let step = rtp.sequence.wrapping_sub(source.1 as u16).cast_signed();
-            source.1 = source.1.saturating_add_signed(step.into());
-            source.2.push((source.1, rtp, kept));
+            let step = rtp.sequence.wrapping_sub(run.number as u16).cast_signed();
+            run.number = run.number.saturating_add_signed(step.into());
+            run.packets.push((run.number, rtp, kept));
         }
-        for (_, _, mut packets) in sources {
+        for Run { mut packets, .. } in sources {
             packets.sort_by_key(|(number, ..)| *number);
             packets.into_iter().for_each(|(_, rtp, kept)| self.place_one(side, rtp, kept));
         }

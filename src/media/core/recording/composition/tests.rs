@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::CallId;
+use crate::media::core::recording::segment::Kinds;
 use crate::media::core::recording::{About, Segment};
 
 const BEGIN: u64 = 1_000_000;
@@ -19,7 +20,7 @@ fn said(side: u8, number: u16, period: usize, at: u64) -> Said {
     Said { side, at: Timestamp(BEGIN + at), packet: Bytes::from(packet) }
 }
 
-fn formats(more: &[(u8, Option<Codec>)]) -> Arc<[Vec<(u8, Option<Codec>)>; 2]> {
+fn formats(more: &[(u8, Option<Codec>)]) -> Arc<[Kinds; 2]> {
     let mut all = vec![(0, Some(Codec::Pcmu)), (101, None)];
     all.extend(more);
     Arc::new([all.clone(), all])
