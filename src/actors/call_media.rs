@@ -187,6 +187,7 @@ impl CallMedia {
             Learned::HasKeys { number, certificate, keyed } => {
                 return self.session.has_keys(at, stream, (number, &certificate), &keyed);
             }
+            Learned::Plays { offset } => self.session.plays(at, stream, offset),
             Learned::Stuck { .. } => false,
         };
         if news && is_applied {

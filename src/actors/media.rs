@@ -56,6 +56,9 @@ impl Actor for MediaActor {
                 quality::silent(call, leg, sends);
                 return Ok(());
             }
+            Event::Plays { call, leg, stream, offset } => {
+                (call, Errand::Media(leg, MediaLegMsg::Learned(stream, Learned::Plays { offset })))
+            }
             Event::Idle { call } => (call, Errand::Call(CallMsg::MediaIdle)),
         };
         let _ = calls::tell(services, call, errand);

@@ -38,6 +38,11 @@ pub enum Learned {
         /// How far.
         mark: Mark,
     },
+    /// What is played to the phone has times that go so.
+    Plays {
+        /// See [`crate::media::core::player::Music`].
+        offset: u32,
+    },
     /// Keys were agreed on in DTLS.
     HasKeys {
         /// By our certificate of this number.

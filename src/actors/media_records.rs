@@ -61,6 +61,7 @@ fn stream_record(stream: &Stream) -> StreamRecord {
         latched: leg.latched,
         latched_rtcp: leg.latched_rtcp,
         protection: protection_record(&leg.protection),
+        plays: leg.plays,
     };
     StreamRecord {
         legs: [leg(&stream.legs[0]), leg(&stream.legs[1])],
@@ -172,6 +173,7 @@ pub(super) fn media_of(record: &MediaRecord, site: Site, id: u64) -> Session {
             .protection
             .as_ref()
             .map_or_else(|| Protection { is_agreed: leg.signalled.is_some(), ..Protection::default() }, protection_of),
+        plays: leg.plays,
     };
     let streams = |records: &[StreamRecord]| {
         records

@@ -118,8 +118,9 @@ async fn who_has_to_have_keys_and_has_none_does_not_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_tells_nothing() {
     let cluster = Cluster::start(2);
-    let (mut a, b) = (phone(&cluster, 0, "srtp-mand"), phone(&cluster, 1, "srtp-mand"));
+    // Before the phones: another node hears of it a moment later.
     treat(&cluster, ["allow", "require"]).await;
+    let (mut a, b) = (phone(&cluster, 0, "srtp-mand"), phone(&cluster, 1, "srtp-mand"));
     a.dial(&cluster.users[1].0);
     b.wait_for("CALL_ESTABLISHED");
     let stored = |text: &str| {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::protection::treat;
 use crate::lab::baresip::Baresip;
 use crate::lab::cluster::Cluster;
 use crate::lab::{call, net, tone};
@@ -38,6 +39,7 @@ fn music_goes_on(codec: &'static str, by: &'static str) {
             let (user, password) = &cluster.users[n];
             Baresip::coding(codec, by, user, password, cluster.sip_of(2 - n), 440 * (u32::from(n > 0) + 1))
         };
+        treat(&cluster, ["allow", if by.is_empty() { "allow" } else { "require" }]).await;
         let (mut a, b) = (phone(0, PCMU, ""), phone(1, codec, by));
         a.dial(&cluster.users[1].0.clone());
         b.wait_for("CALL_ESTABLISHED");

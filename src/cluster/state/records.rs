@@ -634,6 +634,9 @@ pub struct StreamLegRecord {
     /// Where it isn't said, nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<ProtectionRecord>,
+    /// How the times go of what is played to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plays: Option<u32>,
 }
 
 /// One contact of an address-of-record.

@@ -1,5 +1,8 @@
 //! Music or a ringing tone toward one phone: RTP packets of 20 ms, by an explicit time. Layer: pure.
 //!
+//! Times go on from those of the other phone: some phones hear nothing that is behind what they have heard, whoever's it is (baresip 1.0). How they go by the
+//! wall clock is in the record, so that those of the next owner go on too.
+//!
 //! A player has a source of its own (SSRC), a random one, so that nothing of it has to be known to whoever takes the call over: he has another, and an
 //! SRTP index is never used twice. Its sequence numbers begin in the lower half of theirs, as RFC 3711 §3.3.1 wants of who is told no rollover counter.
 //! It keeps its numbers over as many holds as there are.
@@ -45,6 +48,29 @@ pub struct Music {
     pub codec: Codec,
     /// By which payload type.
     pub payload: u8,
+    /// How its times go, as a former owner has begun them ([`Music::time`]).
+    pub offset: Option<u32>,
+}
+
+impl Music {
+    /// The time of a moment, if they go so.
+    pub fn time(&self, wall: Timestamp, offset: u32) -> u32 {
+        self.ticks(wall).wrapping_add(offset)
+    }
+
+    /// How they go if a moment has this time.
+    pub fn offset(&self, wall: Timestamp, time: u32) -> u32 {
+        time.wrapping_sub(self.ticks(wall))
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "its lower half, as times are")]
+    fn ticks(&self, wall: Timestamp) -> u32 {
+        wall.0.wrapping_mul(u64::from(self.codec.clock() / 1000)) as u32
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.tune, self.codec, self.payload) == (other.tune, other.codec, other.payload)
+    }
 }
 
 /// Where a source begins, all of it random.
@@ -54,8 +80,6 @@ pub struct Source {
     pub ssrc: u32,
     /// The first sequence number, whose highest bit doesn't count.
     pub sequence: u16,
-    /// The first timestamp.
-    pub time: u32,
 }
 
 /// One source.
@@ -65,8 +89,9 @@ pub struct Player {
     music: Option<Music>,
     /// The next packet's moment, a multiple of a frame.
     due: Uptime,
-    /// The last one's.
-    last: Option<Uptime>,
+    /// A moment, and its time.
+    time: (Uptime, u32),
+    has_played: bool,
     /// So many frames the wall clock is before the uptime.
     ahead: u64,
     /// The other phone has said something.
@@ -79,12 +104,34 @@ impl Player {
     /// It plays nothing yet.
     pub fn new(source: Source) -> Self {
         let source = Source { sequence: source.sequence & LOWER_HALF, ..source };
-        Self { source, music: None, due: Uptime(0), last: None, ahead: 0, is_spoken_over: false, begins: true }
+        Self {
+            source,
+            music: None,
+            due: Uptime(0),
+            time: (Uptime(0), 0),
+            has_played: false,
+            ahead: 0,
+            is_spoken_over: false,
+            begins: true,
+        }
     }
 
-    /// What it is to play from now on.
-    pub fn set(&mut self, music: Option<Music>, now: Uptime, wall: Timestamp) {
-        if self.music != music {
+    /// Whether that would be something else than it plays.
+    pub fn is_new(&self, music: &Music) -> bool {
+        self.music.is_none_or(|own| !own.is_same(music))
+    }
+
+    /// Whether it has ever played.
+    pub fn has_played(&self) -> bool {
+        self.has_played
+    }
+
+    /// What it is to play from now on, and which time this moment has, if that isn't as before.
+    pub fn set(&mut self, music: Option<Music>, now: Uptime, wall: Timestamp, time: Option<u32>) {
+        if let Some(time) = time {
+            self.time = (Uptime(now.0 / FRAME_US * FRAME_US), time);
+        }
+        if music.map_or(self.music.is_some(), |music| self.is_new(&music)) {
             self.music = music;
             self.ahead = (wall.0 / FRAME_MS).wrapping_sub(now.0 / FRAME_US);
             self.pause(now);
@@ -132,13 +179,14 @@ impl Player {
     }
 
     fn write_header(&mut self, Music { codec, payload, .. }: Music, packet: &mut [u8]) {
-        let Source { ssrc, sequence, time } = &mut self.source;
-        if let Some(last) = self.last {
+        let Source { ssrc, sequence } = &mut self.source;
+        if std::mem::replace(&mut self.has_played, true) {
             *sequence = sequence.wrapping_add(1);
-            let frames = u32::try_from(self.due.since(last).as_micros() / u128::from(FRAME_US)).unwrap_or(0);
-            *time = time.wrapping_add(frames.wrapping_mul(codec.clock() / FRAMES_A_SECOND));
         }
-        self.last = Some(self.due);
+        let (since, begin) = self.time;
+        #[allow(clippy::cast_possible_truncation, reason = "its lower half, as times are")]
+        let frames = (self.due.0.saturating_sub(since.0) / FRAME_US) as u32;
+        let time = begin.wrapping_add(frames.wrapping_mul(codec.clock() / FRAMES_A_SECOND));
         let marker = if std::mem::take(&mut self.begins) { 0x80 } else { 0 };
         packet[..2].copy_from_slice(&[0x80, marker | payload & 0x7f]);
         packet[2..4].copy_from_slice(&sequence.to_be_bytes());

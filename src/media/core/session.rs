@@ -176,6 +176,8 @@ pub struct StreamLeg {
     pub latched_rtcp: Option<SocketAddr>,
     /// How its packets are protected.
     pub protection: Protection,
+    /// How the times go of what is played to it, if something was.
+    pub plays: Option<u32>,
 }
 
 /// What the relay must do for one end of one stream.

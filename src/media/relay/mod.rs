@@ -93,6 +93,17 @@ pub enum Event {
         /// How far.
         mark: Mark,
     },
+    /// A leg's phone hears something of ours from now on: who takes the call over should know how its times go.
+    Plays {
+        /// Which call.
+        call: CallId,
+        /// Which leg.
+        leg: LegId,
+        /// Which `m=` line.
+        stream: usize,
+        /// See [`Music::offset`](super::core::player::Music::offset).
+        offset: u32,
+    },
     /// A handshake that has not ended.
     Dtls {
         /// Which call.

@@ -70,7 +70,11 @@ impl World {
     fn latched(&mut self) -> (LegId, SocketAddr) {
         match self.events.blocking_recv().unwrap() {
             Event::Latched { leg, source, .. } => (leg, source),
-            other @ (Event::CameTo { .. } | Event::Dtls { .. } | Event::Silent { .. } | Event::Idle { .. }) => {
+            other @ (Event::CameTo { .. }
+            | Event::Plays { .. }
+            | Event::Dtls { .. }
+            | Event::Silent { .. }
+            | Event::Idle { .. }) => {
                 panic!("{other:?}")
             }
         }

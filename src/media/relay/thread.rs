@@ -103,6 +103,8 @@ struct End {
     meter: Option<Box<Meter>>,
     /// Of RTP: what the phone hears while the other one holds.
     player: Option<Box<Player>>,
+    /// Of RTP: the time in the last packet that passed to the phone.
+    passed: Option<u32>,
     /// What comes is neither RTP nor RTCP.
     is_other: bool,
     /// Of RTP: what comes is kept.
@@ -421,6 +423,7 @@ impl Thread {
                     hearing: Hearing::default(),
                     meter: None,
                     player: None,
+                    passed: None,
                     is_other: want.plan.is_other,
                     recorded: false,
                     moved: Default::default(),
@@ -707,9 +710,7 @@ impl Thread {
     fn pass_on(&mut self, at: usize, buffer: &mut [u8], length: usize) {
         let Some((rtp, rtcp)) = self.ends[at].as_ref().map(|end| (end.pair[0], end.rtcp)) else { return };
         let Some(end) = self.ends[rtp].as_mut() else { return };
-        if let Some(player) = end.player.as_mut().filter(|_| !rtcp && !is_rtcp(&buffer[..length])) {
-            player.give_way();
-        }
+        end.passes(&buffer[..length], rtcp);
         let sealed = end.shield.seal(buffer, length, rtcp);
         let Some(end) = self.ends[at].as_ref() else { return };
         let sent = match (&end.wire, end.peer.remote(), sealed) {

@@ -90,6 +90,17 @@ impl Way {
 }
 
 impl Session {
+    /// What is played to a leg has times that go so. Tells whether that is news.
+    pub fn plays(&mut self, leg: usize, stream: usize, offset: u32) -> bool {
+        let before = self.before.as_mut().map(|before| &mut before.streams);
+        let mut is_news = false;
+        for streams in [Some(&mut self.streams), before].into_iter().flatten() {
+            let end = streams.get_mut(stream).and_then(|stream| stream.legs.get_mut(leg));
+            is_news |= end.is_some_and(|end| end.plays.replace(offset) != Some(offset));
+        }
+        is_news
+    }
+
     /// Takes what a leg has said of who hears, stream by stream, and makes what the other is told of it be that it may hear music.
     pub(super) fn leave_to_music(&mut self, (from, answers): (usize, bool), sdp: &mut Sdp) {
         // Who says something of itself rings no longer.
@@ -128,6 +139,7 @@ impl Stream {
         let tune = others.leaves.filter(|_| own.receives && !self.is_declined)?;
         let formats = self.formats.as_ref()?;
         let heard = formats.agreed.as_ref()?[leg].iter().find_map(|format| Some((format.codec()?, format.payload)));
-        heard.map(|(codec, payload)| Music { tune, codec, payload })
+        let offset = self.legs[leg].plays;
+        heard.map(|(codec, payload)| Music { tune, codec, payload, offset })
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::media::core::formats::Codec;
 use crate::media::core::player::{GIVES_WAY, Music, Tune};
 
-const MUSIC: Music = Music { tune: Tune::HoldMusic, codec: Codec::Pcma, payload: 8 };
+const MUSIC: Music = Music { tune: Tune::HoldMusic, codec: Codec::Pcma, payload: 8, offset: None };
 
 /// A second, whose frames are each another, coded.
 fn sounds() -> Sounds {

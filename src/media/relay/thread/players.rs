@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{DATAGRAM, End, Thread};
+use super::{DATAGRAM, End, Event, Thread};
 use crate::clock::{self, Uptime};
 use crate::media::core::player::{Music, Player, Source};
-use crate::media::core::srtp::MOST_ADDED;
+use crate::media::core::srtp::{MOST_ADDED, is_rtcp};
 
 /// How often it is looked whether who stands by has got the call.
 const LOOK: Duration = Duration::from_millis(60);
@@ -19,23 +19,49 @@ pub(super) struct Players {
 }
 
 impl End {
-    /// As an actor wants it. Tells whether there is something to play.
-    fn set_music(&mut self, music: Option<Music>) -> bool {
-        if self.player.is_none() && music.is_some() {
-            let (ssrc, sequence, time) = rand::random();
-            self.player = Some(Box::new(Player::new(Source { ssrc, sequence, time })));
-        }
+    /// Something that the other phone has said passes to the end's.
+    pub(super) fn passes(&mut self, packet: &[u8], rtcp: bool) {
+        let Some(&[_, _, _, _, a, b, c, d]) = packet.first_chunk().filter(|_| !rtcp && !is_rtcp(packet)) else { return };
+        self.passed = Some(u32::from_be_bytes([a, b, c, d]));
+        self.player.iter_mut().for_each(|player| player.give_way());
+    }
+
+    /// As an actor wants it; the other phone was heard last at some moment, if it was here. Gives how the times go, if somebody should know.
+    fn set_music(&mut self, music: Option<Music>, heard: Option<Uptime>) -> Option<u32> {
         let (now, wall) = (clock::uptime(), clock::now());
-        self.player.iter_mut().for_each(|player| player.set(music, now, wall));
-        music.is_some()
+        let Some(wanted) = music else {
+            self.player.iter_mut().for_each(|player| player.set(None, now, wall, None));
+            return None;
+        };
+        let player = self.player.get_or_insert_with(|| {
+            let (ssrc, sequence) = rand::random();
+            Box::new(Player::new(Source { ssrc, sequence }))
+        });
+        // Times of the other phone, as they would be by now.
+        let passed = heard.zip(self.passed).map(|(heard, passed)| {
+            let ticks = now.since(heard).as_millis() * u128::from(wanted.codec.clock() / 1000);
+            passed.wrapping_add(u32::try_from(ticks).unwrap_or(0))
+        });
+        let is_new = player.is_new(&wanted);
+        let told = wanted.offset.map(|offset| wanted.time(wall, offset)).filter(|_| is_new || !player.has_played());
+        let time = passed.filter(|_| is_new).or(told.filter(|_| passed.is_none() || !is_new)).or(is_new.then_some(0));
+        player.set(music, now, wall, time.filter(|_| is_new || passed.is_none()));
+        let offset = time.map(|time| wanted.offset(wall, time)).filter(|_| is_new)?;
+        Some(offset).filter(|offset| Some(*offset) != wanted.offset && self.fence.may_send(now))
     }
 }
 
 impl Thread {
     /// An end's phone is to hear this, or nothing.
     pub(super) fn set_music(&mut self, at: usize, music: Option<Music>) {
-        let plays = self.ends[at].as_mut().is_some_and(|end| end.set_music(music));
-        if plays && self.players.ends.insert(at) {
+        let partner = self.ends[at].as_ref().and_then(|end| self.ends[end.partner?].as_ref());
+        let heard = partner.and_then(|partner| partner.peer.heard());
+        let Some(end) = self.ends[at].as_mut() else { return };
+        if let Some(offset) = end.set_music(music, heard) {
+            // A full queue loses it: then some phones hear nothing of the next owner's.
+            let _ = self.events.try_send(Event::Plays { call: end.call, leg: end.leg, stream: end.stream, offset });
+        }
+        if music.is_some() && self.players.ends.insert(at) {
             self.players.due = Uptime::default();
         }
     }

@@ -29,7 +29,7 @@ fn a_caller_hears_that_it_rings_until_the_phone_says_something_itself() {
     assert!(early.contains(" RTP/AVP 99 101\r\n") && early.contains("m=video 0 RTP/AVP 98"), "{early}");
     assert!(!early.contains("0.0.0.0") && !early.contains("a=sendonly"), "{early}");
     let music = |session: &Session| [0, 1].map(|leg| session.plan(leg)[0].as_ref().unwrap().music);
-    assert_eq!(music(&session), [Some(Music { tune: Tune::Ringback, codec: Codec::Opus, payload: 99 }), None]);
+    assert_eq!(music(&session), [Some(Music { tune: Tune::Ringback, codec: Codec::Opus, payload: 99, offset: None }), None]);
     assert!(session.rings() && session.plan(1) == before.plan(1), "nobody is sent anything");
     assert_eq!(
         (session.held, session.lines, session.plan(0)[0].as_ref().unwrap().remote),
