@@ -4,20 +4,32 @@
 use std::process::Command;
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::baresip::Baresip;
-use crate::lab::cluster::Cluster;
+use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::meter::Meter;
-use crate::lab::net;
+use crate::lab::{net, until};
 
 use super::calls::{MISSING, MISSING_FIXED, these_talk_on};
 
 /// Has users' media protected as this says.
 pub async fn treat(cluster: &Cluster, policies: [&str; 2]) {
     for ((user, password), srtp) in cluster.users.iter().zip(policies) {
-        let body = json!({"password": password, "srtp": srtp});
-        cluster.api(1).ask(Method::PUT, &format!("/v1/users/{user}"), Some(&body)).await.unwrap();
+        change(cluster, user, &json!({"password": password, "srtp": srtp})).await;
+    }
+}
+
+/// Changes a user, and waits until each node knows: whoever asks another one in the same moment may be told what was so before.
+pub async fn change(cluster: &Cluster, user: &str, wanted: &Value) {
+    let path = format!("/v1/users/{user}");
+    cluster.api(1).ask(Method::PUT, &path, Some(wanted)).await.unwrap();
+    let all = wanted.as_object().unwrap().iter().filter(|(key, _)| *key != "password");
+    for (key, value) in all {
+        for node in 1..=3 {
+            until("the user on each node", PATIENCE, || async { cluster.api(node).get(&path).await.unwrap()[key] == *value })
+                .await;
+        }
     }
 }
 

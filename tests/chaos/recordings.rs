@@ -11,7 +11,7 @@ use crate::lab::cluster::{Cluster, PATIENCE};
 use crate::lab::s3::S3;
 use crate::lab::{tone, until};
 
-use super::protection::treat;
+use super::protection::{change, treat};
 
 /// What may be lost of the sound when the owner dies, in milliseconds.
 const LOST: u64 = 1000;
@@ -23,7 +23,7 @@ async fn ask(cluster: &Cluster, method: Method, path: &str, body: Option<&Value>
 /// The users' calls are recorded.
 async fn record(cluster: &Cluster) {
     for (user, password) in &cluster.users {
-        ask(cluster, Method::PUT, &format!("/v1/users/{user}"), Some(&json!({"password": password, "record": true}))).await;
+        change(cluster, user, &json!({"password": password, "record": true})).await;
     }
 }
 
