@@ -15,7 +15,16 @@ pub fn heard_in(path: &Path, channel: usize, hz: f64) -> Vec<bool> {
     let bytes = std::fs::read(path).unwrap();
     let (rate, channels, samples) = wav(&bytes);
     let mono: Vec<f64> = samples.chunks(channels).map(|frame| f64::from(frame[channel])).collect();
-    mono.chunks_exact(rate * WINDOW_MS / 1000).map(|window| share(window, hz, rate) > 0.5).collect()
+    windows(&mono, rate, hz)
+}
+
+/// The same of samples.
+pub fn heard_of(samples: &[i16], rate: usize, hz: f64) -> Vec<bool> {
+    windows(&samples.iter().map(|sample| f64::from(*sample)).collect::<Vec<_>>(), rate, hz)
+}
+
+fn windows(samples: &[f64], rate: usize, hz: f64) -> Vec<bool> {
+    samples.chunks_exact(rate * WINDOW_MS / 1000).map(|window| share(window, hz, rate) > 0.5).collect()
 }
 
 /// How much of a window's energy is at one frequency (Goertzel).
